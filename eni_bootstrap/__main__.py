@@ -1,0 +1,3 @@
+from eni_bootstrap.cli import run
+
+run()

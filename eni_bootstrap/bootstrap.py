@@ -1,0 +1,306 @@
+"""The whole story: read, decide, compare, apply, prove. The world (metadata, kernel, clock) is passed in."""
+
+import ipaddress
+import itertools
+import logging
+import time
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from urllib.parse import urlsplit
+
+from eni_bootstrap import proof, state
+from eni_bootstrap.config import Config
+from eni_bootstrap.errors import MetadataError
+from eni_bootstrap.interfaces import parse_interfaces
+from eni_bootstrap.model import MAIN, Link, Listing, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.netlink import Answer, Failure, Kernel, Query
+from eni_bootstrap.pairing import Unfit, natural, pair
+from eni_bootstrap.plan import Change, Plan, plan, withdrawal
+from eni_bootstrap.recall import recall
+from eni_bootstrap.retry import Deadline, retrying
+from eni_bootstrap.routing import Decision, Made, Unaddressed, decide
+from eni_bootstrap.tables import Memory, wanted
+
+LOG = logging.getLogger(__name__)
+
+POLL = 1.0
+"""Seconds between two looks at what is being waited for: it comes within some seconds, and the service throttles."""
+
+SPEAK_EVERY = 5.0
+"""Seconds between two words about the waiting."""
+
+Fetch = Callable[[], Dict[str, Any]]
+"""Asks the metadata service for its ``meta-data`` tree; raises ``MetadataError``."""
+
+
+class World(NamedTuple):
+    """What a command works on."""
+
+    fetch: Fetch
+    kernel: Kernel
+    deadline: Deadline
+    config: Config
+    sleep: Callable[[float], None] = time.sleep
+
+
+class Report(NamedTuple):
+    """What a command has to say."""
+
+    decision: Optional[Decision] = None
+    changes: Tuple[Change, ...] = ()
+    problems: Tuple[str, ...] = ()
+    """What is not as it should be; any of them makes the exit code 1."""
+    remarks: Tuple[str, ...] = ()
+    """What an operator should know although nothing is wrong."""
+    verdicts: Tuple[proof.Verdict, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if not self.problems and all(verdict.ok for verdict in self.verdicts) else 1
+
+
+class _View(NamedTuple):
+    """One look at the world, and what follows from it."""
+
+    snapshot: Snapshot
+    made: Made
+    decision: Decision
+    plan: Plan
+
+
+def apply(world: World) -> Report:
+    """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
+    patience = _Patience(world)
+    changes: List[Change] = []
+    problems: List[str] = []
+    view: Optional[_View] = None
+    way = Answer()
+    while view is None or patience.worth(view.decision):
+        if view is not None:
+            world.sleep(POLL)
+        try:
+            with state.lock(world.deadline, world.sleep):
+                view, first = _look(world, patience.over()), view is None
+                way = _way_to_metadata(world) if first else way
+                done, problems = _execute(world, view)
+        except MetadataError as error:
+            if view is None:
+                raise
+            LOG.warning("%s; what was waited for is given up", error)
+            break
+        changes += done
+    decision = view.decision
+    problems = [_named(member) for member in decision.unfit] + problems
+    problems += [_unaddressed(member) for member in decision.unaddressed]
+    now = _way_to_metadata(world)
+    if way.dev and (way.dev, way.gateway) != (now.dev, now.gateway):
+        problems.append("the way to the metadata service was by {} and is now by {}".format(
+            way.dev, now.dev or "nothing"))
+    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), world.kernel.rules())
+    verdicts = _prove(world, proof.small(facts), facts) if decision.rules else []
+    return Report(decision, tuple(changes), tuple(problems), decision.remarks + _in_place(view.plan), tuple(verdicts))
+
+
+def preview(world: World) -> Report:
+    """What ``apply`` would do now; changes nothing."""
+    view = _look(world, frozenset())
+    decision = view.decision
+    waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
+        _unaddressed(member), world.config.address_wait) for member in decision.unaddressed)
+    return Report(decision, view.plan.changes, tuple(_named(member) for member in decision.unfit),
+                  decision.remarks + waits + _in_place(view.plan))
+
+
+def verify(world: World) -> Report:
+    """Ask the kernel about every source that metadata gives; changes nothing."""
+    decision = _look(world, frozenset()).decision
+    problems = [_named(member) for member in decision.unfit]
+    remarks = list(decision.remarks)
+    if not decision.rules:
+        return Report(decision, (), tuple(problems), tuple(remarks))
+    local_routes = _local_routes(world, {eni.dev for eni in decision.enis} | decision.kept_devs)
+    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), world.kernel.rules(), local_routes)
+    for eni, version in proof.unprovable(facts):
+        problems.append("{}: none of its IPv{} addresses is on a link, so that the kernel can't be asked".format(
+            eni.label, version))
+    for rule, whose in proof.queue_jumpers(facts, world.config):
+        remarks.append("somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule))
+    verdicts = _prove(world, proof.full(facts), facts)
+    remarks.append("looked at {} sources of {} ENIs, and from one source of each to {} local devices".format(
+        sum(len(sources) for sources in facts.sources.values()), len(facts.enis),
+        len({route.devs() for route in local_routes})))
+    return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
+
+
+def status(world: World) -> Report:
+    """What is installed and whether it works, from the kernel alone."""
+    links, rules = world.kernel.links(), world.kernel.rules()
+    snapshot = world.kernel.snapshot(links, rules, (), (), world.config)
+    decision = recall(snapshot, world.config)
+    facts = proof.Facts(decision.enis, decision.sources, snapshot.addresses, rules)
+    return Report(decision, verdicts=tuple(_prove(world, proof.full(facts), facts)))
+
+
+def remove(world: World) -> Report:
+    """Take back all that is ours; needs no metadata."""
+    with state.lock(world.deadline, world.sleep):
+        links, rules = world.kernel.links(), world.kernel.rules()
+        made = state.load(links)
+        todo = withdrawal(world.kernel.snapshot(links, rules, (), (), world.config), made, world.config)
+        done, failures = _make(world, todo.removals)
+        state.save(state.after(made, done, world.config.group), links)
+    return Report(None, tuple(done), tuple(_refused(failure) for failure in failures))
+
+
+class _Patience:
+    """How long each thing that may still come is worth waiting for, and what to say meanwhile."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._since: Dict[object, float] = {}  # by MAC or (device, IP version): when first missed
+        self._spoke = float("-inf")
+
+    def _age(self, key: object) -> float:
+        now = self._now()
+        return now - self._since.setdefault(key, now)
+
+    def _now(self) -> float:
+        return self._world.deadline.seconds - self._world.deadline.remaining()
+
+    def over(self) -> FrozenSet[Tuple[str, int]]:
+        """The (device, IP version) that nobody has addressed for long enough."""
+        return frozenset(key for key in self._since
+                         if isinstance(key, tuple) and self._age(key) >= self._world.config.address_wait)
+
+    def worth(self, decision: Decision) -> bool:
+        """Whether to wait for another look; says what for, and how long still, when it lasts."""
+        waits = [(self._world.config.interface_wait - self._age(member.mac), _named(member))
+                 for member in decision.unfit if member.passing]
+        waits += [(self._world.config.address_wait - self._age((member.eni.dev, member.version)) + POLL,
+                   _unaddressed(member)) for member in decision.unaddressed]
+        waits = [(min(left, self._world.deadline.remaining() - POLL), what) for left, what in waits]
+        waits = [(left, what) for left, what in waits if left > 0]
+        if waits and self._now() - self._spoke >= SPEAK_EVERY:
+            self._spoke = self._now()
+            for left, what in waits:
+                LOG.info("waiting, %.0f s more at most: %s", left, what)
+        return bool(waits)
+
+
+def _look(world: World, patience_over: FrozenSet[Tuple[str, int]]) -> _View:
+    """Read both worlds, decide, compare."""
+    listing = retrying("a consistent answer of the metadata service", world.deadline, world.sleep)(
+        lambda: parse_interfaces(world.fetch()))
+    links, rules = world.kernel.links(), world.kernel.rules()
+    made = state.load(links)
+    snapshot = world.kernel.snapshot(links, rules, *_places(listing, links, rules, world.config), world.config)
+    decision = decide(listing, snapshot, made, patience_over, world.config)
+    return _View(snapshot, made, decision, plan(decision, snapshot, made, world.config))
+
+
+def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], config: Config
+            ) -> Tuple[Set[str], Set[int]]:
+    """The devices and tables whose routes the decision needs to know."""
+    enis, unfit = pair(listing, links)
+    devs = {eni.dev for eni in enis} | {member.dev for member in unfit}
+    devs |= {rule.oif for rule, protocol in rules if protocol == config.protocol}
+    return devs & {link.name for link in links}, wanted(enis, config)
+
+
+def _execute(world: World, view: _View) -> Tuple[List[Change], List[str]]:
+    """Make the changes; an ENI whose routes the kernel refuses keeps the rules that it has. Returns done and problems.
+
+    What is done to links is written down before it is done.
+    """
+    todo, config = view.plan, world.config
+    links = view.snapshot.links
+    made = state.before(view.made, todo.links, links, config.group)
+    if made != view.made:
+        state.save(made, links)
+    done, failures = _make(world, todo.links + todo.routes)
+    sick = {failure.change.item.table for failure in failures if isinstance(failure.change.item, Route)}
+    sick |= {conflict.wanted.table for conflict in todo.conflicts if conflict.wanted.is_default}
+    sick.discard(MAIN)
+    if sick:
+        memory = Memory(view.snapshot, config)
+        for dev, numbers in view.decision.numbers.items():
+            if numbers.table in sick:
+                sick.update(memory.tables_of(dev, view.decision.sources[dev]))
+    done_too, failures_too = _make(world, _sparing(todo.rules, sick) + _sparing(todo.removals, sick))
+    done += done_too
+    settled = state.after(made, done, config.group)
+    if settled != made:
+        state.save(settled, links)
+    return done, [_refused(failure, view.decision) for failure in failures + failures_too]
+
+
+def _make(world: World, changes: Sequence[Change]) -> Tuple[List[Change], List[Failure]]:
+    """Apply; the changes made, and those refused."""
+    for change in changes if LOG.isEnabledFor(logging.DEBUG) else ():
+        LOG.debug("%s", change)
+    failures = world.kernel.apply(changes) if changes else []
+    refused = {failure.change for failure in failures}
+    return [change for change in changes if change not in refused], failures
+
+
+def _sparing(changes: Sequence[Change], tables: Set[int]) -> Tuple[Change, ...]:
+    """The changes that touch none of the tables, nor the fence of a source that is led to one of them."""
+    if not tables:
+        return tuple(changes)
+    sources = {change.item.src for change in changes
+               if isinstance(change.item, Rule) and change.item.table in tables}
+    return tuple(
+        change for change in changes
+        if not (isinstance(change.item, (Route, Rule)) and change.item.table in tables)
+        and not (isinstance(change.item, Rule) and change.item.action == "unreachable" and change.item.src in sources)
+    )
+
+
+def _prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> List[proof.Verdict]:
+    """Ask all in one go; of what turns out wrong ask the route as well."""
+    answers = world.kernel.ask([check.query for check in checks])
+    verdicts = proof.judge(checks, answers, facts, world.config)
+    if all(verdict.ok for verdict in verdicts):
+        return verdicts
+    matches = world.kernel.ask([check.query._replace(match=True) for check in checks])
+    answers = [answer._replace(dst=match.dst) for answer, match in zip(answers, matches)]
+    return proof.judge(checks, answers, facts, world.config)
+
+
+def _way_to_metadata(world: World) -> Answer:
+    """By which route this host reaches the metadata service; an empty answer where its name is no address."""
+    host = urlsplit(world.config.metadata_url).hostname or ""
+    try:
+        return world.kernel.ask([Query(ipaddress.ip_address(host))])[0]
+    except ValueError:
+        return Answer()
+
+
+def _local_routes(world: World, eni_devs: Iterable[str]) -> Tuple[Route, ...]:
+    """One route in main for each device that is no ENI, of some of them."""
+    names = sorted((link.name for link in world.kernel.links() if link.up and link.name not in eni_devs), key=natural)
+    found = (world.kernel.some_route(name) for name in names)
+    return tuple(itertools.islice((route for route in found if route is not None), proof.LOCAL_DEVICES))
+
+
+def _named(member: Unfit) -> str:
+    return "{}: {}".format(member.label, member.reason)
+
+
+def _unaddressed(member: Unaddressed) -> str:
+    return "{}: the link has no IPv{} address".format(member.eni.label, member.version)
+
+
+def _refused(failure: Failure, decision: Optional[Decision] = None) -> str:
+    """Names the ENI whose table or device it is."""
+    item = failure.change.item
+    whose = ""
+    for eni in decision.enis if decision else ():
+        table = decision.numbers[eni.dev].table if decision else 0
+        if getattr(item, "table", None) == table or eni.dev == getattr(item, "dev", None):
+            whose = eni.label + ": "
+    return "{}the kernel refuses «{}»: {}".format(whose, failure.change, failure.reason)
+
+
+def _in_place(todo: Plan) -> Tuple[str, ...]:
+    return tuple("somebody else's route is in the place of ours and stays: {} (ours: {})".format(
+        conflict.present, conflict.wanted) for conflict in todo.conflicts)

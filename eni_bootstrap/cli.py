@@ -1,0 +1,180 @@
+"""The command line: arguments in, an exit code out. Results go to stdout, the log to stderr."""
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+from typing import Callable, Dict, List, NamedTuple, Optional
+
+from eni_bootstrap import __version__, bootstrap, views
+from eni_bootstrap.bootstrap import Report, World
+from eni_bootstrap.config import Config
+from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.metadata import MetadataClient
+from eni_bootstrap.netlink import Kernel
+from eni_bootstrap.retry import Deadline
+
+LOG = logging.getLogger(__name__)
+
+OLDEST_KERNEL = (4, 17)
+"""Since then rules carry a protocol, by which we know ours."""
+
+_CAP_NET_ADMIN = 12  # linux/capability.h
+
+
+class Command(NamedTuple):
+    run: Callable[[World], Report]
+    text: Callable[[Report], str]
+    privileged: bool
+    help: str
+
+
+COMMANDS: Dict[str, Command] = {
+    "apply": Command(bootstrap.apply, views.apply_text, True, "converge; the default"),
+    "plan": Command(bootstrap.preview, views.plan_text, False, "what apply would do, as ip commands"),
+    "verify": Command(bootstrap.verify, views.verify_text, False, "proof by the kernel's own look-ups"),
+    "status": Command(bootstrap.status, views.status_text, False,
+                      "what is installed and whether it works; needs no metadata"),
+    "remove": Command(bootstrap.remove, views.remove_text, True, "take back all that is ours; needs no metadata"),
+}
+
+
+def run() -> None:
+    """The console script. Ends the process at once: the interpreter's tear-down costs as much as the whole work."""
+    code = main()
+    logging.shutdown()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        pass  # whoever was reading has gone
+    os._exit(code)
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Do what the arguments say; returns the exit code (0, 1, 2, 3, 4; 130 when interrupted)."""
+    try:
+        parsed = _parser().parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as stop:  # argparse has said what is wrong, or has shown its help
+        return stop.code if isinstance(stop.code, int) else 2
+    _set_up_log(parsed.verbose)
+    try:
+        if parsed.command == "demo":
+            from eni_bootstrap.lab import demo  # the laboratory is no part of a boot
+            return demo.run(parsed)
+        return _work(parsed)
+    except BootstrapError as error:
+        LOG.error("%s", error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        LOG.error("interrupted; run it again to finish")
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _work(parsed: argparse.Namespace) -> int:
+    command = COMMANDS[parsed.command]
+    _check_kernel(os.uname().release)
+    if command.privileged and not _may_change_network():
+        raise NotPermitted("{} takes CAP_NET_ADMIN: run it as root, for instance with sudo".format(parsed.command))
+    config = Config()._replace(timeout=parsed.timeout)
+    if parsed.metadata_url:
+        config = config._replace(metadata_url=parsed.metadata_url)
+    deadline = Deadline(config.timeout)
+    client = MetadataClient(config.metadata_url, deadline)
+    kernel = Kernel()
+    try:
+        report = command.run(World(client.fetch, kernel, deadline, config))
+    finally:
+        kernel.close()
+        client.close()
+    if parsed.json:
+        print(json.dumps(views.as_json(report), indent=1))
+    else:
+        sys.stdout.write(command.text(report))
+    return report.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-v", "--verbose", action="store_true", help="log each step")
+    common.add_argument("--timeout", type=_seconds, default=Config().timeout, metavar="SECONDS",
+                        help="for the whole run (default %(default)g)")
+    common.add_argument("--metadata-url", metavar="URL", help="default " + Config().metadata_url)
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser = argparse.ArgumentParser(
+        prog="eni-bootstrap", description="Makes every elastic network interface (ENI) of an Alibaba Cloud ECS "
+        "instance answer by itself.", epilog="exit codes: 0 as desired; 1 something could not be made so; 2 usage; "
+        "3 metadata unusable; 4 not permitted")
+    parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, parents=[common], help=command.help, description=command.help)
+    demo = commands.add_parser("demo", help="a simulated VPC on this machine: symptom, cure, proof")
+    _add_demo_arguments(demo)
+    return parser
+
+
+def _add_demo_arguments(demo: argparse.ArgumentParser) -> None:
+    demo.add_argument("-v", "--verbose", action="store_true", help="log each step")
+    demo.add_argument("--enis", type=int, default=3, metavar="N", help="ENIs of the instance (default %(default)s)")
+    demo.add_argument("--addresses", type=int, default=1, metavar="N", help="private addresses of each ENI (default 1)")
+    demo.add_argument("--ipv6", action="store_true", help="IPv6 beside IPv4")
+    demo.add_argument("--metadata", metavar="FILE", help="a metadata tree of your own, as JSON")
+    demo.add_argument("--keep", action="store_true", help="then open a shell inside the instance")
+
+
+def _with_default_command(arguments: List[str]) -> List[str]:
+    """``apply`` where no command is named; options may come first or last."""
+    if any(argument in ("-h", "--help", "--version") for argument in arguments):
+        return arguments
+    names = list(COMMANDS) + ["demo"]
+    for place, argument in enumerate(arguments):
+        if argument in names:
+            return [argument] + arguments[:place] + arguments[place + 1:]
+    return ["apply"] + arguments
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 86400:
+        raise ValueError(text)
+    return seconds
+
+
+def _set_up_log(verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    # Under systemd the journal takes the level from a prefix (sd-daemon(3)) and adds time and name itself.
+    handler.setFormatter(_JournalFormatter() if "JOURNAL_STREAM" in os.environ
+                         else logging.Formatter("eni-bootstrap: %(message)s"))
+    root = logging.getLogger("eni_bootstrap")
+    root.handlers[:] = [handler]
+    root.propagate = False
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else \
+            6 if record.levelno >= logging.INFO else 7
+        return "\n".join("<{}>{}".format(level, line) for line in super().format(record).split("\n"))
+
+
+def _check_kernel(release: str) -> None:
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers and (int(numbers.group(1)), int(numbers.group(2))) < OLDEST_KERNEL:
+        raise BootstrapError("this kernel, {}, is too old: rules carry an owner since {}.{}".format(
+            release, *OLDEST_KERNEL))
+
+
+def _may_change_network() -> bool:
+    """Whether this process has CAP_NET_ADMIN, root or not (proc(5))."""
+    try:
+        with open("/proc/self/status") as lines:
+            effective = next(line for line in lines if line.startswith("CapEff:"))
+    except (OSError, StopIteration):
+        return os.geteuid() == 0
+    return bool(int(effective.split()[1], 16) >> _CAP_NET_ADMIN & 1)

@@ -1,0 +1,67 @@
+"""The number ladder and every other setting, in one place, each with its reason."""
+
+from typing import NamedTuple
+
+
+class Config(NamedTuple):
+    """Settings of one run; the defaults are what the documentation promises."""
+
+    metadata_url: str = "http://100.100.100.200"
+    """Alibaba Cloud's metadata service: the same address in every VPC."""
+
+    timeout: float = 60.0
+    """Seconds for a whole run: metadata is reachable once the primary ENI has its lease, which takes well under a
+    minute, and a boot must not hang for longer."""
+
+    interface_wait: float = 20.0
+    """Seconds to wait for an ENI that metadata lists but that is incomplete or has no link: container network
+    plug-ins wait 10 s and NetworkManager's cloud set-up 15 s for the same lag."""
+
+    address_wait: float = 10.0
+    """Seconds that a link which is up may stay without an address before it gets one from us: a DHCP client that is
+    coming gets its lease sooner."""
+
+    # Routing tables. The vendor's page numbers eth1's table 1001.
+    table_primary: int = 1000
+    table_displaced: int = 1100
+    """First id for an ENI whose natural id (1000 + n, n up to 99) is in somebody else's use."""
+    table_last: int = 1999
+    """1000-1999 is the band in which a table can be ours."""
+
+    # Rule priorities: after Tailscale's 5210-5270, so that a VPN in front stays in front; before 10000, where other
+    # clouds' agents begin, and main's 32766. The gaps are for the operator's own rules.
+    priority_first: int = 7000
+    priority_early: int = 7000
+    """Only without an interface group: the ENI's specific routes, before main's."""
+    priority_main: int = 7100
+    """Main's specific routes that don't go through an ENI: Docker, VPN."""
+    priority_address: int = 7200
+    priority_prefix: int = 7300
+    """After the addresses: the more specific source wins."""
+    priority_fence: int = 7400
+    """IPv6 only; after every look-up of the same source."""
+    priority_device: int = 7500
+    priority_primary: int = 7600
+    priority_last: int = 7999
+
+    # Default routes in main.
+    metric_step: int = 100
+    metric_least: int = 100
+    """A secondary's is the primary's (counted as 100 at least) and 100 for each n: eth1 gets 200 as on the vendor's
+    page, eth2 300."""
+
+    protocol: int = 235
+    """Marks our routes and rules in the kernel. 0xEB; not in iproute2's rt_protos, FRR's or any agent's numbers."""
+
+    group: int = 60235
+    """The interface group of all ENI links. High, because people number groups from 1 upwards."""
+
+    copies: int = 1000
+    """At most so many of the user's own routes through one ENI are copied into its table: a routing daemon's full
+    table does not belong there."""
+
+    def owns_table(self, table: int) -> bool:
+        return self.table_primary <= table <= self.table_last
+
+    def owns_priority(self, priority: int) -> bool:
+        return self.priority_first <= priority <= self.priority_last

@@ -1,0 +1,246 @@
+"""The values that flow from the readers to the decision and on to the kernel; no I/O, standard library only.
+
+Everything is an immutable tuple: equality *is* the comparison, and sets of them *are* the state.
+The address family is never stored: it follows from the addresses (``network.version`` is 4 or 6).
+"""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple, Optional, Tuple, Union
+
+Address = Union[IPv4Address, IPv6Address]
+Network = Union[IPv4Network, IPv6Network]
+
+
+class Subnet(NamedTuple):
+    """What one ENI has of one address family."""
+
+    vswitch: Network
+    """The vSwitch's CIDR block: the ENI's subnet."""
+    gateway: Address
+    """The vSwitch's gateway, as the metadata service tells it (never derived)."""
+    addresses: Tuple[Address, ...]
+    """Private addresses; the ENI's primary address is the first."""
+    prefixes: Tuple[Network, ...] = ()
+    """Delegated prefixes (IPv4 /28, IPv6 /80)."""
+    vpc: Tuple[Network, ...] = ()
+    """The VPC's CIDR blocks as far as the metadata service tells them."""
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.vswitch.version
+
+
+class NetworkInterface(NamedTuple):
+    """An ENI as the metadata service describes it, complete and syntactically sound."""
+
+    eni_id: str
+    mac: str
+    """Lower case, colon separated."""
+    primary: bool
+    subnets: Tuple[Subnet, ...]
+    """One per address family that the ENI has, IPv4 first."""
+
+
+class SickInterface(NamedTuple):
+    """An ENI that the metadata service lists but that can't be used as it is described."""
+
+    eni_id: str
+    """Empty when the service does not tell it."""
+    mac: str
+    primary: bool
+    reason: str
+    """What is wrong, in words for an operator."""
+    passing: bool
+    """True when it may become whole by itself (a leaf is missing: attaching or detaching), so waiting makes sense."""
+
+
+class Listing(NamedTuple):
+    """One complete answer of the metadata service: every MAC that it lists is in one of the two."""
+
+    interfaces: Tuple[NetworkInterface, ...]
+    sick: Tuple[SickInterface, ...]
+
+
+# What the kernel holds. Devices are named, not numbered; ``netlink`` translates.
+
+MAIN = 254
+"""Id of the kernel's main table (rt_tables)."""
+
+IPV6_METRIC = 1024
+"""What the kernel makes of an IPv6 route that is sent with metric 0 (IP6_RT_PRIO_USER)."""
+
+UNREACHABLE_METRIC = 4294967295
+"""The worst metric there is: a route that has it never wins against another."""
+
+
+class Link(NamedTuple):
+    """A network device."""
+
+    ifindex: int
+    name: str
+    mac: str
+    """The permanent address where the driver tells it, because a bond gives its own to its ports."""
+    kind: str = ""
+    """Empty for hardware, else the kernel's kind: "veth", "bridge", "vlan", ..."""
+    master: int = 0
+    """Index of the bond, bridge, team, VRF or Open vSwitch that it is a port of; 0 for none."""
+    up: bool = True
+    """Administratively up; says nothing of the carrier."""
+    group: int = 0
+
+
+class LinkAddress(NamedTuple):
+    """An address on a link."""
+
+    dev: str
+    address: Address
+    prefix_length: int
+
+    def __str__(self) -> str:
+        return "{}/{} dev {}".format(self.address, self.prefix_length, self.dev)
+
+
+class Hop(NamedTuple):
+    """One way out: a device, and the gateway unless the destination is on-link."""
+
+    dev: str
+    gateway: Optional[Address] = None
+
+    def __str__(self) -> str:
+        via = "via {} ".format(self.gateway) if self.gateway is not None else ""
+        return via + "dev " + self.dev
+
+
+class Route(NamedTuple):
+    """A route: only what we set, so that equality is the comparison.
+
+    Who installed it (the protocol) is not what it is. Gateways are always set ``onlink``, which is therefore no field.
+    """
+
+    table: int
+    dst: Network
+    hops: Tuple[Hop, ...] = ()
+    kind: str = "unicast"
+    metric: int = 0
+    options: Tuple[Tuple[str, int], ...] = ()
+    """The route's own metrics by their iproute2 names: (("mtu", 1400),)."""
+    tos: int = 0
+
+    @property
+    def version(self) -> int:
+        return self.dst.version
+
+    @property
+    def key(self) -> Tuple[int, Network, int, int]:
+        """What the kernel takes for the route's identity: two routes with one key can't both be there."""
+        return self.table, self.dst, self.metric, self.tos
+
+    @property
+    def is_default(self) -> bool:
+        return self.dst.prefixlen == 0
+
+    def devs(self) -> Tuple[str, ...]:
+        return tuple(hop.dev for hop in self.hops)
+
+    def __str__(self) -> str:
+        words = [] if self.kind == "unicast" else [self.kind]
+        words.append("default" if self.is_default else str(self.dst))
+        if len(self.hops) == 1:
+            words.append(str(self.hops[0]))
+        else:
+            words += ["nexthop " + str(hop) for hop in self.hops]
+        words.append("table {}".format("main" if self.table == MAIN else self.table))
+        if self.tos:
+            words.append("tos {:#x}".format(self.tos))
+        if self.metric:
+            words.append("metric {}".format(self.metric))
+        words += ["{} {}".format(name, value) for name, value in self.options]
+        return " ".join(words)
+
+
+class Rule(NamedTuple):
+    """A policy rule."""
+
+    version: int
+    """4 or 6: a rule without a source has no address that tells it."""
+    priority: int
+    src: Optional[Network] = None
+    oif: str = ""
+    action: str = "lookup"
+    table: int = 0
+    suppress_prefixlength: Optional[int] = None
+    suppress_ifgroup: Optional[int] = None
+    other: Tuple[str, ...] = ()
+    """Selectors that only other people's rules have, in iproute2's words."""
+
+    def __str__(self) -> str:
+        words = ["from", "all" if self.src is None else _plain(self.src)]
+        if self.oif:
+            words += ["oif", self.oif]
+        words += self.other
+        if self.action == "lookup":
+            words += ["lookup", "main" if self.table == MAIN else str(self.table)]
+        else:
+            words.append(self.action)
+        if self.suppress_prefixlength is not None:
+            words += ["suppress_prefixlength", str(self.suppress_prefixlength)]
+        if self.suppress_ifgroup is not None:
+            words += ["suppress_ifgroup", str(self.suppress_ifgroup)]
+        words += ["priority", str(self.priority)]
+        return " ".join(words)
+
+
+def _plain(network: Network) -> str:
+    """10.0.0.1 rather than 10.0.0.1/32: what people write and iproute2 shows."""
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+class LinkUp(NamedTuple):
+    """A link that is up."""
+
+    dev: str
+
+    def __str__(self) -> str:
+        return "dev {} up".format(self.dev)
+
+
+class LinkGroup(NamedTuple):
+    """A link's interface group."""
+
+    dev: str
+    group: int
+
+    def __str__(self) -> str:
+        return "dev {} group {}".format(self.dev, self.group)
+
+
+class SeenRoute(NamedTuple):
+    """A route as the kernel has it."""
+
+    route: Route
+    protocol: int
+    expires: bool = False
+    """It goes by itself: learned from a router advertisement."""
+
+
+class SeenRule(NamedTuple):
+    """A rule as the kernel has it."""
+
+    rule: Rule
+    protocol: int
+
+
+class Snapshot(NamedTuple):
+    """All of the kernel's state that the decision looks at.
+
+    ``routes`` holds every route of ours, main's default routes, main's routes through an ENI, and all routes of the
+    tables that were asked for; of a routing daemon's ten thousand others it knows nothing.
+    """
+
+    links: Tuple[Link, ...]
+    addresses: Tuple[LinkAddress, ...]
+    """Without IPv6 link-local ones."""
+    rules: Tuple[SeenRule, ...]
+    """In the kernel's order, IPv4 first."""
+    routes: Tuple[SeenRoute, ...]

@@ -1,0 +1,161 @@
+"""Which link is which ENI, and which ENIs can be set up. PURE.
+
+An ENI and its link know each other by the MAC alone. Names lie (a custom image calls the second ENI ens5), the order
+in the metadata means nothing, and one MAC can sit on several devices: a bridge takes its port's, a VLAN or macvlan
+child its parent's, a bond's ports the bond's.
+"""
+
+import re
+from ipaddress import IPv4Network, IPv6Network
+from typing import Dict, List, NamedTuple, Sequence, Set, Tuple
+
+from eni_bootstrap.model import Address, Link, Listing, NetworkInterface, Network, Subnet
+
+
+class Eni(NamedTuple):
+    """An ENI that can be set up."""
+
+    interface: NetworkInterface
+    link: Link
+    dev: str
+    """The device that carries its addresses and routes: the link itself, or the master that it is a port of."""
+
+    @property
+    def primary(self) -> bool:
+        return self.interface.primary
+
+    @property
+    def label(self) -> str:
+        return label(self.interface.eni_id, self.interface.mac, self.dev)
+
+
+class Unfit(NamedTuple):
+    """An ENI that metadata lists but that can't be set up now: what it has in the kernel stays as it is."""
+
+    eni_id: str
+    mac: str
+    primary: bool
+    reason: str
+    passing: bool
+    """True when it may become fit by itself, so that waiting makes sense."""
+    dev: str = ""
+    """Its device, where there is one."""
+    subnets: Tuple[Subnet, ...] = ()
+    """What metadata tells of it, where that is whole."""
+
+    @property
+    def label(self) -> str:
+        return label(self.eni_id, self.mac, self.dev)
+
+
+def label(eni_id: str, mac: str, dev: str) -> str:
+    """How messages name an ENI: "eni-bp1… (00:16:3e:…, eth1)"."""
+    return "{} ({}{})".format(eni_id or "ENI", mac, ", " + dev if dev else "")
+
+
+def natural(name: str) -> Tuple[Tuple[int, str], ...]:
+    """Sort key that puts eth2 before eth10."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit]]:
+    """Join what metadata lists with the links that there are; both in natural order of the device names."""
+    enis: List[Eni] = []
+    unfit: List[Unfit] = []
+    by_index = {link.ifindex: link for link in links}
+
+    def give_up(interface: NetworkInterface, reason: str, passing: bool = False, dev: str = "") -> None:
+        unfit.append(Unfit(interface.eni_id, interface.mac, interface.primary, reason, passing, dev, interface.subnets))
+
+    for sick in listing.sick:
+        own = _own_links(sick.mac, links)
+        dev = own[0].name if len(own) == 1 else ""
+        unfit.append(Unfit(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.passing, dev))
+    for interface in listing.interfaces:
+        own = _own_links(interface.mac, links)
+        if not own:
+            give_up(interface, "no link has this MAC; is it still being bound, or in another network namespace?", True)
+            continue
+        if len(own) > 1:
+            give_up(interface, "several links have this MAC: " + ", ".join(link.name for link in own))
+            continue
+        carrier = own[0]
+        while carrier.master in by_index:
+            carrier = by_index[carrier.master]
+        if carrier is not own[0] and carrier.kind not in _CARRIERS:
+            give_up(interface, "{} is a port of the {} {}, which routes by itself: left alone".format(
+                own[0].name, carrier.kind or "device", carrier.name), dev=own[0].name)
+            continue
+        enis.append(Eni(interface, own[0], carrier.name))
+
+    enis.sort(key=lambda eni: (not eni.primary, natural(eni.link.name)))
+    first: Dict[str, Eni] = {}
+    for eni in enis:
+        if first.setdefault(eni.dev, eni) is not eni:
+            give_up(eni.interface, "{} already carries {}".format(eni.dev, first[eni.dev].label), dev=eni.link.name)
+    return [eni for eni in enis if first[eni.dev] is eni], unfit
+
+
+_CARRIERS = ("bond", "bridge", "team")
+"""Masters that carry their ports' addresses and routes. Others (VRF, Open vSwitch) look up routes in a way of their
+own, past our rules."""
+
+
+def _own_links(mac: str, links: Sequence[Link]) -> List[Link]:
+    """Links that can be the ENI itself: hardware, or a veth where the whole instance is a namespace."""
+    return [link for link in links if link.mac == mac and link.kind in ("", "veth")]
+
+
+def refuse_stealing(enis: Sequence[Eni], others: Sequence[Unfit]) -> Tuple[List[Eni], List[Unfit]]:
+    """Take out the secondaries whose description would catch traffic that can't be theirs.
+
+    A rule is only as good as the address in it: one absurd prefix in the metadata could send all of the host's
+    traffic out of a secondary ENI.
+    """
+    primaries: Set[Address] = set()
+    described = [eni.interface.subnets for eni in enis if eni.primary]
+    described += [other.subnets for other in others if other.primary]
+    for subnets in described:
+        primaries.update(address for subnet in subnets for address in subnet.addresses)
+    fit: List[Eni] = []
+    refused: List[Unfit] = []
+    taken: Set[Network] = set()
+    for eni in enis:
+        claimed: List[Network] = []
+        reason = "" if eni.primary else _theft(eni.interface, primaries, taken, claimed)
+        if reason:
+            refused.append(Unfit(eni.interface.eni_id, eni.interface.mac, False, reason, False, eni.dev,
+                                 eni.interface.subnets))
+        else:
+            taken.update(claimed)
+            fit.append(eni)
+    return fit, refused
+
+
+def _theft(interface: NetworkInterface, primaries: Set[Address], taken: Set[Network], claimed: List[Network]) -> str:
+    """Why this description is refused, or ""; ``claimed`` receives the prefixes that it claims."""
+    for subnet in interface.subnets:
+        for address in subnet.addresses:
+            if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+                return "metadata gives it {}, which can't be an ENI's address".format(address)
+            if address in primaries:
+                return "metadata gives it {}, which is the primary ENI's address".format(address)
+            if not any(address in block for block in (subnet.vswitch,) + subnet.vpc):
+                return "metadata gives it {}, which is outside its vSwitch {}".format(address, subnet.vswitch)
+        for prefix in subnet.prefixes:
+            inside = prefix.network_address in subnet.vswitch and prefix.prefixlen >= subnet.vswitch.prefixlen
+            if not inside:
+                return "metadata gives it the prefix {}, which is outside its vSwitch {}".format(prefix, subnet.vswitch)
+            if any(address in prefix for address in primaries):
+                return "metadata gives it the prefix {}, which holds the primary ENI's address".format(prefix)
+        own = [network_of(address) for address in subnet.addresses] + list(subnet.prefixes)
+        for network in own:
+            if network in taken:
+                return "metadata gives it {}, which it gives to another ENI too".format(network)
+        claimed += own
+    return ""
+
+
+def network_of(address: Address) -> Network:
+    """The prefix that holds just this address."""
+    return IPv4Network(int(address)) if address.version == 4 else IPv6Network(int(address))

@@ -1,0 +1,184 @@
+"""What has to be done, and in which order. PURE.
+
+Desired minus present is added; ours minus desired is removed. Additions come before removals, a table is filled before
+a rule leads to it, a rule goes before its table is emptied: a run that is killed after any single message leaves the
+old state, the new one, or traffic that is refused, never a wrong way out.
+"""
+
+import shlex
+from typing import FrozenSet, Iterable, List, NamedTuple, Set, Tuple, Union
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkUp, Route, Rule, Snapshot
+from eni_bootstrap.routing import Decision, Made
+
+Item = Union[LinkGroup, LinkUp, LinkAddress, Route, Rule]
+
+
+class Change(NamedTuple):
+    """One step; as text, the ``ip`` command that does it."""
+
+    verb: str
+    """"add", "replace" (routes of ours only) or "remove"."""
+    item: Item
+    protocol: int
+    """What marks the route or rule as ours."""
+
+    def __str__(self) -> str:
+        item = self.item
+        if isinstance(item, LinkGroup):
+            words = "link set {}".format(item)
+        elif isinstance(item, LinkUp):
+            words = "link set dev {} {}".format(item.dev, "down" if self.verb == "remove" else "up")
+        elif isinstance(item, LinkAddress):
+            words = "-{} address {} {}".format(item.address.version, _VERBS[self.verb], item)
+        elif isinstance(item, Route):
+            onlink = " onlink" if any(hop.gateway is not None for hop in item.hops) and self.verb != "remove" else ""
+            words = "-{} route {} {}{} proto {}".format(
+                item.version, _VERBS[self.verb], item, onlink, self.protocol)
+        else:
+            words = "-{} rule {} {} protocol {}".format(item.version, _VERBS[self.verb], item, self.protocol)
+        return " ".join(shlex.quote(word) for word in ["ip"] + words.split())
+
+
+_VERBS = {"add": "add", "replace": "replace", "remove": "del"}
+
+
+class Conflict(NamedTuple):
+    """A route of ours that can't be, because somebody else's with the same key is there."""
+
+    wanted: Route
+    present: Route
+
+
+class Plan(NamedTuple):
+    """Changes in four stages, each of them in order: the kernel gets a stage in one go."""
+
+    links: Tuple[Change, ...] = ()
+    """Groups, links up, addresses."""
+    routes: Tuple[Change, ...] = ()
+    rules: Tuple[Change, ...] = ()
+    """A rule is only made when the routes that it leads to are there."""
+    removals: Tuple[Change, ...] = ()
+    conflicts: Tuple[Conflict, ...] = ()
+    """What stays undone."""
+
+    @property
+    def changes(self) -> Tuple[Change, ...]:
+        return self.links + self.routes + self.rules + self.removals
+
+
+class Owned(NamedTuple):
+    """What in a snapshot is ours."""
+
+    routes: FrozenSet[Route]
+    rules: FrozenSet[Rule]
+    devs: FrozenSet[str]
+    """ENI devices, as far as what we have in the kernel tells them."""
+
+
+def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
+    """Ours is what carries our protocol *and* lies in our bands; a default in main only through an ENI's device."""
+    rules = {rule for rule, protocol in snapshot.rules
+             if protocol == config.protocol and config.owns_priority(rule.priority)}
+    marked = [seen.route for seen in snapshot.routes if seen.protocol == config.protocol]
+    tables = {route for route in marked if config.owns_table(route.table)}
+    devs = set(eni_devs) | {rule.oif for rule in rules if rule.oif} | {dev for route in tables for dev in route.devs()}
+    defaults = {route for route in marked
+                if route.table == MAIN and route.is_default and route.hops and devs.issuperset(route.devs())}
+    return Owned(frozenset(tables | defaults), frozenset(rules), frozenset(devs))
+
+
+def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> Plan:
+    """The changes that lead from the snapshot to the decision."""
+    ours = owned(snapshot, [eni.dev for eni in decision.enis], config)
+    present_routes = {seen.route for seen in snapshot.routes}
+    present_rules = {seen.rule for seen in snapshot.rules}
+    by_key = {route.key: route for route in present_routes}
+
+    links = {link.name: link for link in snapshot.links}
+    to_links: List[Item] = [group for group in decision.groups if links[group.dev].group != group.group]
+    to_links += [up for up in decision.ups if not links[up.dev].up]
+    to_links += [address for address in decision.addresses if address not in snapshot.addresses]
+
+    routes: List[Change] = []
+    conflicts: List[Conflict] = []
+    replaced: Set[Route] = set()
+    for route in decision.routes:
+        if route in present_routes:
+            continue
+        holder = by_key.get(route.key)
+        if holder is None:
+            routes.append(Change("add", route, config.protocol))
+        elif holder in ours.routes:
+            replaced.add(holder)
+            routes.append(Change("replace", route, config.protocol))
+        else:
+            conflicts.append(Conflict(route, holder))
+    rules = [Change("add", rule, config.protocol) for rule in decision.rules if rule not in present_rules]
+
+    kept = _kept_rules(decision, ours)
+    remove: List[Item] = list(ours.rules - set(decision.rules) - kept)
+    remove += [route for route in ours.routes - set(decision.routes) - replaced
+               if route.table not in decision.kept_tables and not decision.kept_devs.intersection(route.devs())]
+    remove += decision.dropped_addresses
+    if not decision.groups:
+        remove += _former_groups(made, snapshot, decision.kept_devs, config)
+    return Plan(tuple(Change("add", item, config.protocol) for item in to_links), _ordered(routes), _ordered(rules),
+                _undone(remove, config), tuple(conflicts))
+
+
+def withdrawal(snapshot: Snapshot, made: Made, config: Config) -> Plan:
+    """The changes that take back all that is ours. Needs no metadata: the kernel and the record tell.
+
+    A link that we brought up and that somebody has addressed since stays up: it is in use.
+    """
+    ours = owned(snapshot, made.ups | {former.dev for former in made.groups}, config)
+    remove: List[Item] = [*ours.rules, *ours.routes]
+    remove += [address for address in snapshot.addresses if address in made.addresses]
+    used = {held.dev for held in snapshot.addresses if held not in made.addresses}
+    remove += [LinkUp(link.name) for link in snapshot.links if link.up and link.name in made.ups - used]
+    remove += _former_groups(made, snapshot, frozenset(), config)
+    return Plan(removals=_undone(remove, config))
+
+
+def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
+    """Rules of ENIs that stay as they are: those that lead to a kept table, and the fences of the same sources."""
+    kept = {rule for rule in ours.rules if rule.action == "lookup" and rule.table in decision.kept_tables}
+    sources = {rule.src for rule in kept}
+    return kept | {rule for rule in ours.rules if rule.action == "unreachable" and rule.src in sources}
+
+
+def _former_groups(made: Made, snapshot: Snapshot, kept_devs: FrozenSet[str], config: Config) -> List[LinkGroup]:
+    """The groups that our links had before, of those that nobody has put into another one since."""
+    ours = {link.name for link in snapshot.links if link.group == config.group} - kept_devs
+    return [former for former in made.groups if former.dev in ours]
+
+
+def _ordered(changes: List[Change]) -> Tuple[Change, ...]:
+    return tuple(sorted(changes, key=lambda change: _rank(change.item)))
+
+
+def _undone(items: Iterable[Item], config: Config) -> Tuple[Change, ...]:
+    """The items' removal, in the reverse of the order in which they are made. A group is not removed but set back."""
+    ordered = sorted(items, key=lambda item: (-_rank(item), str(item)))
+    return tuple(Change("add" if isinstance(item, LinkGroup) else "remove", item, config.protocol) for item in ordered)
+
+
+def _rank(item: Item) -> int:
+    """The place of an item in the order of additions."""
+    if isinstance(item, LinkGroup):
+        return 0
+    if isinstance(item, LinkUp):
+        return 1
+    if isinstance(item, LinkAddress):
+        return 2
+    if isinstance(item, Route):
+        if not item.hops:
+            return 6  # the fence
+        if item.table == MAIN:
+            return 5  # after the primary's own default, which may be needed because of it
+        return 3 if all(hop.gateway is None for hop in item.hops) else 4
+    if item.src is None and not item.oif:
+        return 7  # main's specific routes
+    return 8 if item.action == "lookup" else 9

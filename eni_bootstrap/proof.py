@@ -1,0 +1,262 @@
+"""The proof: what to ask of the kernel, and what its answers mean. PURE; ``netlink.Kernel.ask`` does the asking.
+
+No packet is sent: the kernel's own look-up says by which device a packet would leave. With ``iif`` it also runs the
+reverse path filter. IPv4 looks up only sources that are on a link; for another source (a secondary address that a
+container uses) the rules that match it are compared with those of a source that can be asked, and the verdict is
+marked as derived.
+"""
+
+import errno
+import os
+from collections import defaultdict
+from ipaddress import ip_address
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import MAIN, Address, LinkAddress, Network, Route, Rule, SeenRule
+from eni_bootstrap.netlink import Answer, Query
+from eni_bootstrap.pairing import Eni, network_of
+
+INTERNET = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}
+"""Documentation addresses (RFC 5737, RFC 9637): far away from everybody, and in nobody's own routes."""
+
+LOCAL_DEVICES = 16
+"""So many local devices are looked at: a container host has hundreds that are all alike."""
+
+
+class Check(NamedTuple):
+    """One thing that must be so."""
+
+    eni: Eni
+    target: str
+    """In words: "internet", "own vSwitch", "vSwitch of eth2", "device docker0", "received"."""
+    query: Query
+    dev: str
+    """The device by which the packet must leave; for ``not_by`` none in particular."""
+    not_by: Tuple[str, ...] = ()
+    """The devices by which it must not leave."""
+    stands_for: Tuple[Network, ...] = ()
+    """Sources that can't be asked about and are judged by this one."""
+
+
+class Verdict(NamedTuple):
+    """What the kernel says of one source and one target."""
+
+    eni: str
+    source: str
+    target: str
+    ok: bool
+    expected: str
+    actual: str
+    derived: bool = False
+    reason: str = ""
+    """Why not, and what to do."""
+
+
+class Facts(NamedTuple):
+    """What the checks are made of."""
+
+    enis: Tuple[Eni, ...]
+    sources: Dict[str, List[Network]]
+    """By device: what must leave by it."""
+    addresses: Tuple[LinkAddress, ...]
+    rules: Tuple[SeenRule, ...]
+    local_routes: Tuple[Route, ...] = ()
+    """One route in main for each local device."""
+
+
+def small(facts: Facts) -> List[Check]:
+    """``apply``'s proof: one source of each ENI and family, to the internet, its own vSwitch and one other."""
+    checks: List[Check] = []
+    for eni, version, source in _askable(facts):
+        checks += _targets(eni, version, source, facts, others=1)
+    return checks
+
+
+def full(facts: Facts) -> List[Check]:
+    """``verify``'s proof: every source to the internet, one source of each table to everything."""
+    checks: List[Check] = []
+    local = {held.address for held in facts.addresses}
+    for eni, version, source in _askable(facts):
+        checks += _targets(eni, version, source, facts, others=len(facts.enis))
+        for route in facts.local_routes:
+            if route.version == version:
+                dst = _some_host(route.dst, local)
+                dev = route.hops[0].dev
+                checks.append(Check(eni, "device " + dev, Query(dst, source), dev))
+        sources = [network for network in facts.sources[eni.dev] if network.version == version
+                   and network != network_of(source)]
+        silent = tuple(network for network in sources if version == 4 and network.network_address not in local)
+        for network in sources:
+            if network not in silent:
+                checks.append(_internet(eni, version, network.network_address, facts))
+        if silent:
+            place = next(place for place, check in enumerate(checks)
+                         if check.eni is eni and check.query.src == source and check.target == "internet")
+            checks[place] = checks[place]._replace(stands_for=silent)
+    return checks
+
+
+def unprovable(facts: Facts) -> List[Tuple[Eni, int]]:
+    """ENIs (and the IP version) of which no source can be asked: no address of theirs is on a link."""
+    asked = {(eni.dev, version) for eni, version, _ in _askable(facts)}
+    return [(eni, subnet.version) for eni in facts.enis for subnet in eni.interface.subnets
+            if (eni.dev, subnet.version) not in asked and facts.sources[eni.dev]]
+
+
+def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: Facts, config: Config) -> List[Verdict]:
+    """A verdict for each check, and for each source that a check stands for."""
+    paths = _Paths(facts.rules)
+    verdicts: List[Verdict] = []
+    for check, answer in zip(checks, answers):
+        received = bool(check.query.iif)
+        if received:
+            ok = answer.kind == "local" and not answer.error
+        elif check.not_by:
+            ok = not answer.error and answer.dev not in check.not_by
+        else:
+            ok = not answer.error and answer.dev == check.dev
+        expected = "accepted on " + check.dev if received else (
+            "not by " + ", ".join(check.not_by) if check.not_by else "by " + check.dev)
+        reason = "" if ok else _blame(check, answer, facts, config)
+        source = check.query.dst if received else check.query.src
+        verdict = Verdict(check.eni.label, str(source), check.target, ok, expected, _words(answer, received),
+                          reason=reason)
+        verdicts.append(verdict)
+        for network in check.stands_for:
+            same = paths.of(network) == paths.of(network_of(check.query.src))  # type: ignore[arg-type]
+            verdicts.append(verdict._replace(
+                source=str(network if network.prefixlen < network.max_prefixlen else network.network_address),
+                derived=True, ok=ok and same,
+                reason=reason or ("" if same else "other rules match it than {}; run apply".format(source))))
+    return verdicts
+
+
+def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
+    """Foreign rules in front of ours that catch one of our sources, and whose.
+
+    A rule that is added without a priority lands in front of the lowest one that is there.
+    """
+    found = []
+    for rule, protocol in facts.rules:
+        if protocol == config.protocol and config.owns_priority(rule.priority) or rule.priority == 0:
+            continue
+        if rule.priority >= config.priority_primary or rule.src is None or rule.src.prefixlen == 0:
+            continue
+        for eni in facts.enis:
+            if any(_covers(rule.src, source) for source in facts.sources[eni.dev]):
+                found.append((rule, eni.label))
+                break
+    return found
+
+
+def _askable(facts: Facts) -> List[Tuple[Eni, int, Address]]:
+    """One source of each ENI and family that the kernel can be asked about."""
+    held: Dict[str, Set[Address]] = defaultdict(set)
+    for address in facts.addresses:
+        held[address.dev].add(address.address)
+    found = []
+    for eni in facts.enis:
+        for subnet in eni.interface.subnets:
+            sources = [network.network_address for network in facts.sources[eni.dev]
+                       if network.version == subnet.version and network.prefixlen == network.max_prefixlen]
+            own = [source for source in sources if source in held[eni.dev]]
+            if own or subnet.version == 6 and sources:
+                found.append((eni, subnet.version, (own or sources)[0]))
+    return found
+
+
+def _targets(eni: Eni, version: int, source: Address, facts: Facts, others: int) -> List[Check]:
+    subnet = next(subnet for subnet in eni.interface.subnets if subnet.version == version)
+    checks = [_internet(eni, version, source, facts)]
+    local = {held.address for held in facts.addresses}
+    if source in subnet.vswitch and subnet.vswitch.num_addresses > 1:
+        checks.append(Check(eni, "own vSwitch", Query(_some_host(subnet.vswitch, local), source), eni.dev))
+    seen = {subnet.vswitch}
+    for other in facts.enis:
+        for far in other.interface.subnets:
+            known = far.version == version and far.vswitch.num_addresses > 1
+            if known and far.vswitch not in seen and len(seen) <= others:
+                seen.add(far.vswitch)
+                query = Query(_some_host(far.vswitch, local), source)
+                checks.append(Check(eni, "vSwitch of " + other.dev, query, eni.dev))
+    if any(held.address == source and held.dev == eni.dev for held in facts.addresses):
+        checks.append(Check(eni, "received", Query(source, INTERNET[version], iif=eni.dev), eni.dev))
+    return checks
+
+
+def _internet(eni: Eni, version: int, source: Address, facts: Facts) -> Check:
+    """The primary follows main, wherever that leads but for another ENI; a secondary goes by itself."""
+    others = tuple(other.dev for other in facts.enis if other is not eni) if eni.primary else ()
+    return Check(eni, "internet", Query(INTERNET[version], source), eni.dev, others)
+
+
+def _some_host(network: Network, local: Set[Address]) -> Address:
+    """An address of the network that is not this host's own and not the network's first or last."""
+    size = network.num_addresses
+    candidates = range(1, min(size - 1, len(local) + 3)) if size > 2 else range(size)
+    hosts = (network[place] for place in candidates)
+    return next((host for host in hosts if host not in local), network[0])
+
+
+class _Paths:
+    """Which rules match a source, in order: the packet's way, as far as the source decides it."""
+
+    def __init__(self, rules: Iterable[SeenRule]) -> None:
+        self._by_source: Dict[Network, List[Tuple[int, Rule]]] = defaultdict(list)
+        self._wide: List[Tuple[int, Rule]] = []
+        for place, (rule, _) in enumerate(rules):
+            if rule.src is not None and rule.src.prefixlen == rule.src.max_prefixlen:
+                self._by_source[rule.src].append((place, rule))
+            else:
+                self._wide.append((place, rule))
+
+    def of(self, source: Network) -> List[Rule]:
+        """The rules without their sources, so that two sources can be compared."""
+        wide = [(place, rule) for place, rule in self._wide
+                if rule.version == source.version and not rule.oif and (rule.src is None or _covers(rule.src, source))]
+        matching = sorted(wide + self._by_source.get(source, []), key=lambda entry: entry[0])
+        found: List[Rule] = []
+        for _, rule in matching:
+            # Where the rule stands matters only against others; an address and a prefix have their own priorities.
+            step = rule._replace(src=None, priority=0)
+            if not found or found[-1] != step:
+                found.append(step)
+        return found
+
+
+def _covers(outer: Network, inner: Network) -> bool:
+    return (outer.version == inner.version and outer.prefixlen <= inner.prefixlen
+            and inner.network_address in outer)
+
+
+def _words(answer: Answer, received: bool) -> str:
+    if answer.error:
+        return os.strerror(answer.error)
+    if received:
+        return answer.kind
+    via = " via {}".format(answer.gateway) if answer.gateway is not None else ""
+    table = "main" if answer.table == MAIN else str(answer.table)
+    return "by {}{} (table {})".format(answer.dev, via, table)
+
+
+def _blame(check: Check, answer: Answer, facts: Facts, config: Config) -> str:
+    """Whose rule or route it is that makes the packet go another way."""
+    if answer.error == errno.EXDEV:
+        return "the reverse path filter refuses it: the way back is by another device"
+    source = check.query.src
+    if check.query.iif or source is None:
+        return "the kernel would not accept it"
+    for rule, protocol in facts.rules:
+        if rule.version != source.version or rule.priority == 0 or rule.oif or rule.table != answer.table:
+            continue
+        if rule.src is not None and not _covers(rule.src, network_of(source)):
+            continue
+        if protocol != config.protocol and rule.priority < config.priority_primary:
+            return "somebody else's rule comes first: " + str(rule)
+        break
+    if answer.table == MAIN:
+        return "main sends {} by {}".format(answer.dst or "it", answer.dev or "nowhere")
+    if answer.error:
+        return "no route; is {} up?".format(check.eni.dev)
+    return "run apply"

@@ -1,0 +1,455 @@
+"""The decision: what the kernel should hold. PURE: values in, a value out.
+
+The packet's way through our rules (priorities in ``config``):
+
+1. main's specific routes that don't go through an ENI: Docker, VPN and bridges stay in force for every source;
+2. a secondary's sources: its own table. A link that goes down loses its routes in every table while the rules stay,
+   so a fence behind the table's routes keeps the traffic from silently leaving by another ENI;
+3. sockets bound to a secondary's device that have no source yet: its table too;
+4. the primary's sources: a table with the primary's own vSwitch and whatever main would send by a secondary. It has
+   no default route: the rest falls through to main as before.
+
+The fence is a route for IPv4 and a rule for IPv6. With a worse route behind a gateway whose neighbour entry has failed,
+IPv6 prefers the worse route and never probes the gateway again (kernel 6.18: silent for 60 s; with a rule 0.01 s).
+"""
+
+from collections import defaultdict
+from ipaddress import IPv6Network, ip_network
+from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import (
+    IPV6_METRIC, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkUp, Listing, Network,
+    Route, Rule, SeenRoute, Snapshot, Subnet,
+)
+from eni_bootstrap.pairing import Eni, Unfit, network_of, pair, refuse_stealing
+from eni_bootstrap.tables import Memory, Numbers, assign
+
+PROTOCOL_KERNEL = 2
+"""Routes that the kernel makes of an address (rt_protos)."""
+
+_DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_LINK_LOCAL = IPv6Network("fe80::/64")
+_METRIC = {4: 0, 6: IPV6_METRIC}
+
+
+class Made(NamedTuple):
+    """What earlier runs changed that carries no owner in the kernel."""
+
+    ups: FrozenSet[str] = frozenset()
+    """Devices that we brought up."""
+    groups: Tuple[LinkGroup, ...] = ()
+    """Devices that we put into our group, with the group that they had."""
+    addresses: FrozenSet[LinkAddress] = frozenset()
+    """Addresses that we added."""
+
+
+class Unaddressed(NamedTuple):
+    """A link that is up and has no address of a family that its ENI has."""
+
+    eni: Eni
+    version: int
+
+
+class Decision(NamedTuple):
+    """What should be, and what stays out of it."""
+
+    enis: Tuple[Eni, ...]
+    unfit: Tuple[Unfit, ...]
+    numbers: Dict[str, Numbers]
+    """By device."""
+    remarks: Tuple[str, ...]
+    """What an operator should know although nothing is wrong."""
+    unaddressed: Tuple[Unaddressed, ...]
+    """Still to be waited for."""
+    sources: Dict[str, List[Network]]
+    """By device: what packets of the ENI come from."""
+
+    ups: Tuple[LinkUp, ...] = ()
+    groups: Tuple[LinkGroup, ...] = ()
+    addresses: Tuple[LinkAddress, ...] = ()
+    routes: Tuple[Route, ...] = ()
+    rules: Tuple[Rule, ...] = ()
+
+    dropped_addresses: Tuple[LinkAddress, ...] = ()
+    """Addresses that we added and that the cloud took away."""
+    kept_tables: FrozenSet[int] = frozenset()
+    """Tables of ours whose ENI must stay as it is."""
+    kept_devs: FrozenSet[str] = frozenset()
+
+
+def decide(
+    listing: Listing, snapshot: Snapshot, made: Made, patience_over: FrozenSet[Tuple[str, int]], config: Config
+) -> Decision:
+    """The whole decision.
+
+    ``patience_over`` has the (device, IP version) that no DHCP client has addressed for long enough.
+    """
+    fit, unfit = pair(listing, snapshot.links)
+    enis, thieves = refuse_stealing(fit, unfit)
+    unfit += thieves
+    memory = Memory(snapshot, config)
+    main = _Main(snapshot, config)
+    on_link = _on_link(snapshot)
+    sources = {eni.dev: _sources(eni, on_link, listing) for eni in enis}
+
+    kept_tables, gone_devs, remarks = _kept(enis, unfit, snapshot, memory, config)
+
+    def base_routes(eni: Eni, table: int) -> List[Route]:
+        return _primary_routes(eni, table, main) if eni.primary else _own_routes(eni, table, main)
+
+    numbers, displaced, failed = assign(enis, sources, base_routes, kept_tables, memory, config)
+    remarks += displaced
+    unfit += [_unfit(eni, reason) for eni, reason in failed]
+    enis = [eni for eni in enis if eni.dev in numbers]
+
+    secondaries = [eni for eni in enis if not eni.primary]
+    kept_rules = {rule for rule in memory.own_rules if rule.table in kept_tables}
+    versions = {subnet.version for eni in secondaries for subnet in eni.interface.subnets}
+    versions |= {rule.version for rule in kept_rules if rule.table != config.table_primary}
+    nothing = Decision(tuple(enis), tuple(unfit), numbers, tuple(remarks), (), sources, kept_tables=kept_tables,
+                       kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
+    if not versions:
+        return nothing
+
+    groups, without_group = _groups(enis, unfit, snapshot, config)
+    if without_group:
+        remarks.append(without_group)
+    ups, addresses, dropped, unaddressed = _links(secondaries, on_link, snapshot, made, patience_over)
+    primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unfit if member.primary}
+    defaults = _main_defaults(secondaries, primary_devs, numbers, main, config)
+    secondary_devs = ({eni.dev for eni in secondaries} | nothing.kept_devs) - primary_devs
+
+    routes: List[Route] = []
+    rules: List[Rule] = [
+        Rule(version, config.priority_main, table=MAIN, suppress_prefixlength=0,
+             suppress_ifgroup=config.group if groups else None)
+        for version in sorted(versions)
+    ]
+    for eni in enis:
+        table = numbers[eni.dev].table
+        own = {route.key: route for route in base_routes(eni, table)}
+        copies, left_out = main.copies(eni.dev, table, config.copies)
+        others = [other for other in enis if other is not eni]
+        if eni.primary:
+            own = {key: route for key, route in own.items() if route.version in versions}
+            detours = _detours(eni, table, others, secondary_devs, copies, main)
+            detours += _primary_default(eni, table, secondary_devs, defaults, main)
+            _merge(own, [route for route in detours if route.version in versions])
+        else:
+            _merge(own, copies)
+            if not groups:
+                other_devs = {other.dev for other in others} | nothing.kept_devs
+                _merge(own, _detours(eni, table, others, other_devs, [], main))
+            if left_out:
+                remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
+                               "does not hold for its addresses".format(eni.label, config.copies, table))
+        routes += own.values()
+        rules += _rules(eni, table, sources[eni.dev], versions, early=not groups, config=config)
+    return nothing._replace(
+        remarks=tuple(remarks), unaddressed=tuple(unaddressed), ups=tuple(ups), groups=tuple(groups),
+        addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults),
+        rules=tuple(rules),
+    )
+
+
+def _sources(eni: Eni, on_link: Dict[str, List[LinkAddress]], listing: Listing) -> List[Network]:
+    """All that metadata gives the ENI, and what sits on its link inside its vSwitch (HAVIP, keepalived)."""
+    addresses: List[Address] = []
+    prefixes: List[Network] = []
+    for subnet in eni.interface.subnets:
+        known = set(subnet.addresses)
+        addresses += subnet.addresses
+        prefixes += subnet.prefixes
+        for address in (held.address for held in on_link.get(eni.dev, ())):
+            if address.version == subnet.version and address in subnet.vswitch and address not in known:
+                if not _claimed_by_another(address, eni, listing):
+                    known.add(address)
+                    addresses.append(address)
+    return [network_of(address) for address in addresses] + prefixes
+
+
+def _claimed_by_another(address: Address, eni: Eni, listing: Listing) -> bool:
+    return any(
+        address in subnet.addresses or any(address in prefix for prefix in subnet.prefixes)
+        for other in listing.interfaces if other is not eni.interface for subnet in other.subnets
+    )
+
+
+def _on_link(snapshot: Snapshot) -> Dict[str, List[LinkAddress]]:
+    held: Dict[str, List[LinkAddress]] = defaultdict(list)
+    for address in snapshot.addresses:
+        held[address.dev].append(address)
+    return held
+
+
+class _Main:
+    """Main's routes: the defaults, and those through an ENI."""
+
+    def __init__(self, snapshot: Snapshot, config: Config) -> None:
+        self.defaults: List[SeenRoute] = []
+        self._protocol = config.protocol
+        self._specific: Dict[str, List[SeenRoute]] = defaultdict(list)
+        for seen in snapshot.routes:
+            route = seen.route
+            if route.table != MAIN:
+                continue
+            if route.is_default:
+                self.defaults.append(seen)
+            elif route.kind == "unicast" and not (route.dst.is_link_local or route.dst.is_multicast) and not route.tos:
+                for dev in set(route.devs()):
+                    self._specific[dev].append(seen)
+
+    def on_link(self, network: Network, dev: str) -> bool:
+        """Whether main reaches a network directly on a device."""
+        return any(route.dst == network and Hop(dev) in route.hops for route, _, _ in self._specific.get(dev, ()))
+
+    def destinations(self, devs: Iterable[str]) -> Set[Network]:
+        """All that main sends through one of the devices, but for default routes.
+
+        The kernel's own routes to single addresses are to this host's own, which never get as far as our rules.
+        """
+        return {route.dst for dev in devs for route, protocol, _ in self._specific.get(dev, ())
+                if protocol != PROTOCOL_KERNEL or route.dst.prefixlen < route.dst.max_prefixlen}
+
+    def copies(self, dev: str, table: int, most: int) -> Tuple[List[Route], bool]:
+        """The user's own routes through a device as routes of a table, and whether some were left out."""
+        found = []
+        for route, protocol, expires in self._specific.get(dev, ()):
+            if protocol not in (PROTOCOL_KERNEL, self._protocol) and not expires:
+                hops = tuple(hop for hop in route.hops if hop.dev == dev)
+                found.append(route._replace(table=table, hops=hops))
+        return found[:most], len(found) > most
+
+    def is_own(self, seen: SeenRoute) -> bool:
+        return seen.protocol == self._protocol
+
+    def metric(self, version: int, devs: Set[str]) -> int:
+        """The best metric of a default route through one of the devices; -1 for none."""
+        return min((seen.route.metric for seen in self.defaults
+                    if seen.route.version == version and devs.intersection(seen.route.devs())), default=-1)
+
+
+def _merge(own: Dict[tuple, Route], more: Iterable[Route]) -> None:
+    """What is there already wins: two routes with one key can't both be in a table."""
+    for route in more:
+        own.setdefault(route.key, route)
+
+
+def _own_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
+    """A secondary's table: its vSwitch, its default, its fence."""
+    routes = _vswitch_routes(eni, table, main)
+    for subnet in eni.interface.subnets:
+        version = subnet.version
+        routes.append(Route(table, _DEFAULT[version], (Hop(eni.dev, subnet.gateway),), metric=_METRIC[version]))
+        if version == 4:
+            routes.append(Route(table, _DEFAULT[4], kind="unreachable", metric=UNREACHABLE_METRIC))
+        else:
+            routes.append(Route(table, _LINK_LOCAL, (Hop(eni.dev),), metric=IPV6_METRIC))
+    return routes
+
+
+def _primary_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
+    """The part of the primary's table that needs no other ENI."""
+    return _vswitch_routes(eni, table, main)
+
+
+def _vswitch_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
+    """The ENI's own vSwitch, directly on its link.
+
+    IPv6 only where main has it so: DHCPv6 gives a /128 and no on-link prefix, then neighbours are reached by the
+    gateway.
+    """
+    return [
+        Route(table, subnet.vswitch, (Hop(eni.dev),), metric=_METRIC[subnet.version])
+        for subnet in eni.interface.subnets
+        if subnet.version == 4 or main.on_link(subnet.vswitch, eni.dev)
+    ]
+
+
+def _detours(
+    eni: Eni, table: int, others: Sequence[Eni], other_devs: Set[str], own_copies: List[Route], main: _Main
+) -> List[Route]:
+    """By the ENI's own gateway: all that main would send through another ENI.
+
+    Where main has a more specific route of the user's through this very ENI inside such a destination, that one is
+    copied, since nothing would fall through to it any more.
+    """
+    routes: List[Route] = []
+    for subnet in eni.interface.subnets:
+        away = {dst for dst in main.destinations(other_devs) if dst.version == subnet.version}
+        away |= {other.vswitch for member in others for other in member.interface.subnets
+                 if other.version == subnet.version}
+        if subnet.version == 4 or main.on_link(subnet.vswitch, eni.dev):
+            away.discard(subnet.vswitch)
+        blocks = _blocks(away)
+        copies = [route for route in own_copies if route.version == subnet.version and _inside(route.dst, blocks)]
+        routes += copies
+        for dst in sorted(away - {route.dst for route in copies}):
+            routes.append(Route(table, dst, (Hop(eni.dev, subnet.gateway),), metric=_METRIC[subnet.version]))
+    return routes
+
+
+def _inside(network: Network, blocks: Set[Tuple[int, int]]) -> bool:
+    """Whether one of the blocks, as (prefix length, leading bits), holds the network."""
+    bits = int(network.network_address)
+    return any((length, bits >> (network.max_prefixlen - length)) in blocks for length in range(network.prefixlen + 1))
+
+
+def _blocks(networks: Iterable[Network]) -> Set[Tuple[int, int]]:
+    return {(block.prefixlen, int(block.network_address) >> (block.max_prefixlen - block.prefixlen))
+            for block in networks}
+
+
+def _main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: Dict[str, Numbers], main: _Main,
+                   config: Config) -> List[Route]:
+    """A default route in main for each secondary to which the operating system gave none, worse than the primary's.
+
+    Some systems (Ubuntu 16, wicked) make none for a second interface; then nothing is reachable from its device.
+    """
+    found: List[Route] = []
+    for eni in secondaries:
+        for subnet in eni.interface.subnets:
+            version = subnet.version
+            others = [seen.route for seen in main.defaults
+                      if seen.route.version == version and not (main.is_own(seen) and seen.route.devs() == (eni.dev,))]
+            if any(eni.dev in route.devs() for route in others):
+                continue
+            taken = {route.metric for route in others} | {route.metric for route in found if route.version == version}
+            metric = max(main.metric(version, primary_devs), config.metric_least) \
+                + config.metric_step * numbers[eni.dev].order
+            while metric in taken:
+                metric += 1
+            found.append(Route(MAIN, _DEFAULT[version], (Hop(eni.dev, subnet.gateway),), metric=metric))
+    return found
+
+
+def _primary_default(eni: Eni, table: int, secondary_devs: Set[str], added: Sequence[Route], main: _Main
+                     ) -> List[Route]:
+    """The primary's own default, where main's best one goes by a secondary: its sources must not follow that."""
+    routes = []
+    for subnet in eni.interface.subnets:
+        defaults = [seen.route for seen in main.defaults
+                    if not (main.is_own(seen) and secondary_devs.issuperset(seen.route.devs()))] + list(added)
+        best = min((route for route in defaults if route.version == subnet.version),
+                   key=lambda route: route.metric, default=None)
+        if best is not None and best.hops and secondary_devs.issuperset(best.devs()):
+            routes.append(Route(table, _DEFAULT[subnet.version], (Hop(eni.dev, subnet.gateway),),
+                                metric=_METRIC[subnet.version]))
+    return routes
+
+
+def _rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], early: bool, config: Config) -> List[Rule]:
+    """What leads an ENI's packets to its table.
+
+    ``early``: without an interface group main's specific routes can't be told apart, so that the table's own specific
+    ones must come before them.
+    """
+    rules: List[Rule] = []
+    for src in sources:
+        version = src.version
+        if version not in versions:
+            continue
+        if early:
+            rules.append(Rule(version, config.priority_early, src, table=table, suppress_prefixlength=0))
+        if eni.primary:
+            rules.append(Rule(version, config.priority_primary, src, table=table))
+            continue
+        whole = src.prefixlen == src.max_prefixlen
+        priority = config.priority_address if whole else config.priority_prefix
+        rules.append(Rule(version, priority, src, table=table))
+        if version == 6:
+            rules.append(Rule(version, config.priority_fence, src, action="unreachable"))
+    if not eni.primary:
+        rules += [Rule(subnet.version, config.priority_device, oif=eni.dev, table=table)
+                  for subnet in eni.interface.subnets]
+    return rules
+
+
+def _groups(enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, config: Config
+            ) -> Tuple[List[LinkGroup], str]:
+    """Our interface group on every ENI's device; none at all, and why, where one belongs to somebody else's."""
+    devs = {eni.dev: eni.label for eni in enis}
+    devs.update({member.dev: member.label for member in unfit if member.dev})
+    links = {link.name: link for link in snapshot.links if link.name in devs}
+    for name, link in sorted(links.items()):
+        if link.group not in (0, config.group):
+            return [], ("{}: belongs to interface group {}, which is somebody else's; going without a group: routes in "
+                        "main that overlap an ENI's are less exact".format(devs[name], link.group))
+    return [LinkGroup(name, config.group) for name, link in sorted(links.items()) if not link.master], ""
+
+
+def _links(
+    secondaries: Sequence[Eni], on_link: Dict[str, List[LinkAddress]], snapshot: Snapshot, made: Made,
+    patience_over: FrozenSet[Tuple[str, int]],
+) -> Tuple[List[LinkUp], List[LinkAddress], List[LinkAddress], List[Unaddressed]]:
+    """Links to bring up, addresses to add, addresses of ours to drop, and links to wait for.
+
+    A link that carries no address of a family gets one when nobody else is coming to address it: when it was down,
+    when it was we who addressed it before, or when nobody came for long enough.
+    """
+    ups: List[LinkUp] = []
+    wanted: List[LinkAddress] = []
+    dropped: List[LinkAddress] = []
+    waiting: List[Unaddressed] = []
+    up = {link.name for link in snapshot.links if link.up}
+    for eni in secondaries:
+        if eni.dev != eni.link.name:
+            continue  # its master is somebody's deliberate set-up
+        ups.append(LinkUp(eni.dev))
+        ours = {address for address in made.addresses if address.dev == eni.dev}
+        for subnet in eni.interface.subnets:
+            held = [held for held in on_link.get(eni.dev, ()) if held.address.version == subnet.version]
+            stale = [mine for mine in held if mine in ours and mine.address not in subnet.addresses]
+            dropped += stale
+            wanted += [mine for mine in held if mine in ours and mine not in stale]
+            if len(held) > len(stale) or not subnet.addresses:
+                continue
+            nobody_comes = eni.dev not in up or any(mine.address.version == subnet.version for mine in ours)
+            if nobody_comes or (eni.dev, subnet.version) in patience_over:
+                wanted.append(_link_address(eni, subnet))
+            else:
+                waiting.append(Unaddressed(eni, subnet.version))
+    return ups, wanted, dropped, waiting
+
+
+def _link_address(eni: Eni, subnet: Subnet) -> LinkAddress:
+    length = subnet.vswitch.prefixlen if subnet.version == 4 else 128
+    return LinkAddress(eni.dev, subnet.addresses[0], length)
+
+
+def _kept(enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, memory: Memory, config: Config
+          ) -> Tuple[FrozenSet[int], List[str], List[str]]:
+    """Tables of ours that must stay as they are, devices that metadata no longer lists, and what to say of those.
+
+    An ENI's things go only when a complete list lacks it *and* its link is gone. Where a listed ENI can't be found in
+    the kernel at all, anything that nobody claims may be its own, so all of that stays.
+    """
+    kept: Set[int] = set()
+    remarks: List[str] = []
+    gone: List[str] = []
+    lost = False
+    for member in unfit:
+        sources = [network_of(address) for subnet in member.subnets for address in subnet.addresses]
+        sources += [network_of(held.address) for held in snapshot.addresses if held.dev == member.dev]
+        tables = memory.tables_of(member.dev, sources)
+        kept.update(tables)
+        lost = lost or not (tables or member.dev)
+    listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unfit}
+    for link in snapshot.links:
+        tables = [] if link.name in listed else memory.tables_of(link.name, ())
+        if tables:
+            kept.update(tables)
+            gone.append(link.name)
+            remarks.append("{} ({}): metadata does not list it any more; what was set up for it stays until the link "
+                           "goes".format(link.name, link.mac))
+    for eni in enis:
+        kept.difference_update(memory.tables_of(eni.dev, ()))
+    if lost:
+        claimed = {table for eni in enis for table in memory.tables_of(eni.dev, ())}
+        kept |= memory.tables() - claimed - {MAIN}
+    return frozenset(kept), gone, remarks
+
+
+def _unfit(eni: Eni, reason: str) -> Unfit:
+    return Unfit(eni.interface.eni_id, eni.interface.mac, eni.primary, reason, False, eni.dev, eni.interface.subnets)

@@ -1,0 +1,145 @@
+"""What the kernel can't remember for us, and the lock: files below /run/eni-bootstrap.
+
+A link's group, its being up and its addresses carry no owner, so what they were is written down before they are
+changed. The files live as long as the kernel's own state: until the next boot.
+"""
+
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import json
+import logging
+import os
+import time
+from typing import Any, Callable, Dict, Iterator, List, Sequence
+
+from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkUp
+from eni_bootstrap.plan import Change
+from eni_bootstrap.retry import Deadline
+from eni_bootstrap.routing import Made
+
+LOG = logging.getLogger(__name__)
+
+_LOCK_POLL = 0.05
+"""Seconds between two tries for the lock: a run takes some 0.3 s, so that those who wait lose little."""
+
+
+def directory() -> str:
+    """Where the files are: what systemd's RuntimeDirectory= gives (systemd.exec(5)), else /run/eni-bootstrap."""
+    return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/eni-bootstrap"
+
+
+@contextlib.contextmanager
+def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """One run at a time. The kernel frees the lock however the process ends.
+
+    Raises ``BootstrapError`` when another run holds it until the deadline, ``NotPermitted`` without write access.
+    """
+    path = os.path.join(directory(), "lock")
+    try:
+        os.makedirs(directory(), mode=0o755, exist_ok=True)
+        handle = open(path, "w")
+    except OSError as error:
+        raise _unwritable(path, error)
+    with handle:
+        started = deadline.remaining()
+        said = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise BootstrapError("can't lock {}: {}".format(path, error.strerror))
+            if deadline.expired:
+                raise BootstrapError("another run has been at work for {:.0f} s (it holds {})".format(started, path))
+            if not said and started - deadline.remaining() > 1:
+                said = True
+                LOG.info("waiting for another run to end, %.0f s at most", deadline.remaining())
+            sleep(_LOCK_POLL)
+        yield
+
+
+def load(links: Sequence[Link]) -> Made:
+    """The record of what earlier runs changed, as far as those links are still there.
+
+    A link is known again by its index, which lasts exactly as long as the link; a renamed one is found.
+    """
+    try:
+        with open(_path()) as handle:
+            recorded = json.load(handle)["links"]
+        by_index = {link.ifindex: link.name for link in links}
+        known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
+        return Made(
+            frozenset(name for name, entry in known if entry.get("up")),
+            tuple(LinkGroup(name, int(entry["group"])) for name, entry in known if "group" in entry),
+            frozenset(_address(name, text) for name, entry in known for text in entry.get("addresses", [])),
+        )
+    except FileNotFoundError:
+        return Made()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        LOG.warning("%s can't be read (%s); what earlier runs did to links is not known any more", _path(), error)
+        return Made()
+
+
+def save(made: Made, links: Sequence[Link]) -> None:
+    """Write the record, whole or not at all."""
+    indexes = {link.name: str(link.ifindex) for link in links}
+    entries: Dict[str, Dict[str, Any]] = {}
+    for dev in sorted(made.ups):
+        entries.setdefault(indexes[dev], {})["up"] = True
+    for former in made.groups:
+        entries.setdefault(indexes[former.dev], {})["group"] = former.group
+    for held in sorted(made.addresses):
+        texts: List[str] = entries.setdefault(indexes[held.dev], {}).setdefault("addresses", [])
+        texts.append("{}/{}".format(held.address, held.prefix_length))
+    temporary = _path() + ".new"
+    try:
+        with open(temporary, "w") as handle:
+            json.dump({"links": entries}, handle, indent=1, sort_keys=True)
+        os.replace(temporary, _path())
+    except OSError as error:
+        raise _unwritable(temporary, error)
+
+
+def before(made: Made, changes: Sequence[Change], links: Sequence[Link], group: int) -> Made:
+    """The record with what the changes are about to do to links."""
+    former = {link.name: link.group for link in links}
+    added = [change.item for change in changes if change.verb != "remove"]
+    recorded = {entry.dev for entry in made.groups}
+    return Made(
+        made.ups | {item.dev for item in added if isinstance(item, LinkUp)},
+        made.groups + tuple(LinkGroup(item.dev, former[item.dev]) for item in added
+                            if isinstance(item, LinkGroup) and item.group == group and item.dev not in recorded),
+        made.addresses | {item for item in added if isinstance(item, LinkAddress)},
+    )
+
+
+def after(made: Made, changes: Sequence[Change], group: int) -> Made:
+    """The record without what the changes have taken back."""
+    removed = [change.item for change in changes if change.verb == "remove"]
+    restored = {change.item.dev for change in changes
+                if isinstance(change.item, LinkGroup) and change.item.group != group}
+    return Made(
+        made.ups - {item.dev for item in removed if isinstance(item, LinkUp)},
+        tuple(former for former in made.groups if former.dev not in restored),
+        made.addresses - {item for item in removed if isinstance(item, LinkAddress)},
+    )
+
+
+def _path() -> str:
+    return os.path.join(directory(), "state.json")
+
+
+def _address(dev: str, text: str) -> LinkAddress:
+    interface = ipaddress.ip_interface(text)
+    return LinkAddress(dev, interface.ip, interface.network.prefixlen)
+
+
+def _unwritable(path: str, error: OSError) -> BootstrapError:
+    message = "can't write {}: {}".format(path, error.strerror)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotPermitted(message + "; run it as root")
+    return BootstrapError(message)

@@ -1,0 +1,169 @@
+"""Which routing table is whose. PURE.
+
+The kernel is the memory: an ENI keeps the table that our routes through its device lead to, else our rules (a link
+that went down has lost its routes and kept its rules). A fresh ENI gets its natural id, 1000 + n; where somebody else
+uses that one, the lowest id from 1100 that nobody uses. Never the order in the metadata, never the ifindex: both
+change when an ENI is bound.
+"""
+
+import re
+from collections import defaultdict
+from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import Network, Route, Rule, Snapshot
+from eni_bootstrap.pairing import Eni
+
+
+class Memory:
+    """What the kernel remembers of earlier runs, and what in it is other people's."""
+
+    def __init__(self, snapshot: Snapshot, config: Config) -> None:
+        self._by_route: Dict[str, Set[int]] = defaultdict(set)
+        self._by_device_rule: Dict[str, Set[int]] = defaultdict(set)
+        self._by_source: Dict[Network, Set[int]] = defaultdict(set)
+        self.own_routes: Set[Route] = set()
+        self.own_rules: Set[Rule] = set()
+        self.foreign_routes: Dict[int, List[Route]] = defaultdict(list)
+        self.foreign_rules: Dict[int, List[Rule]] = defaultdict(list)
+        for route, protocol, _ in snapshot.routes:
+            if protocol != config.protocol or not config.owns_table(route.table):
+                self.foreign_routes[route.table].append(route)
+                continue
+            self.own_routes.add(route)
+            for dev in route.devs():
+                self._by_route[dev].add(route.table)
+        for rule, protocol in snapshot.rules:
+            if protocol != config.protocol or not config.owns_priority(rule.priority):
+                self.foreign_rules[rule.table].append(rule)
+                continue
+            self.own_rules.add(rule)
+            if rule.oif:
+                self._by_device_rule[rule.oif].add(rule.table)
+            elif rule.src is not None and rule.action == "lookup":
+                self._by_source[rule.src].add(rule.table)
+
+    def tables_of(self, dev: str, sources: Iterable[Network]) -> List[int]:
+        """The tables of ours that belong to a device: by its routes, else by the rules for it and its sources."""
+        if self._by_route.get(dev):
+            return sorted(self._by_route[dev])
+        found = set(self._by_device_rule.get(dev, ()))
+        for source in sources:
+            found |= self._by_source.get(source, set())
+        return sorted(found)
+
+    def tables(self) -> Set[int]:
+        """All tables that something of ours is in or leads to."""
+        found = {route.table for route in self.own_routes}
+        return found | {rule.table for rule in self.own_rules if rule.action == "lookup"}
+
+
+class Numbers(NamedTuple):
+    """The numbers of one ENI."""
+
+    table: int
+    order: int
+    """n of the default route's metric: 1 for eth1."""
+
+
+def orders(secondaries: Sequence[Eni]) -> Dict[str, int]:
+    """n of each secondary by its device: the number in eth<n>, else the position in natural order, from 1.
+
+    ``secondaries`` are in natural order.
+    """
+    found = {}
+    for position, eni in enumerate(secondaries, start=1):
+        named = re.match(r"eth([1-9]\d*)$", eni.link.name)
+        found[eni.dev] = int(named.group(1)) if named else position
+    return found
+
+
+def wanted(enis: Sequence[Eni], config: Config) -> Set[int]:
+    """The ids that ``assign`` may want to look into."""
+    natural_ids = {config.table_primary + n for n in orders([eni for eni in enis if not eni.primary]).values()}
+    spare = {config.table_displaced + n for n in range(2 * len(enis))}
+    return {table for table in natural_ids | spare | {config.table_primary} if config.owns_table(table)}
+
+
+def assign(
+    enis: Sequence[Eni],
+    sources: Dict[str, List[Network]],
+    base_routes: Callable[[Eni, int], List[Route]],
+    kept: FrozenSet[int],
+    memory: Memory,
+    config: Config,
+) -> Tuple[Dict[str, Numbers], List[str], List[Tuple[Eni, str]]]:
+    """A table for each ENI.
+
+    ``sources`` has each device's sources; ``base_routes`` tells what an ENI would put into a table; ``kept`` are the
+    tables of ENIs that must stay as they are. Returns the numbers by device, remarks, and the ENIs that got none.
+    """
+    secondaries = [eni for eni in enis if not eni.primary]
+    order = orders(secondaries)
+    home = {eni.dev: config.table_primary + order.get(eni.dev, 0) for eni in enis}
+    taken = set(kept)
+    given: Dict[str, int] = {}
+    remarks: List[str] = []
+
+    def trouble(eni: Eni, table: int, fresh: bool) -> str:
+        return _trouble(eni, table, set(sources[eni.dev]), base_routes(eni, table), memory, fresh)
+
+    def give(eni: Eni, table: int) -> None:
+        given[eni.dev] = table
+        taken.add(table)
+
+    # Those who have one keep it; the natural owner first.
+    claims = [(table != home[eni.dev], place, table, eni)
+              for place, eni in enumerate(enis) if not eni.primary
+              for table in memory.tables_of(eni.dev, sources[eni.dev]) if table != config.table_primary]
+    for _, _, table, eni in sorted(claims, key=lambda claim: claim[:3]):
+        if eni.dev not in given and table not in taken and not trouble(eni, table, fresh=False):
+            give(eni, table)
+
+    displaced: List[Eni] = []
+    for eni in sorted(enis, key=lambda eni: not eni.link.name.startswith("eth")):  # eth1's 1001 is eth1's
+        if eni.dev in given:
+            continue
+        table = home[eni.dev]
+        reason = "it is taken by another ENI" if table in taken else trouble(eni, table, table not in memory.tables())
+        if not reason and table < config.table_displaced:
+            give(eni, table)
+            continue
+        displaced.append(eni)
+        remarks.append("{}: table {} is not free: {}".format(eni.label, table, reason or "it is out of range"))
+
+    used = set(memory.foreign_routes) | set(memory.foreign_rules) | memory.tables()
+    failed = []
+    for eni in displaced:
+        free = (table for table in range(config.table_displaced, config.table_displaced + 2 * len(enis))
+                if table not in taken and table not in used and config.owns_table(table))
+        table = next(free, 0)
+        if table:
+            give(eni, table)
+            remarks.append("{}: uses table {} instead".format(eni.label, table))
+        else:
+            failed.append((eni, "no free routing table from {} on".format(config.table_displaced)))
+    return {dev: Numbers(table, order.get(dev, 0)) for dev, table in given.items()}, remarks, failed
+
+
+def _trouble(eni: Eni, table: int, sources: Set[Network], ours: List[Route], memory: Memory, fresh: bool) -> str:
+    """Why a table is somebody else's, or "".
+
+    What goes through this very ENI by its own gateway (the vendor's page, the user's additions) is compatible.
+    A rule that leads others to a table of ours was made after ours, on purpose; one that leads them to a table that we
+    have not used yet belongs to the table's owner.
+    """
+    by_key = {route.key: route for route in ours}
+    defaults = {route.dst: route for route in ours if route.is_default and route.hops}
+    for route in memory.foreign_routes.get(table, ()):
+        if route in ours:
+            continue
+        if set(route.devs()) != {eni.dev}:
+            return "somebody else's route is in it: " + str(route)
+        default = defaults.get(route.dst)
+        if route.key in by_key or default is not None and route.hops != default.hops:
+            return "somebody else's route in it contradicts ours: " + str(route)
+    for rule in memory.foreign_rules.get(table, ()) if fresh else ():
+        if rule.src is None or rule.src not in sources:
+            return "somebody else's rule leads to it: " + str(rule)
+    return ""

@@ -1,0 +1,129 @@
+"""What the commands print: a report as text for people, or as JSON for programs. PURE."""
+
+from typing import Any, Dict, List, Sequence
+
+from eni_bootstrap.bootstrap import Report
+from eni_bootstrap.model import Route
+from eni_bootstrap.proof import Verdict
+from eni_bootstrap.routing import Decision
+
+
+def apply_text(report: Report) -> str:
+    lines = _enis(report)
+    proven = sum(verdict.ok for verdict in report.verdicts)
+    lines.append("{} changed; {} of {} look-ups are as they should be".format(
+        _count(len(report.changes), "thing"), proven, len(report.verdicts)) if report.verdicts
+        else "{} changed; nothing to prove".format(_count(len(report.changes), "thing")))
+    return _page(lines + _failures(report) + _rest(report))
+
+
+def plan_text(report: Report) -> str:
+    """Commands only, the rest as comments: the whole can be pasted into a shell."""
+    lines = [str(change) for change in report.changes]
+    if not lines:
+        lines = ["# nothing to do"]
+    lines += ["# remark: " + remark for remark in report.remarks]
+    return _page(lines + ["# problem: " + problem for problem in report.problems])
+
+
+def verify_text(report: Report) -> str:
+    lines: List[str] = []
+    for eni in _in_order(verdict.eni for verdict in report.verdicts):
+        lines.append(eni)
+        rows = [verdict for verdict in report.verdicts if verdict.eni == eni]
+        source_width = max(len(row.source) for row in rows)
+        target_width = max(len(row.target) for row in rows)
+        for row in rows:
+            mark = "ok  " if row.ok else "FAIL"
+            lines.append("  {}  {:<{}}  {:<{}}  {}{}{}".format(
+                mark, row.source, source_width, row.target, target_width, row.actual,
+                "  (derived)" if row.derived else "",
+                "" if row.ok else "  wanted: {}; {}".format(row.expected, row.reason)))
+    wrong = sum(not verdict.ok for verdict in report.verdicts)
+    if report.verdicts:
+        lines.append("{}, {} wrong".format(_count(len(report.verdicts), "look-up"), wrong or "none"))
+    else:
+        lines.append("nothing is set up: no secondary ENI")
+    return _page(lines + _rest(report))
+
+
+def status_text(report: Report) -> str:
+    if report.decision is None or not report.decision.enis:
+        return "nothing is set up\n"
+    return _page(_enis(report) + _failures(report) + _rest(report))
+
+
+def remove_text(report: Report) -> str:
+    return _page(["{} taken back".format(_count(len(report.changes), "thing"))] + _rest(report))
+
+
+def as_json(report: Report) -> Dict[str, Any]:
+    """One shape for all commands; a list is empty where a command has nothing to say."""
+    return {
+        "ok": report.exit_code == 0,
+        "enis": [_eni(report, report.decision, place) for place in range(len(report.decision.enis))]
+        if report.decision else [],
+        "changes": [{"action": change.verb, "object": type(change.item).__name__.lower(), "command": str(change)}
+                    for change in report.changes],
+        "verdicts": [dict(verdict._asdict()) for verdict in report.verdicts],
+        "problems": list(report.problems),
+        "remarks": list(report.remarks),
+    }
+
+
+def _eni(report: Report, decision: Decision, place: int) -> Dict[str, Any]:
+    eni = decision.enis[place]
+    verdicts = [verdict for verdict in report.verdicts if verdict.eni == eni.label]
+    return {
+        "eni": eni.interface.eni_id, "mac": eni.interface.mac, "device": eni.dev, "primary": eni.primary,
+        "table": decision.numbers[eni.dev].table, "sources": [str(source) for source in decision.sources[eni.dev]],
+        "gateways": [str(subnet.gateway) for subnet in eni.interface.subnets],
+        "ok": all(verdict.ok for verdict in verdicts) if verdicts else None,
+    }
+
+
+def _enis(report: Report) -> List[str]:
+    decision = report.decision
+    if decision is None:
+        return []
+    lines = []
+    for eni in decision.enis:
+        table = decision.numbers[eni.dev].table
+        verdicts = [verdict for verdict in report.verdicts if verdict.eni == eni.label]
+        state = "" if not verdicts else ", ok" if all(verdict.ok for verdict in verdicts) else ", NOT AS IT SHOULD BE"
+        used = bool(verdicts) or _uses(decision.routes, table)
+        ways = "".join(", via {}".format(subnet.gateway) for subnet in eni.interface.subnets)
+        lines.append("{}{}: {}{}{}{}".format(
+            eni.label, " primary" if eni.primary else "", _count(len(decision.sources[eni.dev]), "source"),
+            ", table {}".format(table) if used else "", ways, state))
+    return lines
+
+
+def _uses(routes: Sequence[Route], table: int) -> bool:
+    return any(route.table == table for route in routes)
+
+
+def _failures(report: Report) -> List[str]:
+    return ["WRONG: {}".format(_sentence(verdict)) for verdict in report.verdicts if not verdict.ok]
+
+
+def _sentence(verdict: Verdict) -> str:
+    return "{}: {} to {}: {}, wanted {}; {}".format(
+        verdict.eni, verdict.source, verdict.target, verdict.actual, verdict.expected, verdict.reason)
+
+
+def _rest(report: Report) -> List[str]:
+    return (["remark: " + remark for remark in report.remarks]
+            + ["PROBLEM: " + problem for problem in report.problems])
+
+
+def _count(number: int, what: str) -> str:
+    return "{} {}{}".format(number, what, "" if number == 1 else "s")
+
+
+def _in_order(items: Any) -> List[str]:
+    return list(dict.fromkeys(items))
+
+
+def _page(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n"
