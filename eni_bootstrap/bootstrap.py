@@ -95,7 +95,7 @@ def apply(world: World) -> Report:
     if way.dev and (way.dev, way.gateway) != (now.dev, now.gateway):
         problems.append("the way to the metadata service was by {} and is now by {}".format(
             way.dev, now.dev or "nothing"))
-    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), world.kernel.rules())
+    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses())
     verdicts = _prove(world, proof.small(facts), facts) if decision.rules else []
     return Report(decision, tuple(changes), tuple(problems), decision.remarks + _in_place(view.plan), tuple(verdicts))
 
@@ -192,18 +192,22 @@ def _look(world: World, patience_over: FrozenSet[Tuple[str, int]]) -> _View:
         lambda: parse_interfaces(world.fetch()))
     links, rules = world.kernel.links(), world.kernel.rules()
     made = state.load(links)
-    snapshot = world.kernel.snapshot(links, rules, *_places(listing, links, rules, world.config), world.config)
-    decision = decide(listing, snapshot, made, patience_over, world.config)
+    for crowded in (False, True):
+        devs, tables = _places(listing, links, rules, crowded, world.config)
+        snapshot = world.kernel.snapshot(links, rules, devs, tables, world.config)
+        decision = decide(listing, snapshot, made, patience_over, world.config)
+        if not decision.displaced:
+            break
     return _View(snapshot, made, decision, plan(decision, snapshot, made, world.config))
 
 
-def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], config: Config
+def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], crowded: bool, config: Config
             ) -> Tuple[Set[str], Set[int]]:
-    """The devices and tables whose routes the decision needs to know."""
+    """The devices and tables whose routes the decision needs to know; when ``crowded``, with spare tables."""
     enis, unfit = pair(listing, links)
     devs = {eni.dev for eni in enis} | {member.dev for member in unfit}
     devs |= {rule.oif for rule, protocol in rules if protocol == config.protocol}
-    return devs & {link.name for link in links}, wanted(enis, config)
+    return devs & {link.name for link in links}, wanted(enis, crowded, config)
 
 
 def _execute(world: World, view: _View) -> Tuple[List[Change], List[str]]:
@@ -263,7 +267,7 @@ def _prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> L
         return verdicts
     matches = world.kernel.ask([check.query._replace(match=True) for check in checks])
     answers = [answer._replace(dst=match.dst) for answer, match in zip(answers, matches)]
-    return proof.judge(checks, answers, facts, world.config)
+    return proof.judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
 
 
 def _way_to_metadata(world: World) -> Answer:

@@ -41,18 +41,6 @@ COMMANDS: Dict[str, Command] = {
 }
 
 
-def run() -> None:
-    """The console script. Ends the process at once: the interpreter's tear-down costs as much as the whole work."""
-    code = main()
-    logging.shutdown()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        pass  # whoever was reading has gone
-    os._exit(code)
-
-
 def main(arguments: Optional[List[str]] = None) -> int:
     """Do what the arguments say; returns the exit code (0, 1, 2, 3, 4; 130 when interrupted)."""
     try:

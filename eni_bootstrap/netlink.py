@@ -3,7 +3,7 @@
 The only file that imports pyroute2, and of it only the message codecs: they are the same on both lines that we support
 (0.7 on old Pythons, 0.9), while its own sockets differ in what they filter and in the cost of a call. The socket here
 sends many messages at once and lets the kernel filter dumps, so that neither 1,600 rules of ours nor a routing daemon's
-10,000 routes make a boot slow. Formats: linux/rtnetlink.h, linux/fib_rules.h; kernel 4.17 or newer.
+10,000 routes make a boot slow. Formats: linux/netlink.h, linux/rtnetlink.h; kernel 4.17 or newer.
 """
 
 import errno
@@ -13,15 +13,15 @@ import socket
 import struct
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
-from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from eni_bootstrap import fibrule
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model import (
-    MAIN, Address, Hop, Link, LinkAddress, LinkGroup, LinkUp, Network, Route, Rule, SeenRoute, SeenRule, Snapshot,
+    MAIN, Address, Hop, Link, LinkAddress, LinkGroup, LinkUp, Route, SeenRoute, SeenRule, Snapshot,
 )
 from eni_bootstrap.plan import Change
 
@@ -30,6 +30,7 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP_INTERRUPTED, _DUMP = 0x1, 0x4, 0x10, 0x300
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT_CHECK = 270, 10, 11, 12
+_EMPTY_RULE = struct.Struct("=B11x")  # struct fib_rule_hdr, of which only the family counts
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _ERROR_TEXT = 1  # NLMSGERR_ATTR_MSG
 
@@ -46,8 +47,6 @@ _SCOPE_LINK = 253
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
 _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half of a link's message
 _IFF_UP = 1
-_ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
-_ACTION_NUMBERS = {name: number for number, name in _ACTIONS.items()}
 _PROTOCOL_KERNEL = 2
 
 _OPTIONS = {"RTAX_MTU": "mtu", "RTAX_WINDOW": "window", "RTAX_SSTHRESH": "ssthresh", "RTAX_CWND": "cwnd",
@@ -61,8 +60,8 @@ _IN_ONE_SEND = 400
 _DUMP_TRIES = 5
 """A dump that is cut short by somebody's change is asked for again; a routing daemon may be busy at boot."""
 
-_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-_VERSION = {socket.AF_INET: 4, socket.AF_INET6: 6}
+_FAMILY = fibrule.FAMILY
+_VERSION = {family: version for version, family in _FAMILY.items()}
 _WHOLE = {4: 32, 6: 128}
 
 
@@ -122,7 +121,9 @@ class Kernel:
     def links(self) -> Tuple[Link, ...]:
         """All links of this namespace."""
         found = []
-        for message in self._dump(ifinfmsg, _GETLINK, {"family": 0}, [("IFLA_EXT_MASK", _SKIP_STATISTICS)]):
+        body = _encode(ifinfmsg, {"family": 0}, [("IFLA_EXT_MASK", _SKIP_STATISTICS)])
+        for payload in self._dump(_GETLINK, body):
+            message = _decode(ifinfmsg, payload)
             info = message.get_attr("IFLA_LINKINFO")
             kind = info.get_attr("IFLA_INFO_KIND") if info is not None else None
             mac = message.get_attr("IFLA_PERM_ADDRESS") or message.get_attr("IFLA_ADDRESS") or ""
@@ -137,7 +138,8 @@ class Kernel:
     def addresses(self) -> Tuple[LinkAddress, ...]:
         """All addresses but link-local IPv6 and loopback ones."""
         found = []
-        for message in self._dump(ifaddrmsg, _GETADDR, {"family": 0}, []):
+        for payload in self._dump(_GETADDR, _encode(ifaddrmsg, {"family": 0}, [])):
+            message = _decode(ifaddrmsg, payload)
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             address = ipaddress.ip_address(text)
             if not (address.is_loopback or address.version == 6 and address.is_link_local):
@@ -148,8 +150,8 @@ class Kernel:
         """All policy rules in the order in which the kernel asks them, IPv4 first."""
         found = []
         for version in (4, 6):
-            for message in self._dump(fibmsg, _GETRULE, {"family": _FAMILY[version]}, []):
-                found.append(_rule(message, version))
+            for payload in self._dump(_GETRULE, _EMPTY_RULE.pack(_FAMILY[version])):
+                found.append(fibrule.unpack(payload[_HEADER.size:], version))
         return tuple(found)
 
     def snapshot(
@@ -195,8 +197,8 @@ class Kernel:
             attributes.append(("RTA_TABLE", table))
         if dev:
             attributes.append(("RTA_OIF", self._indexes[dev]))
-        for message in self._dump(rtmsg, _GETROUTE, fields, attributes, take):
-            seen = self._route(message, version)
+        for payload in self._dump(_GETROUTE, _encode(rtmsg, fields, attributes), take):
+            seen = self._route(_decode(rtmsg, payload), version)
             if seen is None or seen.route.kind in _UNROUTED or table and seen.route.table != table:
                 continue
             if not dev or dev in seen.route.devs():
@@ -252,13 +254,12 @@ class Kernel:
             attributes.append(("RTA_IIF", self._indexes[query.iif]))
         if query.oif:
             attributes.append(("RTA_OIF", self._indexes[query.oif]))
-        return self._encode(rtmsg, _GETROUTE, _REQUEST, fields, attributes)
+        return self._frame(_GETROUTE, _REQUEST, _encode(rtmsg, fields, attributes))
 
     def _answer(self, header: "_Header", payload: bytes) -> Answer:
         if header.type == _NLMSG_ERROR:
             return Answer(error=_error(payload)[0])
-        message = rtmsg(payload)
-        message.decode()
+        message = _decode(rtmsg, payload)
         attributes = dict(message["attrs"])
         kind = _TYPES.get(message["type"], "")
         # IPv6 answers a refusal with a route of that type, IPv4 with the error alone.
@@ -296,28 +297,27 @@ class Kernel:
 
     def _order(self, change: Change, last: bool) -> bytes:
         flags = _REQUEST | (_ACK if last else 0)
-        item = change.item
+        item, away = change.item, change.verb == "remove"
         if isinstance(item, LinkGroup):
-            return self._encode(ifinfmsg, _NEWLINK, flags, {"index": self._indexes[item.dev]},
-                                [("IFLA_GROUP", item.group)])
+            fields = {"index": self._indexes[item.dev]}
+            return self._frame(_NEWLINK, flags, _encode(ifinfmsg, fields, [("IFLA_GROUP", item.group)]))
         if isinstance(item, LinkUp):
-            up = 0 if change.verb == "remove" else _IFF_UP
-            return self._encode(ifinfmsg, _NEWLINK, flags,
-                                {"index": self._indexes[item.dev], "flags": up, "change": _IFF_UP}, [])
-        if change.verb != "remove":
+            fields = {"index": self._indexes[item.dev], "flags": 0 if away else _IFF_UP, "change": _IFF_UP}
+            return self._frame(_NEWLINK, flags, _encode(ifinfmsg, fields, []))
+        if not away:
             flags |= _CREATE | (_REPLACE if change.verb == "replace" else _EXCL)
         if isinstance(item, LinkAddress):
             fields = {"family": _FAMILY[item.address.version], "prefixlen": item.prefix_length,
                       "index": self._indexes[item.dev]}
-            return self._encode(ifaddrmsg, _DELADDR if change.verb == "remove" else _NEWADDR, flags, fields,
-                                [("IFA_LOCAL", str(item.address)), ("IFA_ADDRESS", str(item.address))])
+            body = _encode(ifaddrmsg, fields, [("IFA_LOCAL", str(item.address)), ("IFA_ADDRESS", str(item.address))])
+            return self._frame(_DELADDR if away else _NEWADDR, flags, body)
         if isinstance(item, Route):
-            return self._route_order(item, change, flags)
-        return self._rule_order(item, change, flags)
+            return self._frame(_DELROUTE if away else _NEWROUTE, flags, self._route_body(item, change.protocol))
+        return self._frame(_DELRULE if away else _NEWRULE, flags, fibrule.pack(item, change.protocol))
 
-    def _route_order(self, route: Route, change: Change, flags: int) -> bytes:
+    def _route_body(self, route: Route, protocol: int) -> bytes:
         onlink = any(hop.gateway is not None for hop in route.hops)
-        fields = {"family": _FAMILY[route.version], "dst_len": route.dst.prefixlen, "proto": change.protocol,
+        fields = {"family": _FAMILY[route.version], "dst_len": route.dst.prefixlen, "proto": protocol,
                   "type": _TYPE_NUMBERS[route.kind], "tos": route.tos,
                   "scope": _SCOPE_LINK if route.version == 4 and route.hops and not onlink else 0,
                   "flags": _ONLINK if onlink and len(route.hops) == 1 else 0}
@@ -336,37 +336,14 @@ class Kernel:
         if route.options:
             attributes.append(("RTA_METRICS", {
                 "attrs": [(_OPTION_NAMES[name], value) for name, value in route.options]}))
-        return self._encode(rtmsg, _DELROUTE if change.verb == "remove" else _NEWROUTE, flags, fields, attributes)
-
-    def _rule_order(self, rule: Rule, change: Change, flags: int) -> bytes:
-        fields = {"family": _FAMILY[rule.version], "action": _ACTION_NUMBERS[rule.action]}
-        attributes: List[Tuple[str, Any]] = [("FRA_PRIORITY", rule.priority), ("FRA_PROTOCOL", change.protocol)]
-        if rule.src is not None:
-            fields["src_len"] = rule.src.prefixlen
-            attributes.append(("FRA_SRC", str(rule.src.network_address)))
-        if rule.oif:
-            attributes.append(("FRA_OIFNAME", rule.oif))
-        if rule.table:
-            attributes.append(("FRA_TABLE", rule.table))
-        if rule.suppress_prefixlength is not None:
-            attributes.append(("FRA_SUPPRESS_PREFIXLEN", rule.suppress_prefixlength))
-        if rule.suppress_ifgroup is not None:
-            attributes.append(("FRA_SUPPRESS_IFGROUP", rule.suppress_ifgroup))
-        return self._encode(fibmsg, _DELRULE if change.verb == "remove" else _NEWRULE, flags, fields, attributes)
+        return _encode(rtmsg, fields, attributes)
 
     # ---- the socket
 
-    def _encode(self, codec: Type[Any], kind: int, flags: int, fields: Dict[str, Any],
-                attributes: List[Tuple[str, Any]]) -> bytes:
+    def _frame(self, kind: int, flags: int, body: bytes) -> bytes:
+        """A message with the next sequence number."""
         self._sequence += 1
-        message = codec()
-        for name, value in fields.items():
-            message[name] = value
-        message["attrs"] = attributes
-        header = message["header"]
-        header["type"], header["flags"], header["sequence_number"] = kind, flags, self._sequence
-        message.encode()
-        return bytes(message.data)
+        return _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body
 
     def _send(self, messages: Sequence[bytes]) -> None:
         self._socket.send(b"".join(messages))
@@ -380,19 +357,19 @@ class Kernel:
             yield _Header(kind, flags, sequence), data[offset:offset + length]
             offset += (length + 3) & ~3
 
-    def _dump(self, codec: Type[Any], kind: int, fields: Dict[str, Any], attributes: List[Tuple[str, Any]],
-              take: "Optional[Callable[[_RouteHead], bool]]" = None) -> List[Any]:
+    def _dump(self, kind: int, body: bytes, take: "Optional[Callable[[_RouteHead], bool]]" = None) -> List[bytes]:
         for _ in range(_DUMP_TRIES):
-            found, whole = self._dump_once(codec, kind, fields, attributes, take)
+            found, whole = self._dump_once(kind, body, take)
             if whole:
                 return found
         raise BootstrapError("the kernel's routing state changes too fast to be read; try again")
 
-    def _dump_once(self, codec: Type[Any], kind: int, fields: Dict[str, Any], attributes: List[Tuple[str, Any]],
-                   take: "Optional[Callable[[_RouteHead], bool]]") -> Tuple[List[Any], bool]:
-        self._send([self._encode(codec, kind, _REQUEST | _DUMP, fields, attributes)])
+    def _dump_once(
+        self, kind: int, body: bytes, take: "Optional[Callable[[_RouteHead], bool]]"
+    ) -> Tuple[List[bytes], bool]:
+        self._send([self._frame(kind, _REQUEST | _DUMP, body)])
         expected = self._sequence
-        found: List[Any] = []
+        found: List[bytes] = []
         whole = True
         while True:
             for header, payload in self._receive():
@@ -407,9 +384,23 @@ class Kernel:
                         return [], True  # no such table, or a kernel without IPv6
                     raise BootstrapError("the kernel does not tell its state: " + (text or os.strerror(number)))
                 if take is None or take(_route_head(payload)):
-                    message = codec(payload)
-                    message.decode()
-                    found.append(message)
+                    found.append(payload)
+
+
+def _encode(codec: Type[Any], fields: Dict[str, Any], attributes: List[Tuple[str, Any]]) -> bytes:
+    """A message's body by one of pyroute2's codecs."""
+    message = codec()
+    for name, value in fields.items():
+        message[name] = value
+    message["attrs"] = attributes
+    message.encode()
+    return bytes(message.data[_HEADER.size:])
+
+
+def _decode(codec: Type[Any], payload: bytes) -> Any:
+    message = codec(payload)
+    message.decode()
+    return message
 
 
 class _Header(NamedTuple):
@@ -462,53 +453,6 @@ def _via(hop: Hop, version: int) -> List[Tuple[str, Any]]:
     if hop.gateway.version == version:
         return [("RTA_GATEWAY", str(hop.gateway))]
     return [("RTA_VIA", {"family": _FAMILY[hop.gateway.version], "addr": str(hop.gateway)})]
-
-
-def _rule(message: Any, version: int) -> SeenRule:
-    attributes = dict(message["attrs"])
-    src = attributes.get("FRA_SRC")
-    network: Optional[Network] = None
-    if src is not None:
-        network = ipaddress.ip_network("{}/{}".format(src, message["src_len"]), strict=False)
-    action = _ACTIONS.get(message["action"], str(message["action"]))
-    length, group = attributes.get("FRA_SUPPRESS_PREFIXLEN"), attributes.get("FRA_SUPPRESS_IFGROUP")
-    rule = Rule(
-        version, attributes.get("FRA_PRIORITY", 0), network, attributes.get("FRA_OIFNAME", ""), action,
-        attributes.get("FRA_TABLE", message["table"]) if action == "lookup" else 0,
-        None if length in (None, _NONE) else length, None if group in (None, _NONE) else group,
-        _other_selectors(message, attributes))
-    return SeenRule(rule, attributes.get("FRA_PROTOCOL", 0))
-
-
-_NONE = 0xFFFFFFFF
-_INVERTED = 2  # FIB_RULE_INVERT
-
-
-def _other_selectors(message: Any, attributes: Dict[str, Any]) -> Tuple[str, ...]:
-    """What we never set but others do, in iproute2's words as far as it has some."""
-    words = []
-    if message["flags"] & _INVERTED:
-        words.append("not")
-    if "FRA_DST" in attributes:
-        words += ["to", "{}/{}".format(attributes["FRA_DST"], message["dst_len"])]
-    if message["tos"]:
-        words += ["tos", hex(message["tos"])]
-    for name, word in _SELECTORS.items():
-        value = attributes.get(name)
-        if value not in (None, 0, ""):
-            words += [word, _selector_text(value)]
-    return tuple(words)
-
-
-_SELECTORS = {"FRA_IIFNAME": "iif", "FRA_FWMARK": "fwmark", "FRA_TUN_ID": "tun_id", "FRA_L3MDEV": "l3mdev",
-              "FRA_UID_RANGE": "uidrange", "FRA_IP_PROTO": "ipproto", "FRA_SPORT_RANGE": "sport",
-              "FRA_DPORT_RANGE": "dport", "FRA_GOTO": "goto"}
-
-
-def _selector_text(value: Any) -> str:
-    if isinstance(value, dict):
-        return "-".join(str(value[key]) for key in sorted(value, reverse=True) if isinstance(value[key], int))
-    return hex(value) if isinstance(value, int) and value > 255 else str(value)
 
 
 def _error(payload: bytes) -> Tuple[int, str]:

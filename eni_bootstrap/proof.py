@@ -60,7 +60,8 @@ class Facts(NamedTuple):
     sources: Dict[str, List[Network]]
     """By device: what must leave by it."""
     addresses: Tuple[LinkAddress, ...]
-    rules: Tuple[SeenRule, ...]
+    rules: Tuple[SeenRule, ...] = ()
+    """Needed where a source stands for others, and to say who is to blame."""
     local_routes: Tuple[Route, ...] = ()
     """One route in main for each local device."""
 

@@ -64,6 +64,8 @@ class Decision(NamedTuple):
     """Still to be waited for."""
     sources: Dict[str, List[Network]]
     """By device: what packets of the ENI come from."""
+    displaced: bool = False
+    """Somebody else uses an ENI's natural table."""
 
     ups: Tuple[LinkUp, ...] = ()
     groups: Tuple[LinkGroup, ...] = ()
@@ -100,6 +102,7 @@ def decide(
 
     numbers, displaced, failed = assign(enis, sources, base_routes, kept_tables, memory, config)
     remarks += displaced
+    crowded = bool(displaced or failed)
     unfit += [_unfit(eni, reason) for eni, reason in failed]
     enis = [eni for eni in enis if eni.dev in numbers]
 
@@ -107,8 +110,8 @@ def decide(
     kept_rules = {rule for rule in memory.own_rules if rule.table in kept_tables}
     versions = {subnet.version for eni in secondaries for subnet in eni.interface.subnets}
     versions |= {rule.version for rule in kept_rules if rule.table != config.table_primary}
-    nothing = Decision(tuple(enis), tuple(unfit), numbers, tuple(remarks), (), sources, kept_tables=kept_tables,
-                       kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
+    nothing = Decision(tuple(enis), tuple(unfit), numbers, tuple(remarks), (), sources, crowded,
+                       kept_tables=kept_tables, kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
     if not versions:
         return nothing
 

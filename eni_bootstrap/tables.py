@@ -78,11 +78,18 @@ def orders(secondaries: Sequence[Eni]) -> Dict[str, int]:
     return found
 
 
-def wanted(enis: Sequence[Eni], config: Config) -> Set[int]:
-    """The ids that ``assign`` may want to look into."""
-    natural_ids = {config.table_primary + n for n in orders([eni for eni in enis if not eni.primary]).values()}
-    spare = {config.table_displaced + n for n in range(2 * len(enis))}
-    return {table for table in natural_ids | spare | {config.table_primary} if config.owns_table(table)}
+def wanted(enis: Sequence[Eni], crowded: bool, config: Config) -> Set[int]:
+    """The ids that ``assign`` wants to look into: the natural ones, and when those are not free the spare ones."""
+    ids = {config.table_primary + n for n in orders([eni for eni in enis if not eni.primary]).values()}
+    ids.add(config.table_primary)
+    if crowded:
+        ids.update(_spare(enis, config))
+    return {table for table in ids if config.owns_table(table)}
+
+
+def _spare(enis: Sequence[Eni], config: Config) -> range:
+    """Ids for displaced ENIs: as many as there are ENIs, and as many again that others may hold."""
+    return range(config.table_displaced, config.table_displaced + 2 * len(enis))
 
 
 def assign(
@@ -103,6 +110,7 @@ def assign(
     home = {eni.dev: config.table_primary + order.get(eni.dev, 0) for eni in enis}
     taken = set(kept)
     given: Dict[str, int] = {}
+    reasons: Dict[str, str] = {}
     remarks: List[str] = []
 
     def trouble(eni: Eni, table: int, fresh: bool) -> str:
@@ -130,19 +138,19 @@ def assign(
             give(eni, table)
             continue
         displaced.append(eni)
-        remarks.append("{}: table {} is not free: {}".format(eni.label, table, reason or "it is out of range"))
+        reasons[eni.dev] = "table {} is not free: {}".format(table, reason or "it is out of range")
 
     used = set(memory.foreign_routes) | set(memory.foreign_rules) | memory.tables()
     failed = []
     for eni in displaced:
-        free = (table for table in range(config.table_displaced, config.table_displaced + 2 * len(enis))
+        free = (table for table in _spare(enis, config)
                 if table not in taken and table not in used and config.owns_table(table))
         table = next(free, 0)
         if table:
             give(eni, table)
-            remarks.append("{}: uses table {} instead".format(eni.label, table))
+            remarks.append("{}: {}; table {} instead".format(eni.label, reasons[eni.dev], table))
         else:
-            failed.append((eni, "no free routing table from {} on".format(config.table_displaced)))
+            failed.append((eni, "{}; none from {} on is".format(reasons[eni.dev], config.table_displaced)))
     return {dev: Numbers(table, order.get(dev, 0)) for dev, table in given.items()}, remarks, failed
 
 

@@ -1,0 +1,227 @@
+"""From Alibaba's words to ours: the ``meta-data`` tree -> ``Listing``.
+
+Rules of this file: pure; the only place that knows the keys of the metadata service and their spellings.
+One ENI's nonsense makes that ENI sick and no other. An answer that contradicts itself raises ``NotReady``;
+nothing else is ever raised.
+"""
+
+import re
+from collections import Counter
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from eni_bootstrap.errors import NotReady
+from eni_bootstrap.model import Address, Listing, Network, NetworkInterface, SickInterface, Subnet
+
+
+class _Names(NamedTuple):
+    """What one address family's leaves are called."""
+
+    version: int
+    primary: Optional[str]
+    addresses: str
+    prefixes: str
+    vswitch: str
+    gateway: str
+    vpc: str
+
+
+_IPV4 = _Names(
+    4, "primary-ip-address", "private-ipv4s", "ipv4-prefixes", "vswitch-cidr-block", "gateway", "vpc-cidr-block"
+)
+_IPV6 = _Names(
+    6, None, "ipv6s", "ipv6-prefixes", "vswitch-ipv6-cidr-block", "ipv6-gateway", "vpc-ipv6-cidr-blocks"
+)
+_ENI_ID = "network-interface-id"
+_NETMASK = "netmask"
+
+LEAVES = frozenset(name for name in (_ENI_ID, _NETMASK) + _IPV4[1:] + _IPV6[1:] if name)
+"""All that is read of one ENI: what a client has to fetch if it must fetch leaf by leaf (two more exist, unused)."""
+
+_SEPARATORS = re.compile(r"[\s,;\[\]\"']+")
+"""Lists come as JSON, as ``[a, b]`` without quotes, bare, or in lines with CRLF; no address contains any of these."""
+
+_MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}\Z")
+
+_IPV6_VSWITCH_LENGTH = 64
+"""An IPv6 vSwitch is always a /64."""
+
+
+class _Sick(Exception):
+    """This ENI can't be used."""
+
+    def __init__(self, reason: str, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.passing = passing
+
+
+def parse_interfaces(tree: Any) -> Listing:
+    """All ENIs of one answer, the primary first, the others by MAC: the order of the answer means nothing."""
+    primary = _mac(_get(tree, "mac"))
+    macs = _get(_get(_get(tree, "network"), "interfaces"), "macs")
+    if primary is None:
+        raise NotReady(f"the metadata service names no primary ENI: mac is {_quote(_get(tree, 'mac'))}")
+    if not isinstance(macs, dict) or not macs:
+        raise NotReady("the metadata service lists no ENI under network/interfaces/macs")
+    listed = Counter(map(_mac, macs))
+    if primary not in listed:
+        raise NotReady(f"the metadata service does not list the primary ENI, mac {primary}")
+
+    interfaces: List[NetworkInterface] = []
+    sick: List[SickInterface] = []
+    for key in sorted(macs, key=lambda key: (_mac(key) != primary, _mac(key) or "", str(key))):
+        mac = _mac(key)
+        leaves = macs[key] if isinstance(macs[key], dict) else {}
+        try:
+            if mac is None:
+                raise _Sick(f"its MAC is {_quote(key)}")
+            if listed[mac] > 1:
+                raise _Sick("its MAC is listed twice")
+            interfaces.append(NetworkInterface(_eni_id(leaves), mac, mac == primary, _subnets(leaves)))
+        except _Sick as error:
+            name = mac or _quote(key)
+            sick.append(SickInterface(_eni_id(leaves), name, mac == primary, error.reason, error.passing))
+    return Listing(tuple(interfaces), tuple(sick))
+
+
+def _subnets(leaves: Dict[Any, Any]) -> Tuple[Subnet, ...]:
+    subnets = [subnet for subnet in (_subnet(leaves, names) for names in (_IPV4, _IPV6)) if subnet]
+    if not subnets:
+        raise _missing(_IPV4.addresses, _IPV6.addresses)
+    return tuple(subnets)
+
+
+def _subnet(leaves: Dict[Any, Any], names: _Names) -> Optional[Subnet]:
+    """What the ENI has of one family; nothing when it has no address and no prefix of it."""
+    primary = _one(leaves, names.primary) if names.primary else None
+    first = [_address(names.primary or "", primary, names.version)] if primary else []
+    listed = {_address(names.addresses, token, names.version) for token in _tokens(leaves, names.addresses)}
+    addresses = tuple(first) + tuple(sorted(listed.difference(first)))
+    prefixes = _networks(leaves, names.prefixes, names.version)
+    if not addresses and not prefixes:
+        return None
+    if names.primary and not addresses:
+        raise _missing(names.primary)
+    gateway = _gateway(leaves, names)
+    if gateway in addresses:
+        raise _Sick(f"{names.gateway} is {gateway}, an address of the ENI itself")
+    vswitch = _vswitch(leaves, names, addresses)
+    return Subnet(vswitch, gateway, addresses, prefixes, _networks(leaves, names.vpc, names.version))
+
+
+def _gateway(leaves: Dict[Any, Any], names: _Names) -> Address:
+    """The gateway; it need not lie in the vSwitch."""
+    token = _one(leaves, names.gateway)
+    if not token:
+        raise _missing(names.gateway)
+    gateway = _address(names.gateway, token, names.version)
+    if _is_nowhere(gateway):
+        raise _garbage(names.gateway, token)
+    return gateway
+
+
+def _vswitch(leaves: Dict[Any, Any], names: _Names, addresses: Tuple[Address, ...]) -> Network:
+    token = _one(leaves, names.vswitch)
+    if token:
+        return _network(names.vswitch, token, names.version)
+    if names.version == 4:
+        netmask = _one(leaves, _NETMASK)
+        if netmask:
+            return _network(_NETMASK, f"{addresses[0]}/{netmask}", 4)
+    elif addresses and not _is_nowhere(addresses[0]) and not addresses[0].is_link_local:
+        return _network(names.vswitch, f"{addresses[0]}/{_IPV6_VSWITCH_LENGTH}", 6)
+    raise _missing(names.vswitch)
+
+
+# -- one leaf --
+
+
+def _get(node: Any, name: str) -> Any:
+    return node.get(name) if isinstance(node, dict) else None
+
+
+def _tokens(leaves: Dict[Any, Any], leaf: str) -> List[str]:
+    value = leaves.get(leaf)
+    if value is None:
+        return []
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)  # a real JSON list instead of a text that holds one
+    if not isinstance(value, str):
+        raise _garbage(leaf, value)
+    return [token for token in _SEPARATORS.split(value) if token]
+
+
+def _one(leaves: Dict[Any, Any], leaf: str) -> Optional[str]:
+    tokens = _tokens(leaves, leaf)
+    if len(tokens) > 1:
+        raise _garbage(leaf, leaves[leaf])
+    return tokens[0] if tokens else None
+
+
+def _address(leaf: str, token: str, version: int) -> Address:
+    try:
+        address = ip_address(token)
+    except ValueError:
+        raise _garbage(leaf, token) from None
+    if address.version != version or _is_odd(token, address):
+        raise _garbage(leaf, token)
+    return address
+
+
+def _networks(leaves: Dict[Any, Any], leaf: str, version: int) -> Tuple[Network, ...]:
+    networks = {_network(leaf, token, version) for token in _tokens(leaves, leaf)}
+    return tuple(sorted(networks))
+
+
+def _network(leaf: str, token: str, version: int) -> Network:
+    """A CIDR block, host bits allowed; /0 is no subnet of anybody and would catch everything."""
+    try:
+        network: Network = ip_network(token, strict=False)
+    except ValueError:
+        raise _garbage(leaf, token) from None
+    if "/" not in token or network.prefixlen == 0:
+        raise _garbage(leaf, token)
+    if network.version != version or _is_odd(token, network.network_address):
+        raise _garbage(leaf, token)
+    return network
+
+
+def _is_odd(token: str, address: Address) -> bool:
+    """Python 3.9 and newer parse a zone (``%eth0``); IPv4 in IPv6's clothes can't be routed."""
+    return "%" in token or (isinstance(address, IPv6Address) and address.ipv4_mapped is not None)
+
+
+def _is_nowhere(address: Address) -> bool:
+    """No packet can be sent there through a link."""
+    return address.is_unspecified or address.is_loopback or address.is_multicast
+
+
+def _mac(key: Any) -> Optional[str]:
+    """Lower case with colons, or nothing if it isn't a MAC address."""
+    if not isinstance(key, str):
+        return None
+    mac = key.strip().rstrip("/").lower().replace("-", ":")
+    return mac if _MAC.match(mac) else None
+
+
+def _eni_id(leaves: Dict[Any, Any]) -> str:
+    """Only ever shown, so anything but a plain word is left out instead of making the ENI sick."""
+    value = leaves.get(_ENI_ID)
+    return value.strip() if isinstance(value, str) and re.match(r"[\w.-]{1,64}\Z", value.strip()) else ""
+
+
+def _missing(*leaves: str) -> _Sick:
+    verb = "is" if len(leaves) == 1 else "are"
+    return _Sick(f"{' and '.join(leaves)} {verb} missing: the ENI is being attached or detached", passing=True)
+
+
+def _garbage(leaf: str, value: Any) -> _Sick:
+    return _Sick(f"{leaf} is {_quote(value)}")
+
+
+def _quote(value: Any) -> str:
+    """For a message; not more than a line of it, or an error page in the place of an address fills the journal."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 80 else repr(value[:80]) + "..."
+    return "missing" if value is None else f"no text but {type(value).__name__}"
