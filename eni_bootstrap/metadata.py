@@ -57,6 +57,10 @@ class _NoContact(NotReady):
     """Not even an answer, so the way to the service is to be looked at."""
 
 
+class _Failing(NotReady):
+    """The service says itself that it fails: all of it, or this one path."""
+
+
 class _Answer(NamedTuple):
     url: str
     status: int
@@ -131,7 +135,20 @@ class MetadataClient:
         """The whole tree by one request, where the service has that and it is what it should be."""
         if not self._has_all:
             return None
-        answer = self._get(session, ALL)
+        half = self._deadline.part(0.5)
+
+        def attempt() -> Optional[_Answer]:
+            try:
+                return self._try_get(session, ALL)
+            except _Failing:
+                if half.expired:
+                    return None
+                raise
+
+        answer = self._retrying(attempt)
+        if answer is None:
+            LOG.warning("%s: nothing but failures; reading leaf by leaf", self._base + ALL)
+            return None
         if answer.status != 200:
             LOG.info("%s: %d; reading leaf by leaf", answer.url, answer.status)
             self._has_all = False
@@ -270,7 +287,7 @@ def _send(session: _Session, method: str, url: str, headers: Dict[str, str], tim
                 target = response.headers.get("Location", "nowhere")
                 raise MetadataError(f"{method} {url}: redirected to {target!r}, and we never follow")
             if status == 429 or status >= 500:
-                raise NotReady(f"{method} {url}: {_status(status)}")
+                raise (NotReady if status == 429 else _Failing)(f"{method} {url}: {_status(status)}")
             return _Answer(url, status, _text(response) if status == 200 else "")
     except MetadataError:
         raise

@@ -44,6 +44,10 @@ class Deadline:
         """Seconds left, never negative."""
         return max(0.0, self._end - self._clock())
 
+    def part(self, share: float) -> "Deadline":
+        """A deadline of its own after this share of the time that is left."""
+        return Deadline(self.remaining() * share, self._clock)
+
     @property
     def expired(self) -> bool:
         return self.remaining() == 0.0
