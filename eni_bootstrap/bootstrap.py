@@ -11,8 +11,8 @@ from eni_bootstrap import proof, state
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.interfaces import parse_interfaces
-from eni_bootstrap.model import MAIN, Link, Listing, Route, Rule, SeenRule, Snapshot
-from eni_bootstrap.netlink import Answer, Failure, Kernel, Query
+from eni_bootstrap.model import MAIN, Answer, Link, Listing, Query, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.netlink import Failure, Kernel
 from eni_bootstrap.pairing import Unfit, natural, pair
 from eni_bootstrap.plan import Change, Plan, plan, withdrawal
 from eni_bootstrap.recall import recall

@@ -244,3 +244,29 @@ class Snapshot(NamedTuple):
     rules: Tuple[SeenRule, ...]
     """In the kernel's order, IPv4 first."""
     routes: Tuple[SeenRoute, ...]
+
+
+class Query(NamedTuple):
+    """A question: by which route would this packet go?"""
+
+    dst: Address
+    src: Optional[Address] = None
+    iif: str = ""
+    """Came in by this device (the reverse path filter is asked too); empty: sent by this host."""
+    oif: str = ""
+    """From a socket bound to this device."""
+    match: bool = False
+    """Ask for the route itself rather than for what it makes of this destination."""
+
+
+class Answer(NamedTuple):
+    """The kernel's answer."""
+
+    dev: str = ""
+    gateway: Optional[Address] = None
+    table: int = 0
+    kind: str = ""
+    error: int = 0
+    """errno when there is no way: ENETUNREACH, EXDEV (reverse path filter), ..."""
+    dst: str = ""
+    """With ``match``: the route's destination."""

@@ -21,7 +21,7 @@ from eni_bootstrap import fibrule
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model import (
-    MAIN, Address, Hop, Link, LinkAddress, LinkGroup, LinkUp, Route, SeenRoute, SeenRule, Snapshot,
+    MAIN, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkUp, Query, Route, SeenRoute, SeenRule, Snapshot,
 )
 from eni_bootstrap.plan import Change
 
@@ -57,38 +57,19 @@ _OPTION_NAMES = {name: attribute for attribute, name in _OPTIONS.items()}
 _IN_ONE_SEND = 400
 """Messages in one send: 40 KiB of the 208 KiB that a socket may buffer by default, and as many errors come back."""
 
+_ANSWERS_AT_ONCE = 64
+"""Look-ups in one send: the answers wait in the same buffer, at 1.4 KiB each (150 of them were too many)."""
+
+_BUFFER = 1 << 20
+"""Bytes: room for 400 refusals, where we may ask for it (SO_RCVBUFFORCE)."""
+_RCVBUFFORCE = 33  # asm-generic/socket.h
+
 _DUMP_TRIES = 5
 """A dump that is cut short by somebody's change is asked for again; a routing daemon may be busy at boot."""
 
 _FAMILY = fibrule.FAMILY
 _VERSION = {family: version for version, family in _FAMILY.items()}
 _WHOLE = {4: 32, 6: 128}
-
-
-class Query(NamedTuple):
-    """A question: by which route would this packet go?"""
-
-    dst: Address
-    src: Optional[Address] = None
-    iif: str = ""
-    """Came in by this device (the reverse path filter is asked too); empty: sent by this host."""
-    oif: str = ""
-    """From a socket bound to this device."""
-    match: bool = False
-    """Ask for the route itself rather than for what it makes of this destination."""
-
-
-class Answer(NamedTuple):
-    """The kernel's answer."""
-
-    dev: str = ""
-    gateway: Optional[Address] = None
-    table: int = 0
-    kind: str = ""
-    error: int = 0
-    """errno when there is no way: ENETUNREACH, EXDEV (reverse path filter), ..."""
-    dst: str = ""
-    """With ``match``: the route's destination."""
 
 
 class Failure(NamedTuple):
@@ -104,11 +85,14 @@ class Kernel:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.bind((0, 0))
-        for option in (_CAP_ACK, _EXT_ACK, _STRICT_CHECK):
+        for level, option, value in (
+            (_SOL_NETLINK, _CAP_ACK, 1), (_SOL_NETLINK, _EXT_ACK, 1), (_SOL_NETLINK, _STRICT_CHECK, 1),
+            (socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER),
+        ):
             try:
-                self._socket.setsockopt(_SOL_NETLINK, option, 1)
+                self._socket.setsockopt(level, option, value)
             except OSError:
-                pass  # strict checks came with 4.20; without them dumps are unfiltered, and are filtered here
+                pass  # strict checks came with 4.20 (without them dumps are filtered here); the buffer takes privileges
         self._sequence = 0
         self._names: Dict[int, str] = {}
         self._indexes: Dict[str, int] = {}
@@ -229,8 +213,8 @@ class Kernel:
     def ask(self, queries: Sequence[Query]) -> List[Answer]:
         """The kernel's own look-ups (RTM_GETROUTE), all in one send; an answer for each query."""
         answers: List[Answer] = []
-        for start in range(0, len(queries), _IN_ONE_SEND):
-            part = queries[start:start + _IN_ONE_SEND]
+        for start in range(0, len(queries), _ANSWERS_AT_ONCE):
+            part = queries[start:start + _ANSWERS_AT_ONCE]
             first = self._sequence + 1
             self._send([self._question(query) for query in part])
             replies: Dict[int, Answer] = {}

@@ -9,7 +9,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Dict, List, NamedTuple, Sequence, Set, Tuple
 
-from eni_bootstrap.model import Address, Link, Listing, NetworkInterface, Network, Subnet
+from eni_bootstrap.model import Address, Link, LinkAddress, Listing, NetworkInterface, Network, Subnet
 
 
 class Eni(NamedTuple):
@@ -106,17 +106,22 @@ def _own_links(mac: str, links: Sequence[Link]) -> List[Link]:
     return [link for link in links if link.mac == mac and link.kind in ("", "veth")]
 
 
-def refuse_stealing(enis: Sequence[Eni], others: Sequence[Unfit]) -> Tuple[List[Eni], List[Unfit]]:
+def refuse_stealing(
+    enis: Sequence[Eni], others: Sequence[Unfit], held: Sequence[LinkAddress]
+) -> Tuple[List[Eni], List[Unfit]]:
     """Take out the secondaries whose description would catch traffic that can't be theirs.
 
     A rule is only as good as the address in it: one absurd prefix in the metadata could send all of the host's
-    traffic out of a secondary ENI.
+    traffic out of a secondary ENI. Where metadata describes the primary badly, what its link holds (``held``) is
+    taken for its own.
     """
     primaries: Set[Address] = set()
-    described = [eni.interface.subnets for eni in enis if eni.primary]
-    described += [other.subnets for other in others if other.primary]
-    for subnets in described:
+    for subnets in [eni.interface.subnets for eni in enis if eni.primary]:
         primaries.update(address for subnet in subnets for address in subnet.addresses)
+    for other in others:
+        if other.primary:
+            primaries.update(address for subnet in other.subnets for address in subnet.addresses)
+            primaries.update(own.address for own in held if own.dev == other.dev)
     fit: List[Eni] = []
     refused: List[Unfit] = []
     taken: Set[Network] = set()

@@ -13,8 +13,7 @@ from ipaddress import ip_address
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN, Address, LinkAddress, Network, Route, Rule, SeenRule
-from eni_bootstrap.netlink import Answer, Query
+from eni_bootstrap.model import MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule
 from eni_bootstrap.pairing import Eni, network_of
 
 INTERNET = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}

@@ -88,7 +88,7 @@ def decide(
     ``patience_over`` has the (device, IP version) that no DHCP client has addressed for long enough.
     """
     fit, unfit = pair(listing, snapshot.links)
-    enis, thieves = refuse_stealing(fit, unfit)
+    enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
     unfit += thieves
     memory = Memory(snapshot, config)
     main = _Main(snapshot, config)
@@ -110,8 +110,10 @@ def decide(
     kept_rules = {rule for rule in memory.own_rules if rule.table in kept_tables}
     versions = {subnet.version for eni in secondaries for subnet in eni.interface.subnets}
     versions |= {rule.version for rule in kept_rules if rule.table != config.table_primary}
-    nothing = Decision(tuple(enis), tuple(unfit), numbers, tuple(remarks), (), sources, crowded,
-                       kept_tables=kept_tables, kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
+    nothing = Decision(
+        tuple(enis), tuple(unfit), numbers, tuple(remarks), unaddressed=(), sources=sources, displaced=crowded,
+        kept_tables=kept_tables,
+        kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
     if not versions:
         return nothing
 

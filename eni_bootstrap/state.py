@@ -92,7 +92,7 @@ def save(made: Made, links: Sequence[Link]) -> None:
         entries.setdefault(indexes[dev], {})["up"] = True
     for former in made.groups:
         entries.setdefault(indexes[former.dev], {})["group"] = former.group
-    for held in sorted(made.addresses):
+    for held in sorted(made.addresses, key=str):
         texts: List[str] = entries.setdefault(indexes[held.dev], {}).setdefault("addresses", [])
         texts.append("{}/{}".format(held.address, held.prefix_length))
     temporary = _path() + ".new"

@@ -1,0 +1,69 @@
+"""Who may import whom: the layers of the house, and the one door to each library."""
+
+import ast
+import os
+
+import pytest
+
+import eni_bootstrap
+
+PACKAGE = os.path.dirname(eni_bootstrap.__file__)
+
+# Each module may import what stands before it, and nothing else of ours.
+ORDER = ["config", "errors", "model", "retry", "interfaces", "pairing", "tables", "routing", "plan", "recall", "proof",
+         "fibrule", "netlink", "state", "metadata", "bootstrap", "views", "cli", "__main__"]
+
+PURE = ["config", "errors", "model", "interfaces", "pairing", "tables", "routing", "plan", "recall", "proof", "fibrule",
+        "views"]
+
+DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}}
+
+WORLDLY = {"socket", "os", "subprocess", "time", "threading", "requests", "tenacity", "pyroute2", "fcntl", "logging"}
+
+
+def imports(module):
+    """Full names of what a module imports, also inside functions."""
+    with open(os.path.join(PACKAGE, module + ".py")) as source:
+        tree = ast.parse(source.read())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name
+        elif isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                yield "{}.{}".format(node.module, name.name)
+
+
+def ours(module):
+    return {name.split(".")[1] for name in imports(module) if name.startswith("eni_bootstrap.")}
+
+
+def modules():
+    return sorted(name[:-3] for name in os.listdir(PACKAGE) if name.endswith(".py") and name != "__init__.py")
+
+
+def test_every_module_has_its_place():
+    assert sorted(ORDER) == modules()
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_only_go_down(module):
+    above = set(ORDER[ORDER.index(module):])
+    assert not ours(module) & above
+
+
+@pytest.mark.parametrize("module", [module for module in ORDER if module not in ("cli", "__main__")])
+def test_the_laboratory_is_no_part_of_the_agent(module):
+    assert "lab" not in ours(module)
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_each_library_has_one_door(library):
+    users = {module for module in ORDER if library in {name.split(".")[0] for name in imports(module)}}
+    assert users == DOORS[library]
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_touch_no_world(module):
+    allowed = {"fibrule": {"socket"}, "proof": {"os"}}.get(module, set())  # for address families' numbers, strerror
+    assert not {name.split(".")[0] for name in imports(module)} & WORLDLY - allowed
