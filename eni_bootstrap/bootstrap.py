@@ -11,10 +11,10 @@ from eni_bootstrap import proof, state
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.interfaces import parse_interfaces
-from eni_bootstrap.model import MAIN, Answer, Link, Listing, Query, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.model import MAIN, Answer, Link, LinkAddress, Listing, Query, Route, Rule, SeenRule, Snapshot
 from eni_bootstrap.netlink import Failure, Kernel
-from eni_bootstrap.pairing import Unfit, natural, pair
-from eni_bootstrap.plan import Change, Plan, plan, withdrawal
+from eni_bootstrap.pairing import Eni, Unfit, natural, pair
+from eni_bootstrap.plan import Change, Conflict, Item, Plan, plan, withdrawal
 from eni_bootstrap.recall import recall
 from eni_bootstrap.retry import Deadline, retrying
 from eni_bootstrap.routing import Decision, Made, Unaddressed, decide
@@ -27,6 +27,10 @@ POLL = 1.0
 
 SPEAK_EVERY = 5.0
 """Seconds between two words about the waiting."""
+
+DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
+"""Seconds: an IPv6 address that was just added is not accepted before duplicate address detection ends, after up to 2 s
+(RFC 4862 with the kernel's defaults)."""
 
 Fetch = Callable[[], Dict[str, Any]]
 """Asks the metadata service for its ``meta-data`` tree; raises ``MetadataError``."""
@@ -74,8 +78,9 @@ def apply(world: World) -> Report:
     problems: List[str] = []
     view: Optional[_View] = None
     way = Answer()
-    while view is None or patience.worth(view.decision):
-        if view is not None:
+    again = True
+    while again or view is not None and patience.worth(view.decision):
+        if not again:
             world.sleep(POLL)
         try:
             with state.lock(world.deadline, world.sleep):
@@ -88,6 +93,9 @@ def apply(world: World) -> Report:
             LOG.warning("%s; what was waited for is given up", error)
             break
         changes += done
+        # With an address that goes, the kernel may take others of its subnet and the link's routes.
+        again = any(change.verb == "remove" and isinstance(change.item, LinkAddress) for change in done)
+    assert view is not None
     decision = view.decision
     problems = [_named(member) for member in decision.unfit] + problems
     problems += [_unaddressed(member) for member in decision.unaddressed]
@@ -96,6 +104,8 @@ def apply(world: World) -> Report:
         problems.append("the way to the metadata service was by {} and is now by {}".format(
             way.dev, now.dev or "nothing"))
     facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses())
+    waited = {(member.eni, member.version) for member in decision.unaddressed}
+    problems += [_unprovable(*member) for member in proof.unprovable(facts) if decision.rules and member not in waited]
     verdicts = _prove(world, proof.small(facts), facts) if decision.rules else []
     return Report(decision, tuple(changes), tuple(problems), decision.remarks + _in_place(view.plan), tuple(verdicts))
 
@@ -119,9 +129,7 @@ def verify(world: World) -> Report:
         return Report(decision, (), tuple(problems), tuple(remarks))
     local_routes = _local_routes(world, {eni.dev for eni in decision.enis} | decision.kept_devs)
     facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), world.kernel.rules(), local_routes)
-    for eni, version in proof.unprovable(facts):
-        problems.append("{}: none of its IPv{} addresses is on a link, so that the kernel can't be asked".format(
-            eni.label, version))
+    problems += [_unprovable(*member) for member in proof.unprovable(facts)]
     for rule, whose in proof.queue_jumpers(facts, world.config):
         remarks.append("somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule))
     verdicts = _prove(world, proof.full(facts), facts)
@@ -217,19 +225,13 @@ def _execute(world: World, view: _View) -> Tuple[List[Change], List[str]]:
     """
     todo, config = view.plan, world.config
     links = view.snapshot.links
-    made = state.before(view.made, todo.links, links, config.group)
+    made = state.before(view.made, todo.links + todo.addresses, links, config.group)
     if made != view.made:
         state.save(made, links)
     done, failures = _make(world, todo.links + todo.routes)
-    sick = {failure.change.item.table for failure in failures if isinstance(failure.change.item, Route)}
-    sick |= {conflict.wanted.table for conflict in todo.conflicts if conflict.wanted.is_default}
-    sick.discard(MAIN)
-    if sick:
-        memory = Memory(view.snapshot, config)
-        for dev, numbers in view.decision.numbers.items():
-            if numbers.table in sick:
-                sick.update(memory.tables_of(dev, view.decision.sources[dev]))
-    done_too, failures_too = _make(world, _sparing(todo.rules, sick) + _sparing(todo.removals, sick))
+    sick = {(route.table, route.version) for route in _not_made(failures, todo.conflicts)}
+    rest = todo.rules + todo.addresses + todo.removals
+    done_too, failures_too = _make(world, _sparing(rest, sick, view, config) if sick else rest)
     done += done_too
     settled = state.after(made, done, config.group)
     if settled != made:
@@ -246,25 +248,46 @@ def _make(world: World, changes: Sequence[Change]) -> Tuple[List[Change], List[F
     return [change for change in changes if change not in refused], failures
 
 
-def _sparing(changes: Sequence[Change], tables: Set[int]) -> Tuple[Change, ...]:
-    """The changes that touch none of the tables, nor the fence of a source that is led to one of them."""
-    if not tables:
-        return tuple(changes)
+def _not_made(failures: Sequence[Failure], conflicts: Sequence[Conflict]) -> List[Route]:
+    """Routes of ENIs' tables without which no rule must lead there. A copy of a user's route is none of them."""
+    routes = [failure.change.item for failure in failures if isinstance(failure.change.item, Route)]
+    routes += [conflict.wanted for conflict in conflicts if conflict.wanted.is_default]
+    return [route for route in routes if route.table != MAIN]
+
+
+def _sparing(
+    changes: Sequence[Change], tables: Set[Tuple[int, int]], view: _View, config: Config
+) -> Tuple[Change, ...]:
+    """The changes that touch nothing of the ENIs to which these tables (and IP versions) were given."""
+    memory = Memory(view.snapshot, config)
+    devs: Set[Tuple[str, int]] = set()
+    for dev, numbers in view.decision.numbers.items():
+        for table, version in list(tables):
+            if numbers.table == table:
+                devs.add((dev, version))
+                tables = tables | {(former, version) for former in memory.tables_of(dev, view.decision.sources[dev])}
     sources = {change.item.src for change in changes
-               if isinstance(change.item, Rule) and change.item.table in tables}
-    return tuple(
-        change for change in changes
-        if not (isinstance(change.item, (Route, Rule)) and change.item.table in tables)
-        and not (isinstance(change.item, Rule) and change.item.action == "unreachable" and change.item.src in sources)
-    )
+               if isinstance(change.item, Rule) and (change.item.table, change.item.version) in tables}
+
+    def touches(item: Item) -> bool:
+        if isinstance(item, (Route, Rule)):
+            fence = isinstance(item, Rule) and item.action == "unreachable" and item.src in sources
+            return fence or (item.table, item.version) in tables
+        return isinstance(item, LinkAddress) and (item.dev, item.address.version) in devs
+
+    return tuple(change for change in changes if not touches(change.item))
 
 
 def _prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> List[proof.Verdict]:
     """Ask all in one go; of what turns out wrong ask the route as well."""
-    answers = world.kernel.ask([check.query for check in checks])
-    verdicts = proof.judge(checks, answers, facts, world.config)
-    if all(verdict.ok for verdict in verdicts):
-        return verdicts
+    for pause in DAD_PAUSES:
+        answers = world.kernel.ask([check.query for check in checks])
+        verdicts = proof.judge(checks, answers, facts, world.config)
+        if all(verdict.ok for verdict in verdicts):
+            return verdicts
+        if not proof.may_be_tentative(verdicts):
+            break
+        world.sleep(min(pause, world.deadline.remaining()))
     matches = world.kernel.ask([check.query._replace(match=True) for check in checks])
     answers = [answer._replace(dst=match.dst) for answer, match in zip(answers, matches)]
     return proof.judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
@@ -292,6 +315,10 @@ def _named(member: Unfit) -> str:
 
 def _unaddressed(member: Unaddressed) -> str:
     return "{}: the link has no IPv{} address".format(member.eni.label, member.version)
+
+
+def _unprovable(eni: Eni, version: int) -> str:
+    return "{}: none of its IPv{} addresses is on its link; the kernel can't be asked".format(eni.label, version)
 
 
 def _refused(failure: Failure, decision: Optional[Decision] = None) -> str:

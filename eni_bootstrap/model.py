@@ -4,7 +4,7 @@ Everything is an immutable tuple: equality *is* the comparison, and sets of them
 The address family is never stored: it follows from the addresses (``network.version`` is 4 or 6).
 """
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple, Optional, Tuple, Union
 
 Address = Union[IPv4Address, IPv6Address]
@@ -97,6 +97,11 @@ class LinkAddress(NamedTuple):
     address: Address
     prefix_length: int
 
+    @property
+    def network(self) -> Network:
+        """The prefix that is on-link with it."""
+        return ip_network("{}/{}".format(self.address, self.prefix_length), strict=False)
+
     def __str__(self) -> str:
         return "{}/{} dev {}".format(self.address, self.prefix_length, self.dev)
 
@@ -115,7 +120,7 @@ class Hop(NamedTuple):
 class Route(NamedTuple):
     """A route: only what we set, so that equality is the comparison.
 
-    Who installed it (the protocol) is not what it is. Gateways are always set ``onlink``, which is therefore no field.
+    Who installed it (the protocol) is not what it is. Whether a gateway is set ``onlink`` follows from the rest.
     """
 
     table: int
@@ -139,6 +144,11 @@ class Route(NamedTuple):
     @property
     def is_default(self) -> bool:
         return self.dst.prefixlen == 0
+
+    @property
+    def onlink(self) -> bool:
+        """Whether the kernel is told that the gateway is a neighbour: where the table does not tell it."""
+        return any(hop.gateway is not None for hop in self.hops) and (self.version == 4 or self.table == MAIN)
 
     def devs(self) -> Tuple[str, ...]:
         return tuple(hop.dev for hop in self.hops)

@@ -47,6 +47,7 @@ _SCOPE_LINK = 253
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
 _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half of a link's message
 _IFF_UP = 1
+_NODAD = 2  # IFA_F_NODAD: the cloud gives an address to one ENI only, and a vSwitch has no multicast to ask by
 _PROTOCOL_KERNEL = 2
 
 _OPTIONS = {"RTAX_MTU": "mtu", "RTAX_WINDOW": "window", "RTAX_SSTHRESH": "ssthresh", "RTAX_CWND": "cwnd",
@@ -293,18 +294,18 @@ class Kernel:
         if isinstance(item, LinkAddress):
             fields = {"family": _FAMILY[item.address.version], "prefixlen": item.prefix_length,
                       "index": self._indexes[item.dev]}
-            body = _encode(ifaddrmsg, fields, [("IFA_LOCAL", str(item.address)), ("IFA_ADDRESS", str(item.address))])
+            attributes = [("IFA_LOCAL", str(item.address)), ("IFA_ADDRESS", str(item.address)), ("IFA_FLAGS", _NODAD)]
+            body = _encode(ifaddrmsg, fields, attributes)
             return self._frame(_DELADDR if away else _NEWADDR, flags, body)
         if isinstance(item, Route):
             return self._frame(_DELROUTE if away else _NEWROUTE, flags, self._route_body(item, change.protocol))
         return self._frame(_DELRULE if away else _NEWRULE, flags, fibrule.pack(item, change.protocol))
 
     def _route_body(self, route: Route, protocol: int) -> bytes:
-        onlink = any(hop.gateway is not None for hop in route.hops)
         fields = {"family": _FAMILY[route.version], "dst_len": route.dst.prefixlen, "proto": protocol,
                   "type": _TYPE_NUMBERS[route.kind], "tos": route.tos,
-                  "scope": _SCOPE_LINK if route.version == 4 and route.hops and not onlink else 0,
-                  "flags": _ONLINK if onlink and len(route.hops) == 1 else 0}
+                  "scope": _SCOPE_LINK if route.version == 4 and route.hops and not route.onlink else 0,
+                  "flags": _ONLINK if route.onlink and len(route.hops) == 1 else 0}
         attributes: List[Tuple[str, Any]] = [("RTA_TABLE", route.table)]
         if route.dst.prefixlen:
             attributes.append(("RTA_DST", str(route.dst.network_address)))
@@ -315,7 +316,7 @@ class Kernel:
             attributes += _via(route.hops[0], route.version)
         elif route.hops:
             attributes.append(("RTA_MULTIPATH", [
-                {"oif": self._indexes[hop.dev], "hops": 0, "flags": _ONLINK if hop.gateway is not None else 0,
+                {"oif": self._indexes[hop.dev], "hops": 0, "flags": _ONLINK if route.onlink else 0,
                  "attrs": _via(hop, route.version)} for hop in route.hops]))
         if route.options:
             attributes.append(("RTA_METRICS", {

@@ -10,7 +10,7 @@ from typing import FrozenSet, Iterable, List, NamedTuple, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkUp, Route, Rule, Snapshot
-from eni_bootstrap.routing import Decision, Made
+from eni_bootstrap.routing import Decision, Made, takes_others_along
 
 Item = Union[LinkGroup, LinkUp, LinkAddress, Route, Rule]
 
@@ -31,9 +31,10 @@ class Change(NamedTuple):
         elif isinstance(item, LinkUp):
             words = "link set dev {} {}".format(item.dev, "down" if self.verb == "remove" else "up")
         elif isinstance(item, LinkAddress):
-            words = "-{} address {} {}".format(item.address.version, _VERBS[self.verb], item)
+            quiet = " nodad" if item.address.version == 6 and self.verb == "add" else ""
+            words = "-{} address {} {}{}".format(item.address.version, _VERBS[self.verb], item, quiet)
         elif isinstance(item, Route):
-            onlink = " onlink" if any(hop.gateway is not None for hop in item.hops) and self.verb != "remove" else ""
+            onlink = " onlink" if item.onlink and self.verb != "remove" else ""
             words = "-{} route {} {}{} proto {}".format(
                 item.version, _VERBS[self.verb], item, onlink, self.protocol)
         else:
@@ -55,17 +56,19 @@ class Plan(NamedTuple):
     """Changes in four stages, each of them in order: the kernel gets a stage in one go."""
 
     links: Tuple[Change, ...] = ()
-    """Groups, links up, addresses."""
+    """Groups, links up."""
     routes: Tuple[Change, ...] = ()
     rules: Tuple[Change, ...] = ()
     """A rule is only made when the routes that it leads to are there."""
+    addresses: Tuple[Change, ...] = ()
+    """An address is only put on a link when its rule is there: until then it would answer by main."""
     removals: Tuple[Change, ...] = ()
     conflicts: Tuple[Conflict, ...] = ()
     """What stays undone."""
 
     @property
     def changes(self) -> Tuple[Change, ...]:
-        return self.links + self.routes + self.rules + self.removals
+        return self.links + self.routes + self.rules + self.addresses + self.removals
 
 
 class Owned(NamedTuple):
@@ -99,7 +102,7 @@ def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> 
     links = {link.name: link for link in snapshot.links}
     to_links: List[Item] = [group for group in decision.groups if links[group.dev].group != group.group]
     to_links += [up for up in decision.ups if not links[up.dev].up]
-    to_links += [address for address in decision.addresses if address not in snapshot.addresses]
+    addresses = [address for address in decision.addresses if address not in snapshot.addresses]
 
     routes: List[Change] = []
     conflicts: List[Conflict] = []
@@ -124,8 +127,10 @@ def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> 
     remove += decision.dropped_addresses
     if not decision.groups:
         remove += _former_groups(made, snapshot, decision.kept_devs, config)
-    return Plan(tuple(Change("add", item, config.protocol) for item in to_links), _ordered(routes), _ordered(rules),
-                _undone(remove, config), tuple(conflicts))
+    return Plan(
+        tuple(Change("add", item, config.protocol) for item in to_links), _ordered(routes), _ordered(rules),
+        tuple(Change("add", address, config.protocol) for address in addresses), _undone(remove, config),
+        tuple(conflicts))
 
 
 def withdrawal(snapshot: Snapshot, made: Made, config: Config) -> Plan:
@@ -135,7 +140,8 @@ def withdrawal(snapshot: Snapshot, made: Made, config: Config) -> Plan:
     """
     ours = owned(snapshot, made.ups | {former.dev for former in made.groups}, config)
     remove: List[Item] = [*ours.rules, *ours.routes]
-    remove += [address for address in snapshot.addresses if address in made.addresses]
+    remove += [address for address in snapshot.addresses
+               if address in made.addresses and not takes_others_along(address, snapshot.addresses, made)]
     used = {held.dev for held in snapshot.addresses if held not in made.addresses}
     remove += [LinkUp(link.name) for link in snapshot.links if link.up and link.name in made.ups - used]
     remove += _former_groups(made, snapshot, frozenset(), config)
@@ -171,14 +177,14 @@ def _rank(item: Item) -> int:
         return 0
     if isinstance(item, LinkUp):
         return 1
-    if isinstance(item, LinkAddress):
-        return 2
     if isinstance(item, Route):
         if not item.hops:
-            return 6  # the fence
+            return 5  # the fence
         if item.table == MAIN:
-            return 5  # after the primary's own default, which may be needed because of it
-        return 3 if all(hop.gateway is None for hop in item.hops) else 4
-    if item.src is None and not item.oif:
-        return 7  # main's specific routes
+            return 4  # after the primary's own default, which may be needed because of it
+        return 2 if all(hop.gateway is None for hop in item.hops) else 3
+    if isinstance(item, LinkAddress):
+        return 10
+    if item.suppress_prefixlength is not None:
+        return 6 if item.src is not None else 7  # what must come before main's specific routes, and those
     return 8 if item.action == "lookup" else 9

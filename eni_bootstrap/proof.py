@@ -132,6 +132,11 @@ def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: Facts, conf
     return verdicts
 
 
+def may_be_tentative(verdicts: Sequence[Verdict]) -> bool:
+    """Whether all that is wrong may be an IPv6 address whose duplicate address detection has not ended yet."""
+    return all(verdict.ok or verdict.target == "received" and ":" in verdict.source for verdict in verdicts)
+
+
 def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
     """Foreign rules in front of ours that catch one of our sources, and whose.
 

@@ -209,6 +209,11 @@ class _Main:
         """Whether main reaches a network directly on a device."""
         return any(route.dst == network and Hop(dev) in route.hops for route, _, _ in self._specific.get(dev, ()))
 
+    def elsewhere(self, gateway: Address, dev: str) -> bool:
+        """Whether main has an IPv6 gateway as another ENI's neighbour and would refuse a route to it by this one."""
+        near = {name for name, routes in self._specific.items() for route, _, _ in routes if gateway in route.dst}
+        return gateway.version == 6 and bool(near) and dev not in near
+
     def destinations(self, devs: Iterable[str]) -> Set[Network]:
         """All that main sends through one of the devices, but for default routes.
 
@@ -224,7 +229,8 @@ class _Main:
             if protocol not in (PROTOCOL_KERNEL, self._protocol) and not expires:
                 hops = tuple(hop for hop in route.hops if hop.dev == dev)
                 found.append(route._replace(table=table, hops=hops))
-        return found[:most], len(found) > most
+        neighbours = [near for route in found[:most] for hop in route.hops for near in _neighbour(table, hop)]
+        return neighbours + found[:most], len(found) > most
 
     def is_own(self, seen: SeenRoute) -> bool:
         return seen.protocol == self._protocol
@@ -246,6 +252,7 @@ def _own_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
     routes = _vswitch_routes(eni, table, main)
     for subnet in eni.interface.subnets:
         version = subnet.version
+        routes += _neighbour(table, Hop(eni.dev, subnet.gateway))
         routes.append(Route(table, _DEFAULT[version], (Hop(eni.dev, subnet.gateway),), metric=_METRIC[version]))
         if version == 4:
             routes.append(Route(table, _DEFAULT[4], kind="unreachable", metric=UNREACHABLE_METRIC))
@@ -272,6 +279,18 @@ def _vswitch_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
     ]
 
 
+def _neighbour(table: int, hop: Hop) -> List[Route]:
+    """The way to an IPv6 gateway itself.
+
+    The kernel looks for an IPv6 gateway in the route's own table, unless the route says ``onlink``: then in main, where
+    the gateway may be another ENI's neighbour (two ENIs in one vSwitch, one of them with the /64 on its link), and
+    refuses the route (ip6_route_check_nh_onlink, kernel 6.18). So our tables say where it is.
+    """
+    if hop.gateway is None or hop.gateway.version == 4 or hop.gateway.is_link_local:
+        return []
+    return [Route(table, network_of(hop.gateway), (Hop(hop.dev),), metric=IPV6_METRIC)]
+
+
 def _detours(
     eni: Eni, table: int, others: Sequence[Eni], other_devs: Set[str], own_copies: List[Route], main: _Main
 ) -> List[Route]:
@@ -290,6 +309,7 @@ def _detours(
         blocks = _blocks(away)
         copies = [route for route in own_copies if route.version == subnet.version and _inside(route.dst, blocks)]
         routes += copies
+        routes += _neighbour(table, Hop(eni.dev, subnet.gateway)) if away else []
         for dst in sorted(away - {route.dst for route in copies}):
             routes.append(Route(table, dst, (Hop(eni.dev, subnet.gateway),), metric=_METRIC[subnet.version]))
     return routes
@@ -318,7 +338,7 @@ def _main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: 
             version = subnet.version
             others = [seen.route for seen in main.defaults
                       if seen.route.version == version and not (main.is_own(seen) and seen.route.devs() == (eni.dev,))]
-            if any(eni.dev in route.devs() for route in others):
+            if any(eni.dev in route.devs() for route in others) or main.elsewhere(subnet.gateway, eni.dev):
                 continue
             taken = {route.metric for route in others} | {route.metric for route in found if route.version == version}
             metric = max(main.metric(version, primary_devs), config.metric_least) \
@@ -405,7 +425,8 @@ def _links(
         ours = {address for address in made.addresses if address.dev == eni.dev}
         for subnet in eni.interface.subnets:
             held = [held for held in on_link.get(eni.dev, ()) if held.address.version == subnet.version]
-            stale = [mine for mine in held if mine in ours and mine.address not in subnet.addresses]
+            stale = [mine for mine in held if mine in ours and mine.address not in subnet.addresses
+                     and not takes_others_along(mine, held, made)]
             dropped += stale
             wanted += [mine for mine in held if mine in ours and mine not in stale]
             if len(held) > len(stale) or not subnet.addresses:
@@ -416,6 +437,17 @@ def _links(
             else:
                 waiting.append(Unaddressed(eni, subnet.version))
     return ups, wanted, dropped, waiting
+
+
+def takes_others_along(address: LinkAddress, held: Sequence[LinkAddress], made: Made) -> bool:
+    """Whether somebody else's address would go with this one.
+
+    The first IPv4 address of a subnet on a link takes the others of that subnet with it when it is deleted (unless
+    promote_secondaries is set).
+    """
+    return address.address.version == 4 and any(
+        other.dev == address.dev and other.prefix_length == address.prefix_length and other not in made.addresses
+        and other.network == address.network for other in held)
 
 
 def _link_address(eni: Eni, subnet: Subnet) -> LinkAddress:

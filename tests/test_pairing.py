@@ -1,0 +1,116 @@
+"""Which link is which ENI; what a secondary may not claim."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from eni_bootstrap.model import Listing, SickInterface
+from eni_bootstrap.pairing import natural, pair, refuse_stealing
+from tests.build import ETH1, ETH2, PRIMARY, address, interface, link, mac, subnet
+
+
+def paired(interfaces, links, sick=()):
+    return pair(Listing(tuple(interfaces), tuple(sick)), links)
+
+
+def test_names_and_order_don_t_matter_the_mac_does():
+    enis, unfit = paired([ETH2, ETH1, PRIMARY], [link(2, "ens7"), link(1, "ens10"), link(0, "enp0s5")])
+    assert [(eni.interface.eni_id, eni.dev) for eni in enis] == [("eni-0", "enp0s5"), ("eni-2", "ens7"), ("eni-1", "ens10")]
+    assert not unfit
+
+
+def test_an_eni_without_a_link_may_still_come():
+    enis, unfit = paired([PRIMARY, ETH1], [link(0)])
+    assert [eni.dev for eni in enis] == ["eth0"]
+    assert unfit[0].passing and "no link has this MAC" in unfit[0].reason and "eni-1 (" + mac(1) in unfit[0].label
+
+
+def test_two_links_with_one_mac_are_named_and_left():
+    enis, unfit = paired([PRIMARY, ETH1], [link(0), link(1), link(1, "eth7")._replace(ifindex=9)])
+    assert [eni.dev for eni in enis] == ["eth0"]
+    assert not unfit[0].passing and "eth1, eth7" in unfit[0].reason
+
+
+@pytest.mark.parametrize("kind", ["vlan", "macvlan", "ipvlan", "bridge", "bond", "tun", "dummy"])
+def test_a_child_or_a_bridge_with_the_mac_is_not_the_eni(kind):
+    enis, _ = paired([PRIMARY, ETH1], [link(0), link(1, "other", kind=kind)._replace(ifindex=9), link(1)])
+    assert [eni.dev for eni in enis] == ["eth0", "eth1"]
+
+
+@pytest.mark.parametrize("kind", ["bond", "bridge", "team"])
+def test_the_master_carries_what_its_port_would(kind):
+    master = link(1, "master0", kind=kind)._replace(ifindex=9)
+    enis, _ = paired([PRIMARY, ETH1], [link(0), link(1, master=9), master])
+    assert [(eni.link.name, eni.dev) for eni in enis] == [("eth0", "eth0"), ("eth1", "master0")]
+
+
+def test_a_bond_in_a_bridge_is_carried_by_the_bridge():
+    bond = link(1, "bond0", kind="bond", master=10)._replace(ifindex=9)
+    bridge = link(1, "br0", kind="bridge")._replace(ifindex=10)
+    enis, _ = paired([PRIMARY, ETH1], [link(0), link(1, master=9), bond, bridge])
+    assert enis[1].dev == "br0"
+
+
+def test_of_two_enis_in_one_bond_only_the_first_is_set_up():
+    """Both MACs are the bond's while they are its ports; the permanent ones tell them apart."""
+    bond = link(1, "bond0", kind="bond")._replace(ifindex=9)
+    enis, unfit = paired([PRIMARY, ETH1, ETH2], [link(0), link(1, master=9), link(2, master=9), bond])
+    assert [eni.dev for eni in enis] == ["eth0", "bond0"]
+    assert "bond0 already carries eni-1" in unfit[0].reason and not unfit[0].passing
+
+
+@pytest.mark.parametrize("kind", ["vrf", "openvswitch", "something new"])
+def test_a_port_of_a_vrf_or_switch_is_left_alone(kind):
+    master = link(9, "master0", kind=kind)._replace(ifindex=9)
+    enis, unfit = paired([PRIMARY, ETH1], [link(0), link(1, master=9), master])
+    assert [eni.dev for eni in enis] == ["eth0"]
+    assert kind in unfit[0].reason and "left alone" in unfit[0].reason and unfit[0].dev == "eth1"
+
+
+def test_a_sick_eni_is_found_by_its_mac():
+    _, unfit = paired([PRIMARY], [link(0), link(1)], [SickInterface("eni-1", mac(1), False, "no gateway", True)])
+    assert (unfit[0].dev, unfit[0].reason, unfit[0].passing) == ("eth1", "no gateway", True)
+
+
+@pytest.mark.parametrize("claim, words", [
+    (subnet("172.16.20.0/24", "172.16.20.20", "172.16.10.10", vpc=["172.16.0.0/12"]), "the primary ENI's address"),
+    (subnet("127.0.0.0/8", "127.0.0.1"), "can't be an ENI's"),
+    (subnet("224.0.0.0/8", "224.0.0.5"), "can't be an ENI's"),
+    (subnet("0.0.0.0/8", "0.0.0.0", gateway="0.0.0.9"), "can't be an ENI's"),
+    (subnet("fe80::/64", "fe80::5"), "can't be an ENI's"),
+    (subnet("172.16.20.0/24", "8.8.8.8"), "outside its vSwitch"),
+    (subnet("172.16.20.0/24", "172.16.20.20", prefixes=["0.0.0.0/0"]), "outside its vSwitch"),
+    (subnet("172.16.20.0/24", "172.16.20.20", prefixes=["172.16.30.0/28"], vpc=["172.16.0.0/12"]), "outside its vSwitch"),
+    (subnet("172.16.10.0/24", "172.16.10.40", prefixes=["172.16.10.0/28"]), "holds the primary ENI's address"),
+])
+def test_a_secondary_that_claims_what_can_t_be_its_own_is_refused(claim, words):
+    enis, _ = paired([PRIMARY, interface(1, claim), ETH2], [link(0), link(1), link(2)])
+    fit, refused = refuse_stealing(enis, [], [])
+    assert [eni.dev for eni in fit] == ["eth0", "eth2"]
+    assert words in refused[0].reason and not refused[0].passing and refused[0].dev == "eth1"
+
+
+def test_of_two_that_claim_one_address_the_first_keeps_it():
+    twin = interface(2, subnet("172.16.20.0/24", "172.16.20.21", "172.16.20.20"))
+    enis, _ = paired([PRIMARY, ETH1, twin], [link(0), link(1), link(2)])
+    fit, refused = refuse_stealing(enis, [], [])
+    assert [eni.dev for eni in fit] == ["eth0", "eth1"] and "another ENI too" in refused[0].reason
+
+
+def test_what_the_link_of_a_badly_described_primary_holds_is_the_primary_s():
+    thief = interface(1, subnet("172.16.20.0/24", "172.16.20.20", "172.16.10.10", vpc=["172.16.0.0/12"]))
+    enis, unfit = paired([thief], [link(0), link(1)], [SickInterface("eni-0", mac(0), True, "no gateway", True)])
+    fit, refused = refuse_stealing(enis, unfit, [address("eth0", "172.16.10.10/24")])
+    assert not fit and "172.16.10.10" in refused[0].reason
+    assert refuse_stealing(enis, unfit, [])[0] == enis
+
+
+def test_an_address_elsewhere_in_the_vpc_is_allowed():
+    far = interface(1, subnet("172.16.20.0/24", "172.16.20.20", "172.16.99.1", vpc=["172.16.0.0/12"]))
+    enis, _ = paired([PRIMARY, far], [link(0), link(1)])
+    assert refuse_stealing(enis, [], [])[0] == enis
+    assert ip_address("172.16.99.1") in enis[1].interface.subnets[0].addresses
+
+
+def test_eth2_comes_before_eth10():
+    assert sorted(["eth10", "eth2", "ens5", "eth1"], key=natural) == ["ens5", "eth1", "eth2", "eth10"]
