@@ -8,6 +8,7 @@ import sys
 
 def run() -> None:
     """The console script."""
+    _stand_in_for_closed_streams()
     gc.disable()  # what is thrown away in so short a life is not worth looking for (3 % of it)
     from eni_bootstrap.cli import main
     code = main()
@@ -18,6 +19,17 @@ def run() -> None:
     except OSError:
         pass  # whoever was reading has gone
     os._exit(code)  # the interpreter's tear-down takes longer than our whole work
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Some boot scripts start programs without stdin, stdout and stderr; our sockets would get their numbers."""
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            break
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
 if __name__ == "__main__":

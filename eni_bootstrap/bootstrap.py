@@ -103,7 +103,7 @@ def apply(world: World) -> Report:
     if way.dev and (way.dev, way.gateway) != (now.dev, now.gateway):
         problems.append("the way to the metadata service was by {} and is now by {}".format(
             way.dev, now.dev or "nothing"))
-    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses())
+    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), barriers=_barriers(view.snapshot))
     waited = {(member.eni, member.version) for member in decision.unaddressed}
     problems += [_unprovable(*member) for member in proof.unprovable(facts) if decision.rules and member not in waited]
     verdicts = _prove(world, proof.small(facts), facts) if decision.rules else []
@@ -122,13 +122,15 @@ def preview(world: World) -> Report:
 
 def verify(world: World) -> Report:
     """Ask the kernel about every source that metadata gives; changes nothing."""
-    decision = _look(world, frozenset()).decision
+    view = _look(world, frozenset())
+    decision = view.decision
     problems = [_named(member) for member in decision.unfit]
     remarks = list(decision.remarks)
     if not decision.rules:
         return Report(decision, (), tuple(problems), tuple(remarks))
     local_routes = _local_routes(world, {eni.dev for eni in decision.enis} | decision.kept_devs)
-    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), world.kernel.rules(), local_routes)
+    facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local_routes,
+                        _barriers(view.snapshot))
     problems += [_unprovable(*member) for member in proof.unprovable(facts)]
     for rule, whose in proof.queue_jumpers(facts, world.config):
         remarks.append("somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule))
@@ -307,6 +309,11 @@ def _local_routes(world: World, eni_devs: Iterable[str]) -> Tuple[Route, ...]:
     names = sorted((link.name for link in world.kernel.links() if link.up and link.name not in eni_devs), key=natural)
     found = (world.kernel.some_route(name) for name in names)
     return tuple(itertools.islice((route for route in found if route is not None), proof.LOCAL_DEVICES))
+
+
+def _barriers(snapshot: Snapshot) -> Tuple[Route, ...]:
+    return tuple(seen.route for seen in snapshot.routes
+                 if seen.route.table == MAIN and seen.route.is_default and not seen.route.hops)
 
 
 def _named(member: Unfit) -> str:

@@ -69,7 +69,7 @@ def _work(parsed: argparse.Namespace) -> int:
     if command.privileged and not _may_change_network():
         raise NotPermitted("{} takes CAP_NET_ADMIN: run it as root, for instance with sudo".format(parsed.command))
     config = Config()._replace(timeout=parsed.timeout)
-    if parsed.metadata_url:
+    if parsed.metadata_url is not None:
         config = config._replace(metadata_url=parsed.metadata_url)
     deadline = Deadline(config.timeout)
     client = MetadataClient(config.metadata_url, deadline)

@@ -63,6 +63,8 @@ class Facts(NamedTuple):
     """Needed where a source stands for others, and to say who is to blame."""
     local_routes: Tuple[Route, ...] = ()
     """One route in main for each local device."""
+    barriers: Tuple[Route, ...] = ()
+    """Main's default routes that lead nowhere: a VPN's kill-switch."""
 
 
 def small(facts: Facts) -> List[Check]:
@@ -262,6 +264,9 @@ def _blame(check: Check, answer: Answer, facts: Facts, config: Config) -> str:
         break
     if answer.table == MAIN:
         return "main sends {} by {}".format(answer.dst or "it", answer.dev or "nowhere")
+    for barrier in facts.barriers if answer.error else ():
+        if barrier.version == source.version:
+            return "main refuses it for everybody: " + str(barrier)
     if answer.error:
         return "no route; is {} up?".format(check.eni.dev)
     return "run apply"

@@ -79,7 +79,7 @@ def load(links: Sequence[Link]) -> Made:
         )
     except FileNotFoundError:
         return Made()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         LOG.warning("%s can't be read (%s); what earlier runs did to links is not known any more", _path(), error)
         return Made()
 

@@ -122,8 +122,7 @@ def assign(
 
     # Those who have one keep it; the natural owner first.
     claims = [(table != home[eni.dev], place, table, eni)
-              for place, eni in enumerate(enis) if not eni.primary
-              for table in memory.tables_of(eni.dev, sources[eni.dev]) if table != config.table_primary]
+              for place, eni in enumerate(enis) for table in memory.tables_of(eni.dev, sources[eni.dev])]
     for _, _, table, eni in sorted(claims, key=lambda claim: claim[:3]):
         if eni.dev not in given and table not in taken and not trouble(eni, table, fresh=False):
             give(eni, table)

@@ -133,3 +133,10 @@ def test_no_two_enis_share_a_table_and_the_band_holds():
     found = tables(decision(snapshot(links), *interfaces))
     assert len(set(found.values())) == len(found) == 21
     assert all(CONFIG.owns_table(table) for table in found.values())
+
+
+def test_a_displaced_primary_stays_where_it_is():
+    taken = [(Rule(4, 600, table=1000), BOOT)]
+    assert tables(decision(two_enis(rules=taken)))["eth0"] == 1100
+    world = two_enis(rules=taken, routes=[(route(1100, "172.16.10.0/24", "eth0"), OURS)])
+    assert tables(decision(world)) == {"eth0": 1100, "eth1": 1001}
