@@ -11,22 +11,20 @@ from eni_bootstrap import proof, state
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.interfaces import parse_interfaces
-from eni_bootstrap.model import MAIN, Answer, Link, LinkAddress, Listing, Query, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.model import MAIN, Answer, Link, LinkAddress, Listing, Made, Query, Route, Rule, SeenRule, Snapshot
 from eni_bootstrap.netlink import Failure, Kernel
-from eni_bootstrap.pairing import Eni, Unfit, natural, pair
+from eni_bootstrap.pairing import Eni, natural, pair
+from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
 from eni_bootstrap.plan import Change, Conflict, Item, Plan, plan, withdrawal
 from eni_bootstrap.recall import recall
 from eni_bootstrap.retry import Deadline, retrying
-from eni_bootstrap.routing import Decision, Made, Unaddressed, decide
+from eni_bootstrap.routing import Decision, decide
 from eni_bootstrap.tables import Memory, wanted
 
 LOG = logging.getLogger(__name__)
 
-POLL = 1.0
-"""Seconds between two looks at what is being waited for: it comes within some seconds, and the service throttles."""
-
-SPEAK_EVERY = 5.0
-"""Seconds between two words about the waiting."""
+LOOKS = 3
+"""So many looks without a pause at the most: who is overtaken three times is not the only one at work here."""
 
 DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
 """Seconds: an IPv6 address that was just added is not accepted before duplicate address detection ends, after up to 2 s
@@ -73,40 +71,16 @@ class _View(NamedTuple):
 
 def apply(world: World) -> Report:
     """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
-    patience = _Patience(world)
-    changes: List[Change] = []
-    problems: List[str] = []
-    view: Optional[_View] = None
-    way = Answer()
-    again = True
-    while again or view is not None and patience.worth(view.decision):
-        if not again:
-            world.sleep(POLL)
-        try:
-            with state.lock(world.deadline, world.sleep):
-                view, first = _look(world, patience.over()), view is None
-                way = _way_to_metadata(world) if first else way
-                done, problems = _execute(world, view)
-        except MetadataError as error:
-            if view is None:
-                raise
-            LOG.warning("%s; what was waited for is given up", error)
-            break
-        changes += done
-        # With an address that goes, the kernel may take others of its subnet and the link's routes.
-        again = any(change.verb == "remove" and isinstance(change.item, LinkAddress) for change in done)
-    assert view is not None
+    view, changes, problems = _converge(world)
     decision = view.decision
-    problems = [_named(member) for member in decision.unfit] + problems
-    problems += [_unaddressed(member) for member in decision.unaddressed]
-    now = _way_to_metadata(world)
-    if way.dev and (way.dev, way.gateway) != (now.dev, now.gateway):
-        problems.append("the way to the metadata service was by {} and is now by {}".format(
-            way.dev, now.dev or "nothing"))
+    problems = [unfit_text(member) for member in decision.unfit] + problems
+    problems += [unaddressed_text(member) for member in decision.unaddressed]
     facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), barriers=_barriers(view.snapshot))
-    waited = {(member.eni, member.version) for member in decision.unaddressed}
-    problems += [_unprovable(*member) for member in proof.unprovable(facts) if decision.rules and member not in waited]
-    verdicts = _prove(world, proof.small(facts), facts) if decision.rules else []
+    verdicts: List[proof.Verdict] = []
+    if decision.rules:
+        waited_for = {(member.eni, member.version) for member in decision.unaddressed}
+        problems += [_unprovable(*member) for member in proof.unprovable(facts) if member not in waited_for]
+        verdicts = _prove(world, proof.small(facts), facts)
     return Report(decision, tuple(changes), tuple(problems), decision.remarks + _in_place(view.plan), tuple(verdicts))
 
 
@@ -115,8 +89,8 @@ def preview(world: World) -> Report:
     view = _look(world, frozenset())
     decision = view.decision
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
-        _unaddressed(member), world.config.address_wait) for member in decision.unaddressed)
-    return Report(decision, view.plan.changes, tuple(_named(member) for member in decision.unfit),
+        unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
+    return Report(decision, view.plan.changes, tuple(unfit_text(member) for member in decision.unfit),
                   decision.remarks + waits + _in_place(view.plan))
 
 
@@ -124,7 +98,7 @@ def verify(world: World) -> Report:
     """Ask the kernel about every source that metadata gives; changes nothing."""
     view = _look(world, frozenset())
     decision = view.decision
-    problems = [_named(member) for member in decision.unfit]
+    problems = [unfit_text(member) for member in decision.unfit]
     remarks = list(decision.remarks)
     if not decision.rules:
         return Report(decision, (), tuple(problems), tuple(remarks))
@@ -161,39 +135,30 @@ def remove(world: World) -> Report:
     return Report(None, tuple(done), tuple(_refused(failure) for failure in failures))
 
 
-class _Patience:
-    """How long each thing that may still come is worth waiting for, and what to say meanwhile."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._since: Dict[object, float] = {}  # by MAC or (device, IP version): when first missed
-        self._spoke = float("-inf")
-
-    def _age(self, key: object) -> float:
-        now = self._now()
-        return now - self._since.setdefault(key, now)
-
-    def _now(self) -> float:
-        return self._world.deadline.seconds - self._world.deadline.remaining()
-
-    def over(self) -> FrozenSet[Tuple[str, int]]:
-        """The (device, IP version) that nobody has addressed for long enough."""
-        return frozenset(key for key in self._since
-                         if isinstance(key, tuple) and self._age(key) >= self._world.config.address_wait)
-
-    def worth(self, decision: Decision) -> bool:
-        """Whether to wait for another look; says what for, and how long still, when it lasts."""
-        waits = [(self._world.config.interface_wait - self._age(member.mac), _named(member))
-                 for member in decision.unfit if member.passing]
-        waits += [(self._world.config.address_wait - self._age((member.eni.dev, member.version)) + POLL,
-                   _unaddressed(member)) for member in decision.unaddressed]
-        waits = [(min(left, self._world.deadline.remaining() - POLL), what) for left, what in waits]
-        waits = [(left, what) for left, what in waits if left > 0]
-        if waits and self._now() - self._spoke >= SPEAK_EVERY:
-            self._spoke = self._now()
-            for left, what in waits:
-                LOG.info("waiting, %.0f s more at most: %s", left, what)
-        return bool(waits)
+def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
+    """Look and execute until nothing is left to do or to wait for; the last view, all changes, and the last problems."""
+    patience = Patience(world.deadline, world.config)
+    with state.lock(world.deadline, world.sleep):
+        view = _look(world, frozenset())
+        way = _way_to_metadata(world)
+        changes, problems, again = _execute(world, view)
+    looks = 1
+    while again and looks < LOOKS or patience.worth(view.decision):
+        world.sleep(0 if again and looks < LOOKS else POLL)
+        looks += 1
+        try:
+            with state.lock(world.deadline, world.sleep):
+                view = _look(world, patience.over())
+                more, problems, again = _execute(world, view)
+        except MetadataError as error:
+            LOG.warning("%s; what was waited for is given up", error)
+            break
+        changes += more
+    now = _way_to_metadata(world)
+    if way.dev and (way.dev, way.gateway) != (now.dev, now.gateway):
+        problems.append("the way to the metadata service was by {} and is now by {}".format(
+            way.dev, now.dev or "nothing"))
+    return view, changes, problems
 
 
 def _look(world: World, patience_over: FrozenSet[Tuple[str, int]]) -> _View:
@@ -220,10 +185,12 @@ def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], 
     return devs & {link.name for link in links}, wanted(enis, crowded, config)
 
 
-def _execute(world: World, view: _View) -> Tuple[List[Change], List[str]]:
-    """Make the changes; an ENI whose routes the kernel refuses keeps the rules that it has. Returns done and problems.
+def _execute(world: World, view: _View) -> Tuple[List[Change], List[str], bool]:
+    """Make the changes; an ENI whose routes the kernel refuses keeps the rules that it has.
 
-    What is done to links is written down before it is done.
+    What is done to links is written down before it is done. Returns what was done, what went wrong, and whether another
+    look is due: somebody was faster, or an address went, with which the kernel may take others of its subnet and the
+    link's routes.
     """
     todo, config = view.plan, world.config
     links = view.snapshot.links
@@ -238,7 +205,10 @@ def _execute(world: World, view: _View) -> Tuple[List[Change], List[str]]:
     settled = state.after(made, done, config.group)
     if settled != made:
         state.save(settled, links)
-    return done, [_refused(failure, view.decision) for failure in failures + failures_too]
+    failures += failures_too
+    again = any(failure.overtaken for failure in failures) or any(
+        change.verb == "remove" and isinstance(change.item, LinkAddress) for change in done)
+    return done, [_refused(failure, view.decision) for failure in failures], again
 
 
 def _make(world: World, changes: Sequence[Change]) -> Tuple[List[Change], List[Failure]]:
@@ -314,14 +284,6 @@ def _local_routes(world: World, eni_devs: Iterable[str]) -> Tuple[Route, ...]:
 def _barriers(snapshot: Snapshot) -> Tuple[Route, ...]:
     return tuple(seen.route for seen in snapshot.routes
                  if seen.route.table == MAIN and seen.route.is_default and not seen.route.hops)
-
-
-def _named(member: Unfit) -> str:
-    return "{}: {}".format(member.label, member.reason)
-
-
-def _unaddressed(member: Unaddressed) -> str:
-    return "{}: the link has no IPv{} address".format(member.eni.label, member.version)
 
 
 def _unprovable(eni: Eni, version: int) -> str:

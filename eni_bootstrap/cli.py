@@ -127,9 +127,12 @@ def _with_default_command(arguments: List[str]) -> List[str]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= 86400:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError("{!r} is no number of seconds from above 0 to 86400, a day".format(text))
     return seconds
 
 

@@ -5,7 +5,7 @@ The address family is never stored: it follows from the addresses (``network.ver
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import FrozenSet, NamedTuple, Optional, Tuple, Union
 
 Address = Union[IPv4Address, IPv6Address]
 Network = Union[IPv4Network, IPv6Network]
@@ -131,6 +131,8 @@ class Route(NamedTuple):
     options: Tuple[Tuple[str, int], ...] = ()
     """The route's own metrics by their iproute2 names: (("mtu", 1400),)."""
     tos: int = 0
+    prefsrc: Optional[Address] = None
+    """The source that it suggests to sockets that have none; only copies of the user's own routes have one."""
 
     @property
     def version(self) -> int:
@@ -140,6 +142,11 @@ class Route(NamedTuple):
     def key(self) -> Tuple[int, Network, int, int]:
         """What the kernel takes for the route's identity: two routes with one key can't both be there."""
         return self.table, self.dst, self.metric, self.tos
+
+    @property
+    def way(self) -> "Route":
+        """Where it leads, without what it suggests to sockets on the way."""
+        return self._replace(options=(), prefsrc=None)
 
     @property
     def is_default(self) -> bool:
@@ -163,6 +170,8 @@ class Route(NamedTuple):
         words.append("table {}".format("main" if self.table == MAIN else self.table))
         if self.tos:
             words.append("tos {:#x}".format(self.tos))
+        if self.prefsrc is not None:
+            words.append("src {}".format(self.prefsrc))
         if self.metric:
             words.append("metric {}".format(self.metric))
         words += ["{} {}".format(name, value) for name, value in self.options]
@@ -254,6 +263,17 @@ class Snapshot(NamedTuple):
     rules: Tuple[SeenRule, ...]
     """In the kernel's order, IPv4 first."""
     routes: Tuple[SeenRoute, ...]
+
+
+class Made(NamedTuple):
+    """What earlier runs changed that carries no owner in the kernel."""
+
+    ups: FrozenSet[str] = frozenset()
+    """Devices that we brought up."""
+    groups: Tuple[LinkGroup, ...] = ()
+    """Devices that we put into our group, with the group that they had."""
+    addresses: FrozenSet[LinkAddress] = frozenset()
+    """Addresses that we added."""
 
 
 class Query(NamedTuple):

@@ -1,15 +1,14 @@
-"""The kernel, by rtnetlink: read links, addresses, rules and routes; apply changes; ask for routes.
+"""The kernel: read links, addresses, rules and routes; apply changes; ask for routes.
 
 The only file that imports pyroute2, and of it only the message codecs: they are the same on both lines that we support
-(0.7 on old Pythons, 0.9), while its own sockets differ in what they filter and in the cost of a call. The socket here
-sends many messages at once and lets the kernel filter dumps, so that neither 1,600 rules of ours nor a routing daemon's
-10,000 routes make a boot slow. Formats: linux/netlink.h, linux/rtnetlink.h; kernel 4.17 or newer.
+(0.7 on old Pythons, 0.9), while its own sockets differ in what they filter and in the cost of a call. Ours
+(``rtnetlink``) sends many messages at once and lets the kernel filter dumps, so that neither 1,600 rules nor a routing
+daemon's 10,000 routes make a boot slow. Formats: linux/rtnetlink.h; kernel 4.17 or newer.
 """
 
 import errno
 import ipaddress
 import os
-import socket
 import struct
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
@@ -19,20 +18,14 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from eni_bootstrap import fibrule
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.errors import NotPermitted
 from eni_bootstrap.model import (
     MAIN, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkUp, Query, Route, SeenRoute, SeenRule, Snapshot,
 )
 from eni_bootstrap.plan import Change
+from eni_bootstrap.rtnetlink import HEADER, Message, Socket
 
-# linux/netlink.h
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_REQUEST, _ACK, _DUMP_INTERRUPTED, _DUMP = 0x1, 0x4, 0x10, 0x300
-_REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT_CHECK = 270, 10, 11, 12
-_EMPTY_RULE = struct.Struct("=B11x")  # struct fib_rule_hdr, of which only the family counts
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
-_ERROR_TEXT = 1  # NLMSGERR_ATTR_MSG
+_REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400  # linux/netlink.h
 
 # linux/rtnetlink.h
 _NEWLINK, _GETLINK = 16, 18
@@ -55,22 +48,10 @@ _OPTIONS = {"RTAX_MTU": "mtu", "RTAX_WINDOW": "window", "RTAX_SSTHRESH": "ssthre
             "RTAX_INITCWND": "initcwnd", "RTAX_INITRWND": "initrwnd", "RTAX_QUICKACK": "quickack"}
 _OPTION_NAMES = {name: attribute for attribute, name in _OPTIONS.items()}
 
-_IN_ONE_SEND = 400
-"""Messages in one send: 40 KiB of the 208 KiB that a socket may buffer by default, and as many errors come back."""
-
-_ANSWERS_AT_ONCE = 64
-"""Look-ups in one send: the answers wait in the same buffer, at 1.4 KiB each (150 of them were too many)."""
-
-_BUFFER = 1 << 20
-"""Bytes: room for 400 refusals, where we may ask for it (SO_RCVBUFFORCE)."""
-_RCVBUFFORCE = 33  # asm-generic/socket.h
-
-_DUMP_TRIES = 5
-"""A dump that is cut short by somebody's change is asked for again; a routing daemon may be busy at boot."""
-
 _FAMILY = fibrule.FAMILY
 _VERSION = {family: version for version, family in _FAMILY.items()}
 _WHOLE = {4: 32, 6: 128}
+_ANY_RULE = struct.Struct("=B11x")  # struct fib_rule_hdr, of which only the family counts
 
 
 class Failure(NamedTuple):
@@ -78,23 +59,15 @@ class Failure(NamedTuple):
 
     change: Change
     reason: str
+    overtaken: bool
+    """Somebody has changed the same thing since it was read: another look will tell."""
 
 
 class Kernel:
-    """One netlink socket into the network namespace of the calling thread."""
+    """What the kernel has in the network namespace of the calling thread."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._socket.bind((0, 0))
-        for level, option, value in (
-            (_SOL_NETLINK, _CAP_ACK, 1), (_SOL_NETLINK, _EXT_ACK, 1), (_SOL_NETLINK, _STRICT_CHECK, 1),
-            (socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER),
-        ):
-            try:
-                self._socket.setsockopt(level, option, value)
-            except OSError:
-                pass  # strict checks came with 4.20 (without them dumps are filtered here); the buffer takes privileges
-        self._sequence = 0
+        self._socket = Socket()
         self._names: Dict[int, str] = {}
         self._indexes: Dict[str, int] = {}
 
@@ -106,9 +79,9 @@ class Kernel:
     def links(self) -> Tuple[Link, ...]:
         """All links of this namespace."""
         found = []
-        body = _encode(ifinfmsg, {"family": 0}, [("IFLA_EXT_MASK", _SKIP_STATISTICS)])
-        for payload in self._dump(_GETLINK, body):
-            message = _decode(ifinfmsg, payload)
+        request = Message(_GETLINK, 0, _encode(ifinfmsg, {"family": 0}, [("IFLA_EXT_MASK", _SKIP_STATISTICS)]))
+        for body in self._socket.dump(request):
+            message = _decode(ifinfmsg, body)
             info = message.get_attr("IFLA_LINKINFO")
             kind = info.get_attr("IFLA_INFO_KIND") if info is not None else None
             mac = message.get_attr("IFLA_PERM_ADDRESS") or message.get_attr("IFLA_ADDRESS") or ""
@@ -123,8 +96,8 @@ class Kernel:
     def addresses(self) -> Tuple[LinkAddress, ...]:
         """All addresses but link-local IPv6 and loopback ones."""
         found = []
-        for payload in self._dump(_GETADDR, _encode(ifaddrmsg, {"family": 0}, [])):
-            message = _decode(ifaddrmsg, payload)
+        for body in self._socket.dump(Message(_GETADDR, 0, _encode(ifaddrmsg, {"family": 0}, []))):
+            message = _decode(ifaddrmsg, body)
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             address = ipaddress.ip_address(text)
             if not (address.is_loopback or address.version == 6 and address.is_link_local):
@@ -135,8 +108,8 @@ class Kernel:
         """All policy rules in the order in which the kernel asks them, IPv4 first."""
         found = []
         for version in (4, 6):
-            for payload in self._dump(_GETRULE, _EMPTY_RULE.pack(_FAMILY[version])):
-                found.append(fibrule.unpack(payload[_HEADER.size:], version))
+            for body in self._socket.dump(Message(_GETRULE, 0, _ANY_RULE.pack(_FAMILY[version]))):
+                found.append(fibrule.unpack(body, version))
         return tuple(found)
 
     def snapshot(
@@ -182,8 +155,9 @@ class Kernel:
             attributes.append(("RTA_TABLE", table))
         if dev:
             attributes.append(("RTA_OIF", self._indexes[dev]))
-        for payload in self._dump(_GETROUTE, _encode(rtmsg, fields, attributes), take):
-            seen = self._route(_decode(rtmsg, payload), version)
+        request = Message(_GETROUTE, 0, _encode(rtmsg, fields, attributes))
+        for body in self._socket.dump(request, lambda body: take(_route_head(body))):
+            seen = self._route(_decode(rtmsg, body), version)
             if seen is None or seen.route.kind in _UNROUTED or table and seen.route.table != table:
                 continue
             if not dev or dev in seen.route.devs():
@@ -206,27 +180,19 @@ class Kernel:
         options = sorted((_OPTIONS[name], value) for name, value in (metrics["attrs"] if metrics else ())
                          if name in _OPTIONS)
         cache = attributes.get("RTA_CACHEINFO")
-        route = Route(table, dst, hops, kind, attributes.get("RTA_PRIORITY", 0), tuple(options), message["tos"])
+        prefsrc = attributes.get("RTA_PREFSRC")
+        route = Route(table, dst, hops, kind, attributes.get("RTA_PRIORITY", 0), tuple(options), message["tos"],
+                      ipaddress.ip_address(prefsrc) if prefsrc else None)
         return SeenRoute(route, message["proto"], bool(cache and cache["rta_expires"]))
 
     # ---- asking
 
     def ask(self, queries: Sequence[Query]) -> List[Answer]:
         """The kernel's own look-ups (RTM_GETROUTE), all in one send; an answer for each query."""
-        answers: List[Answer] = []
-        for start in range(0, len(queries), _ANSWERS_AT_ONCE):
-            part = queries[start:start + _ANSWERS_AT_ONCE]
-            first = self._sequence + 1
-            self._send([self._question(query) for query in part])
-            replies: Dict[int, Answer] = {}
-            while len(replies) < len(part):
-                for header, payload in self._receive():
-                    if first <= header.sequence < first + len(part):
-                        replies[header.sequence] = self._answer(header, payload)
-            answers += [replies[first + place] for place in range(len(part))]
-        return answers
+        replies = self._socket.ask([self._question(query) for query in queries])
+        return [Answer(error=reply.error) if reply.error else self._answer(reply.body) for reply in replies]
 
-    def _question(self, query: Query) -> bytes:
+    def _question(self, query: Query) -> Message:
         version = query.dst.version
         # IPv6 tells the table unasked and takes the request for a mistake.
         fields = {"family": _FAMILY[version], "dst_len": _WHOLE[version],
@@ -239,12 +205,10 @@ class Kernel:
             attributes.append(("RTA_IIF", self._indexes[query.iif]))
         if query.oif:
             attributes.append(("RTA_OIF", self._indexes[query.oif]))
-        return self._frame(_GETROUTE, _REQUEST, _encode(rtmsg, fields, attributes))
+        return Message(_GETROUTE, 0, _encode(rtmsg, fields, attributes))
 
-    def _answer(self, header: "_Header", payload: bytes) -> Answer:
-        if header.type == _NLMSG_ERROR:
-            return Answer(error=_error(payload)[0])
-        message = _decode(rtmsg, payload)
+    def _answer(self, body: bytes) -> Answer:
+        message = _decode(rtmsg, body)
         attributes = dict(message["attrs"])
         kind = _TYPES.get(message["type"], "")
         # IPv6 answers a refusal with a route of that type, IPv4 with the error alone.
@@ -262,44 +226,35 @@ class Kernel:
         Raises ``NotPermitted`` without CAP_NET_ADMIN.
         """
         failures: List[Failure] = []
-        for start in range(0, len(changes), _IN_ONE_SEND):
-            part = changes[start:start + _IN_ONE_SEND]
-            first = self._sequence + 1
-            self._send([self._order(change, last=change is part[-1]) for change in part])
-            ended = False
-            while not ended:
-                for header, payload in self._receive():
-                    place = header.sequence - first
-                    if header.type != _NLMSG_ERROR or not 0 <= place < len(part):
-                        continue
-                    ended = ended or place == len(part) - 1
-                    number, text = _error(payload)
-                    if number in (errno.EPERM, errno.EACCES):
-                        raise NotPermitted("the kernel refuses «{}»: it takes CAP_NET_ADMIN".format(part[place]))
-                    if number and not _done_already(part[place], number):
-                        failures.append(Failure(part[place], text or os.strerror(number)))
+        replies = self._socket.order([self._order(change) for change in changes])
+        for change, reply in zip(changes, replies):
+            if reply.error in (errno.EPERM, errno.EACCES):
+                raise NotPermitted("the kernel refuses «{}»: it takes CAP_NET_ADMIN".format(change))
+            if reply.error and not _done_already(change, reply.error):
+                overtaken = reply.error in (errno.EEXIST, errno.ENODEV, errno.ENETDOWN)
+                failures.append(Failure(change, reply.text or os.strerror(reply.error), overtaken))
         return failures
 
-    def _order(self, change: Change, last: bool) -> bytes:
-        flags = _REQUEST | (_ACK if last else 0)
+    def _order(self, change: Change) -> Message:
+        flags = 0
         item, away = change.item, change.verb == "remove"
         if isinstance(item, LinkGroup):
             fields = {"index": self._indexes[item.dev]}
-            return self._frame(_NEWLINK, flags, _encode(ifinfmsg, fields, [("IFLA_GROUP", item.group)]))
+            return Message(_NEWLINK, flags, _encode(ifinfmsg, fields, [("IFLA_GROUP", item.group)]))
         if isinstance(item, LinkUp):
             fields = {"index": self._indexes[item.dev], "flags": 0 if away else _IFF_UP, "change": _IFF_UP}
-            return self._frame(_NEWLINK, flags, _encode(ifinfmsg, fields, []))
+            return Message(_NEWLINK, flags, _encode(ifinfmsg, fields, []))
         if not away:
-            flags |= _CREATE | (_REPLACE if change.verb == "replace" else _EXCL)
+            flags = _CREATE | (_REPLACE if change.verb == "replace" else _EXCL)
         if isinstance(item, LinkAddress):
             fields = {"family": _FAMILY[item.address.version], "prefixlen": item.prefix_length,
                       "index": self._indexes[item.dev]}
             attributes = [("IFA_LOCAL", str(item.address)), ("IFA_ADDRESS", str(item.address)), ("IFA_FLAGS", _NODAD)]
             body = _encode(ifaddrmsg, fields, attributes)
-            return self._frame(_DELADDR if away else _NEWADDR, flags, body)
+            return Message(_DELADDR if away else _NEWADDR, flags, body)
         if isinstance(item, Route):
-            return self._frame(_DELROUTE if away else _NEWROUTE, flags, self._route_body(item, change.protocol))
-        return self._frame(_DELRULE if away else _NEWRULE, flags, fibrule.pack(item, change.protocol))
+            return Message(_DELROUTE if away else _NEWROUTE, flags, self._route_body(item, change.protocol))
+        return Message(_DELRULE if away else _NEWRULE, flags, fibrule.pack(item, change.protocol))
 
     def _route_body(self, route: Route, protocol: int) -> bytes:
         fields = {"family": _FAMILY[route.version], "dst_len": route.dst.prefixlen, "proto": protocol,
@@ -318,58 +273,12 @@ class Kernel:
             attributes.append(("RTA_MULTIPATH", [
                 {"oif": self._indexes[hop.dev], "hops": 0, "flags": _ONLINK if route.onlink else 0,
                  "attrs": _via(hop, route.version)} for hop in route.hops]))
+        if route.prefsrc is not None:
+            attributes.append(("RTA_PREFSRC", str(route.prefsrc)))
         if route.options:
             attributes.append(("RTA_METRICS", {
                 "attrs": [(_OPTION_NAMES[name], value) for name, value in route.options]}))
         return _encode(rtmsg, fields, attributes)
-
-    # ---- the socket
-
-    def _frame(self, kind: int, flags: int, body: bytes) -> bytes:
-        """A message with the next sequence number."""
-        self._sequence += 1
-        return _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body
-
-    def _send(self, messages: Sequence[bytes]) -> None:
-        self._socket.send(b"".join(messages))
-
-    def _receive(self) -> "Iterator[Tuple[_Header, bytes]]":
-        """The messages of one datagram, each with its header in front."""
-        data = self._socket.recv(_DATAGRAM)
-        offset = 0
-        while offset < len(data):
-            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-            yield _Header(kind, flags, sequence), data[offset:offset + length]
-            offset += (length + 3) & ~3
-
-    def _dump(self, kind: int, body: bytes, take: "Optional[Callable[[_RouteHead], bool]]" = None) -> List[bytes]:
-        for _ in range(_DUMP_TRIES):
-            found, whole = self._dump_once(kind, body, take)
-            if whole:
-                return found
-        raise BootstrapError("the kernel's routing state changes too fast to be read; try again")
-
-    def _dump_once(
-        self, kind: int, body: bytes, take: "Optional[Callable[[_RouteHead], bool]]"
-    ) -> Tuple[List[bytes], bool]:
-        self._send([self._frame(kind, _REQUEST | _DUMP, body)])
-        expected = self._sequence
-        found: List[bytes] = []
-        whole = True
-        while True:
-            for header, payload in self._receive():
-                if header.sequence != expected:
-                    continue
-                whole = whole and not header.flags & _DUMP_INTERRUPTED
-                if header.type == _NLMSG_DONE:
-                    return found, whole
-                if header.type == _NLMSG_ERROR:
-                    number, text = _error(payload)
-                    if number in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-                        return [], True  # no such table, or a kernel without IPv6
-                    raise BootstrapError("the kernel does not tell its state: " + (text or os.strerror(number)))
-                if take is None or take(_route_head(payload)):
-                    found.append(payload)
 
 
 def _encode(codec: Type[Any], fields: Dict[str, Any], attributes: List[Tuple[str, Any]]) -> bytes:
@@ -379,19 +288,13 @@ def _encode(codec: Type[Any], fields: Dict[str, Any], attributes: List[Tuple[str
         message[name] = value
     message["attrs"] = attributes
     message.encode()
-    return bytes(message.data[_HEADER.size:])
+    return bytes(message.data[HEADER.size:])
 
 
-def _decode(codec: Type[Any], payload: bytes) -> Any:
-    message = codec(payload)
+def _decode(codec: Type[Any], body: bytes) -> Any:
+    message = codec(HEADER.pack(HEADER.size + len(body), 0, 0, 0, 0) + body)
     message.decode()
     return message
-
-
-class _Header(NamedTuple):
-    type: int
-    flags: int
-    sequence: int
 
 
 class _RouteHead(NamedTuple):
@@ -412,16 +315,13 @@ class _Quota:
         return self._left >= 0
 
 
-_DATAGRAM = 1 << 17
-"""Bytes; the kernel's dumps come in at most 32 KiB, an answer to a full send in single messages."""
-
 _ANY = {4: "0.0.0.0", 6: "::"}
 _UNROUTED = ("local", "broadcast", "anycast", "multicast")
 
 
-def _route_head(payload: bytes) -> _RouteHead:
-    # struct rtmsg behind the 16 bytes of header: family, dst_len, src_len, tos, table, protocol, ...
-    return _RouteHead(payload[17], payload[21])
+def _route_head(body: bytes) -> _RouteHead:
+    # struct rtmsg: family, dst_len, src_len, tos, table, protocol, ...
+    return _RouteHead(body[1], body[5])
 
 
 def _gateway(attributes: Dict[str, Any]) -> Optional[Address]:
@@ -438,20 +338,6 @@ def _via(hop: Hop, version: int) -> List[Tuple[str, Any]]:
     if hop.gateway.version == version:
         return [("RTA_GATEWAY", str(hop.gateway))]
     return [("RTA_VIA", {"family": _FAMILY[hop.gateway.version], "addr": str(hop.gateway)})]
-
-
-def _error(payload: bytes) -> Tuple[int, str]:
-    """The errno of an error message (0: an acknowledgement) and the kernel's own words, where it has some."""
-    number = -struct.unpack_from("=i", payload, 16)[0]
-    offset = 36  # behind the error and the header of the message that it answers (NETLINK_CAP_ACK)
-    while offset + 4 <= len(payload):
-        length, kind = struct.unpack_from("=HH", payload, offset)
-        if length < 4:
-            break
-        if kind & 0x3FFF == _ERROR_TEXT:
-            return number, payload[offset + 4:offset + length].rstrip(b"\0").decode(errors="replace")
-        offset += (length + 3) & ~3
-    return number, ""
 
 
 def _done_already(change: Change, number: int) -> bool:

@@ -9,8 +9,9 @@ import shlex
 from typing import FrozenSet, Iterable, List, NamedTuple, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkUp, Route, Rule, Snapshot
-from eni_bootstrap.routing import Decision, Made, takes_others_along
+from eni_bootstrap.links import takes_others_along
+from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkUp, Made, Route, Rule, Snapshot
+from eni_bootstrap.routing import Decision
 
 Item = Union[LinkGroup, LinkUp, LinkAddress, Route, Rule]
 
@@ -116,7 +117,7 @@ def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> 
         elif holder in ours.routes:
             replaced.add(holder)
             routes.append(Change("replace", route, config.protocol))
-        else:
+        elif holder.way != route.way:
             conflicts.append(Conflict(route, holder))
     rules = [Change("add", rule, config.protocol) for rule in decision.rules if rule not in present_rules]
 

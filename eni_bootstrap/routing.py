@@ -18,37 +18,18 @@ from ipaddress import IPv6Network, ip_network
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
+from eni_bootstrap.links import Unaddressed, link_changes, link_groups
+from eni_bootstrap.maintable import MainTable, neighbour
 from eni_bootstrap.model import (
-    IPV6_METRIC, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkUp, Listing, Network,
-    Route, Rule, SeenRoute, Snapshot, Subnet,
+    IPV6_METRIC, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkUp, Listing, Made, Network, Route,
+    Rule, Snapshot,
 )
 from eni_bootstrap.pairing import Eni, Unfit, network_of, pair, refuse_stealing
 from eni_bootstrap.tables import Memory, Numbers, assign
 
-PROTOCOL_KERNEL = 2
-"""Routes that the kernel makes of an address (rt_protos)."""
-
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _LINK_LOCAL = IPv6Network("fe80::/64")
 _METRIC = {4: 0, 6: IPV6_METRIC}
-
-
-class Made(NamedTuple):
-    """What earlier runs changed that carries no owner in the kernel."""
-
-    ups: FrozenSet[str] = frozenset()
-    """Devices that we brought up."""
-    groups: Tuple[LinkGroup, ...] = ()
-    """Devices that we put into our group, with the group that they had."""
-    addresses: FrozenSet[LinkAddress] = frozenset()
-    """Addresses that we added."""
-
-
-class Unaddressed(NamedTuple):
-    """A link that is up and has no address of a family that its ENI has."""
-
-    eni: Eni
-    version: int
 
 
 class Decision(NamedTuple):
@@ -91,7 +72,7 @@ def decide(
     enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
     unfit += thieves
     memory = Memory(snapshot, config)
-    main = _Main(snapshot, config)
+    main = MainTable(snapshot, config)
     on_link = _on_link(snapshot)
     sources = {eni.dev: _sources(eni, on_link, listing) for eni in enis}
 
@@ -117,10 +98,10 @@ def decide(
     if not versions:
         return nothing
 
-    groups, without_group = _groups(enis, unfit, snapshot, config)
+    groups, without_group = link_groups(enis, unfit, snapshot, config)
     if without_group:
         remarks.append(without_group)
-    ups, addresses, dropped, unaddressed = _links(secondaries, on_link, snapshot, made, patience_over)
+    ups, addresses, dropped, unaddressed = link_changes(secondaries, on_link, snapshot, made, patience_over)
     primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unfit if member.primary}
     defaults = _main_defaults(secondaries, primary_devs, numbers, main, config)
     secondary_devs = ({eni.dev for eni in secondaries} | nothing.kept_devs) - primary_devs
@@ -188,71 +169,18 @@ def _on_link(snapshot: Snapshot) -> Dict[str, List[LinkAddress]]:
     return held
 
 
-class _Main:
-    """Main's routes: the defaults, and those through an ENI."""
-
-    def __init__(self, snapshot: Snapshot, config: Config) -> None:
-        self.defaults: List[SeenRoute] = []
-        self._protocol = config.protocol
-        self._specific: Dict[str, List[SeenRoute]] = defaultdict(list)
-        for seen in snapshot.routes:
-            route = seen.route
-            if route.table != MAIN:
-                continue
-            if route.is_default:
-                self.defaults.append(seen)
-            elif route.kind == "unicast" and not (route.dst.is_link_local or route.dst.is_multicast) and not route.tos:
-                for dev in set(route.devs()):
-                    self._specific[dev].append(seen)
-
-    def on_link(self, network: Network, dev: str) -> bool:
-        """Whether main reaches a network directly on a device."""
-        return any(route.dst == network and Hop(dev) in route.hops for route, _, _ in self._specific.get(dev, ()))
-
-    def elsewhere(self, gateway: Address, dev: str) -> bool:
-        """Whether main has an IPv6 gateway as another ENI's neighbour and would refuse a route to it by this one."""
-        near = {name for name, routes in self._specific.items() for route, _, _ in routes if gateway in route.dst}
-        return gateway.version == 6 and bool(near) and dev not in near
-
-    def destinations(self, devs: Iterable[str]) -> Set[Network]:
-        """All that main sends through one of the devices, but for default routes.
-
-        The kernel's own routes to single addresses are to this host's own, which never get as far as our rules.
-        """
-        return {route.dst for dev in devs for route, protocol, _ in self._specific.get(dev, ())
-                if protocol != PROTOCOL_KERNEL or route.dst.prefixlen < route.dst.max_prefixlen}
-
-    def copies(self, dev: str, table: int, most: int) -> Tuple[List[Route], bool]:
-        """The user's own routes through a device as routes of a table, and whether some were left out."""
-        found = []
-        for route, protocol, expires in self._specific.get(dev, ()):
-            if protocol not in (PROTOCOL_KERNEL, self._protocol) and not expires:
-                hops = tuple(hop for hop in route.hops if hop.dev == dev)
-                found.append(route._replace(table=table, hops=hops))
-        neighbours = [near for route in found[:most] for hop in route.hops for near in _neighbour(table, hop)]
-        return neighbours + found[:most], len(found) > most
-
-    def is_own(self, seen: SeenRoute) -> bool:
-        return seen.protocol == self._protocol
-
-    def metric(self, version: int, devs: Set[str]) -> int:
-        """The best metric of a default route through one of the devices; -1 for none."""
-        return min((seen.route.metric for seen in self.defaults
-                    if seen.route.version == version and devs.intersection(seen.route.devs())), default=-1)
-
-
 def _merge(own: Dict[tuple, Route], more: Iterable[Route]) -> None:
     """What is there already wins: two routes with one key can't both be in a table."""
     for route in more:
         own.setdefault(route.key, route)
 
 
-def _own_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
+def _own_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
     """A secondary's table: its vSwitch, its default, its fence."""
     routes = _vswitch_routes(eni, table, main)
     for subnet in eni.interface.subnets:
         version = subnet.version
-        routes += _neighbour(table, Hop(eni.dev, subnet.gateway))
+        routes += neighbour(table, Hop(eni.dev, subnet.gateway))
         routes.append(Route(table, _DEFAULT[version], (Hop(eni.dev, subnet.gateway),), metric=_METRIC[version]))
         if version == 4:
             routes.append(Route(table, _DEFAULT[4], kind="unreachable", metric=UNREACHABLE_METRIC))
@@ -261,12 +189,12 @@ def _own_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
     return routes
 
 
-def _primary_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
+def _primary_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
     """The part of the primary's table that needs no other ENI."""
     return _vswitch_routes(eni, table, main)
 
 
-def _vswitch_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
+def _vswitch_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
     """The ENI's own vSwitch, directly on its link.
 
     IPv6 only where main has it so: DHCPv6 gives a /128 and no on-link prefix, then neighbours are reached by the
@@ -279,20 +207,8 @@ def _vswitch_routes(eni: Eni, table: int, main: _Main) -> List[Route]:
     ]
 
 
-def _neighbour(table: int, hop: Hop) -> List[Route]:
-    """The way to an IPv6 gateway itself.
-
-    The kernel looks for an IPv6 gateway in the route's own table, unless the route says ``onlink``: then in main, where
-    the gateway may be another ENI's neighbour (two ENIs in one vSwitch, one of them with the /64 on its link), and
-    refuses the route (ip6_route_check_nh_onlink, kernel 6.18). So our tables say where it is.
-    """
-    if hop.gateway is None or hop.gateway.version == 4 or hop.gateway.is_link_local:
-        return []
-    return [Route(table, network_of(hop.gateway), (Hop(hop.dev),), metric=IPV6_METRIC)]
-
-
 def _detours(
-    eni: Eni, table: int, others: Sequence[Eni], other_devs: Set[str], own_copies: List[Route], main: _Main
+    eni: Eni, table: int, others: Sequence[Eni], other_devs: Set[str], own_copies: List[Route], main: MainTable
 ) -> List[Route]:
     """By the ENI's own gateway: all that main would send through another ENI.
 
@@ -309,7 +225,7 @@ def _detours(
         blocks = _blocks(away)
         copies = [route for route in own_copies if route.version == subnet.version and _inside(route.dst, blocks)]
         routes += copies
-        routes += _neighbour(table, Hop(eni.dev, subnet.gateway)) if away else []
+        routes += neighbour(table, Hop(eni.dev, subnet.gateway)) if away else []
         for dst in sorted(away - {route.dst for route in copies}):
             routes.append(Route(table, dst, (Hop(eni.dev, subnet.gateway),), metric=_METRIC[subnet.version]))
     return routes
@@ -326,7 +242,7 @@ def _blocks(networks: Iterable[Network]) -> Set[Tuple[int, int]]:
             for block in networks}
 
 
-def _main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: Dict[str, Numbers], main: _Main,
+def _main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: Dict[str, Numbers], main: MainTable,
                    config: Config) -> List[Route]:
     """A default route in main for each secondary to which the operating system gave none, worse than the primary's.
 
@@ -349,16 +265,19 @@ def _main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: 
     return found
 
 
-def _primary_default(eni: Eni, table: int, secondary_devs: Set[str], added: Sequence[Route], main: _Main
+def _primary_default(eni: Eni, table: int, secondary_devs: Set[str], added: Sequence[Route], main: MainTable
                      ) -> List[Route]:
-    """The primary's own default, where main's best one goes by a secondary: its sources must not follow that."""
+    """The primary's own default, where main's best one goes by a secondary: its sources must not follow that.
+
+    Two IPv6 defaults of one metric (router advertisements on both links) share the traffic; so does a multipath one.
+    """
     routes = []
     for subnet in eni.interface.subnets:
         defaults = [seen.route for seen in main.defaults
                     if not (main.is_own(seen) and secondary_devs.issuperset(seen.route.devs()))] + list(added)
-        best = min((route for route in defaults if route.version == subnet.version),
-                   key=lambda route: route.metric, default=None)
-        if best is not None and best.hops and secondary_devs.issuperset(best.devs()):
+        defaults = [route for route in defaults if route.version == subnet.version]
+        best = min((route.metric for route in defaults), default=0)
+        if any(secondary_devs.intersection(route.devs()) for route in defaults if route.metric == best):
             routes.append(Route(table, _DEFAULT[subnet.version], (Hop(eni.dev, subnet.gateway),),
                                 metric=_METRIC[subnet.version]))
     return routes
@@ -389,70 +308,6 @@ def _rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], ear
         rules += [Rule(subnet.version, config.priority_device, oif=eni.dev, table=table)
                   for subnet in eni.interface.subnets]
     return rules
-
-
-def _groups(enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, config: Config
-            ) -> Tuple[List[LinkGroup], str]:
-    """Our interface group on every ENI's device; none at all, and why, where one belongs to somebody else's."""
-    devs = {eni.dev: eni.label for eni in enis}
-    devs.update({member.dev: member.label for member in unfit if member.dev})
-    links = {link.name: link for link in snapshot.links if link.name in devs}
-    for name, link in sorted(links.items()):
-        if link.group not in (0, config.group):
-            return [], ("{}: belongs to interface group {}, which is somebody else's; going without a group: routes in "
-                        "main that overlap an ENI's are less exact".format(devs[name], link.group))
-    return [LinkGroup(name, config.group) for name, link in sorted(links.items()) if not link.master], ""
-
-
-def _links(
-    secondaries: Sequence[Eni], on_link: Dict[str, List[LinkAddress]], snapshot: Snapshot, made: Made,
-    patience_over: FrozenSet[Tuple[str, int]],
-) -> Tuple[List[LinkUp], List[LinkAddress], List[LinkAddress], List[Unaddressed]]:
-    """Links to bring up, addresses to add, addresses of ours to drop, and links to wait for.
-
-    A link that carries no address of a family gets one when nobody else is coming to address it: when it was down,
-    when it was we who addressed it before, or when nobody came for long enough.
-    """
-    ups: List[LinkUp] = []
-    wanted: List[LinkAddress] = []
-    dropped: List[LinkAddress] = []
-    waiting: List[Unaddressed] = []
-    up = {link.name for link in snapshot.links if link.up}
-    for eni in secondaries:
-        if eni.dev != eni.link.name:
-            continue  # its master is somebody's deliberate set-up
-        ups.append(LinkUp(eni.dev))
-        ours = {address for address in made.addresses if address.dev == eni.dev}
-        for subnet in eni.interface.subnets:
-            held = [held for held in on_link.get(eni.dev, ()) if held.address.version == subnet.version]
-            stale = [mine for mine in held if mine in ours and mine.address not in subnet.addresses
-                     and not takes_others_along(mine, held, made)]
-            dropped += stale
-            wanted += [mine for mine in held if mine in ours and mine not in stale]
-            if len(held) > len(stale) or not subnet.addresses:
-                continue
-            nobody_comes = eni.dev not in up or any(mine.address.version == subnet.version for mine in ours)
-            if nobody_comes or (eni.dev, subnet.version) in patience_over:
-                wanted.append(_link_address(eni, subnet))
-            else:
-                waiting.append(Unaddressed(eni, subnet.version))
-    return ups, wanted, dropped, waiting
-
-
-def takes_others_along(address: LinkAddress, held: Sequence[LinkAddress], made: Made) -> bool:
-    """Whether somebody else's address would go with this one.
-
-    The first IPv4 address of a subnet on a link takes the others of that subnet with it when it is deleted (unless
-    promote_secondaries is set).
-    """
-    return address.address.version == 4 and any(
-        other.dev == address.dev and other.prefix_length == address.prefix_length and other not in made.addresses
-        and other.network == address.network for other in held)
-
-
-def _link_address(eni: Eni, subnet: Subnet) -> LinkAddress:
-    length = subnet.vswitch.prefixlen if subnet.version == 4 else 128
-    return LinkAddress(eni.dev, subnet.addresses[0], length)
 
 
 def _kept(enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, memory: Memory, config: Config

@@ -15,10 +15,9 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkUp
+from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkUp, Made
 from eni_bootstrap.plan import Change
 from eni_bootstrap.retry import Deadline
-from eni_bootstrap.routing import Made
 
 LOG = logging.getLogger(__name__)
 

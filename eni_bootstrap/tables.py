@@ -163,7 +163,7 @@ def _trouble(eni: Eni, table: int, sources: Set[Network], ours: List[Route], mem
     by_key = {route.key: route for route in ours}
     defaults = {route.dst: route for route in ours if route.is_default and route.hops}
     for route in memory.foreign_routes.get(table, ()):
-        if route in ours:
+        if route.way in ours:
             continue
         if set(route.devs()) != {eni.dev}:
             return "somebody else's route is in it: " + str(route)

@@ -90,6 +90,12 @@ class TestWhatIsSomebodyElses:
         world = two_enis(routes=[(route(1001, "default", "eth1 172.16.20.253"), BOOT)])
         assert not any("default via 172.16.20.253" in command for command in commands(planned(world)))
 
+    def test_a_route_by_the_same_way_counts_as_present_whatever_it_suggests_to_sockets(self):
+        source = ETH1.subnets[0].addresses[0]
+        world = two_enis(routes=[(route(1001, "default", "eth1 172.16.20.253", prefsrc=source), BOOT)])
+        todo = planned(world)
+        assert not any("default via 172.16.20.253" in command for command in commands(todo)) and not todo.conflicts
+
     def test_a_twin_of_our_rule_counts_as_present(self):
         world = two_enis(rules=[(Rule(4, 7200, net("172.16.20.20/32"), table=1001), STATIC)])
         assert not any("from 172.16.20.20 " in command for command in commands(planned(world)))

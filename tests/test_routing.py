@@ -248,3 +248,14 @@ def test_order_in_the_metadata_changes_nothing():
     one, other = decision(world, PRIMARY, ETH1, ETH2), decision(world, ETH2, ETH1, PRIMARY)
     assert (one.rules, one.routes, one.numbers) == (other.rules, other.routes, other.numbers)
     assert CONFIG.protocol == OURS
+
+
+def test_a_default_that_main_shares_between_the_primary_and_a_secondary_gives_the_primary_its_own():
+    shared = [(route(MAIN, "default", "eth0 172.16.10.253", "eth1 172.16.20.253", metric=50), DHCP)]
+    assert "default via 172.16.10.253 dev eth0 table 1000" in in_table(decision(two_enis(routes=shared)), 1000)
+
+
+def test_a_copy_suggests_the_same_source():
+    own = route(MAIN, "10.60.0.0/16", "eth1", prefsrc=ETH1.subnets[0].addresses[0])
+    made = decision(two_enis(routes=[(own, STATIC)]))
+    assert "10.60.0.0/16 dev eth1 table 1001 src 172.16.20.20" in in_table(made, 1001)

@@ -1,0 +1,76 @@
+"""What main holds of the ENIs: default routes, and specific routes through one of them. PURE."""
+
+from collections import defaultdict
+from typing import Dict, Iterable, List, Set, Tuple
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import IPV6_METRIC, MAIN, Address, Hop, Network, Route, SeenRoute, Snapshot
+from eni_bootstrap.pairing import network_of
+
+PROTOCOL_KERNEL = 2
+"""Routes that the kernel makes of an address (rt_protos)."""
+
+
+class MainTable:
+    """Main's routes: the defaults, and those through an ENI."""
+
+    def __init__(self, snapshot: Snapshot, config: Config) -> None:
+        self.defaults: List[SeenRoute] = []
+        self._protocol = config.protocol
+        self._specific: Dict[str, List[SeenRoute]] = defaultdict(list)
+        for seen in snapshot.routes:
+            route = seen.route
+            if route.table != MAIN:
+                continue
+            if route.is_default:
+                self.defaults.append(seen)
+            elif route.kind == "unicast" and not (route.dst.is_link_local or route.dst.is_multicast) and not route.tos:
+                for dev in set(route.devs()):
+                    self._specific[dev].append(seen)
+
+    def on_link(self, network: Network, dev: str) -> bool:
+        """Whether main reaches a network directly on a device."""
+        return any(route.dst == network and Hop(dev) in route.hops for route, _, _ in self._specific.get(dev, ()))
+
+    def elsewhere(self, gateway: Address, dev: str) -> bool:
+        """Whether main has an IPv6 gateway as another ENI's neighbour and would refuse a route to it by this one."""
+        near = {name for name, routes in self._specific.items() for route, _, _ in routes if gateway in route.dst}
+        return gateway.version == 6 and bool(near) and dev not in near
+
+    def destinations(self, devs: Iterable[str]) -> Set[Network]:
+        """All that main sends through one of the devices, but for default routes.
+
+        The kernel's own routes to single addresses are to this host's own, which never get as far as our rules.
+        """
+        return {route.dst for dev in devs for route, protocol, _ in self._specific.get(dev, ())
+                if protocol != PROTOCOL_KERNEL or route.dst.prefixlen < route.dst.max_prefixlen}
+
+    def copies(self, dev: str, table: int, most: int) -> Tuple[List[Route], bool]:
+        """The user's own routes through a device as routes of a table, and whether some were left out."""
+        found = []
+        for route, protocol, expires in self._specific.get(dev, ()):
+            if protocol not in (PROTOCOL_KERNEL, self._protocol) and not expires:
+                hops = tuple(hop for hop in route.hops if hop.dev == dev)
+                found.append(route._replace(table=table, hops=hops))
+        neighbours = [near for route in found[:most] for hop in route.hops for near in neighbour(table, hop)]
+        return neighbours + found[:most], len(found) > most
+
+    def is_own(self, seen: SeenRoute) -> bool:
+        return seen.protocol == self._protocol
+
+    def metric(self, version: int, devs: Set[str]) -> int:
+        """The best metric of a default route through one of the devices; -1 for none."""
+        return min((seen.route.metric for seen in self.defaults
+                    if seen.route.version == version and devs.intersection(seen.route.devs())), default=-1)
+
+
+def neighbour(table: int, hop: Hop) -> List[Route]:
+    """The way to an IPv6 gateway itself.
+
+    The kernel looks for an IPv6 gateway in the route's own table, unless the route says ``onlink``: then in main, where
+    the gateway may be another ENI's neighbour (two ENIs in one vSwitch, one of them with the /64 on its link), and
+    refuses the route (ip6_route_check_nh_onlink, kernel 6.18). So our tables say where it is.
+    """
+    if hop.gateway is None or hop.gateway.version == 4 or hop.gateway.is_link_local:
+        return []
+    return [Route(table, network_of(hop.gateway), (Hop(hop.dev),), metric=IPV6_METRIC)]

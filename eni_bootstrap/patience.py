@@ -1,0 +1,62 @@
+"""What is worth waiting for, how long still, and how it is said."""
+
+import logging
+from typing import Dict, FrozenSet, Tuple
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.links import Unaddressed
+from eni_bootstrap.pairing import Unfit
+from eni_bootstrap.retry import Deadline
+from eni_bootstrap.routing import Decision
+
+LOG = logging.getLogger(__name__)
+
+POLL = 1.0
+"""Seconds between two looks at what is being waited for: it comes within some seconds, and the service throttles."""
+
+SPEAK_EVERY = 5.0
+"""Seconds between two words about the waiting."""
+
+
+class Patience:
+    """How long each thing that may still come is worth waiting for, and what to say meanwhile."""
+
+    def __init__(self, deadline: Deadline, config: Config) -> None:
+        self._deadline = deadline
+        self._config = config
+        self._since: Dict[object, float] = {}  # by MAC or (device, IP version): when first missed
+        self._spoke = float("-inf")
+
+    def _age(self, key: object) -> float:
+        now = self._now()
+        return now - self._since.setdefault(key, now)
+
+    def _now(self) -> float:
+        return self._deadline.seconds - self._deadline.remaining()
+
+    def over(self) -> FrozenSet[Tuple[str, int]]:
+        """The (device, IP version) that nobody has addressed for long enough."""
+        return frozenset(key for key in self._since
+                         if isinstance(key, tuple) and self._age(key) >= self._config.address_wait)
+
+    def worth(self, decision: Decision) -> bool:
+        """Whether to wait for another look; says what for, and how long still, when it lasts."""
+        waits = [(self._config.interface_wait - self._age(member.mac), unfit_text(member))
+                 for member in decision.unfit if member.passing]
+        waits += [(self._config.address_wait - self._age((member.eni.dev, member.version)) + POLL,
+                   unaddressed_text(member)) for member in decision.unaddressed]
+        waits = [(min(left, self._deadline.remaining() - POLL), what) for left, what in waits]
+        waits = [(left, what) for left, what in waits if left > 0]
+        if waits and self._now() - self._spoke >= SPEAK_EVERY:
+            self._spoke = self._now()
+            for left, what in waits:
+                LOG.info("waiting, %.0f s more at most: %s", left, what)
+        return bool(waits)
+
+
+def unfit_text(member: Unfit) -> str:
+    return "{}: {}".format(member.label, member.reason)
+
+
+def unaddressed_text(member: Unaddressed) -> str:
+    return "{}: the link has no IPv{} address".format(member.eni.label, member.version)

@@ -1,0 +1,168 @@
+"""A netlink socket: many messages in one send, dumps that the kernel filters, its errors in its own words.
+
+Knows how messages are framed (linux/netlink.h), and nothing of what is in them.
+"""
+
+import errno
+import os
+import socket
+import struct
+import time
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from eni_bootstrap.errors import BootstrapError
+
+HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
+
+_ERROR, _DONE = 2, 3
+_REQUEST, _ACK, _DUMP_INTERRUPTED, _DUMP = 0x1, 0x4, 0x10, 0x300
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT_CHECK = 270, 10, 11, 12
+_ERROR_TEXT = 1  # NLMSGERR_ATTR_MSG
+
+_ORDERS_AT_ONCE = 400
+"""Messages in one send: 40 KiB of the 208 KiB that a socket may buffer by default, and as many errors come back."""
+
+_QUESTIONS_AT_ONCE = 64
+"""Look-ups in one send: the answers wait in the same buffer, at 1.4 KiB each (150 of them were too many)."""
+
+_BUFFER = 1 << 20
+"""Bytes: room for 400 refusals, where we may ask for it (SO_RCVBUFFORCE)."""
+_RCVBUFFORCE = 33  # asm-generic/socket.h
+
+_DATAGRAM = 1 << 17
+"""Bytes; the kernel's dumps come in at most 32 KiB, an answer to a full send in single messages."""
+
+_DUMP_PAUSES = (0.0, 0.01, 0.03, 0.1, 0.3)
+"""Seconds before each try of a dump that is cut short by somebody's changes: at boot many are at work."""
+
+
+class Message(NamedTuple):
+    """What is to be sent: a type, flags beside the usual ones, and all that comes behind the header."""
+
+    type: int
+    flags: int
+    body: bytes
+
+
+class Reply(NamedTuple):
+    """What came back: a body, or an errno (0: done) and the kernel's words for it."""
+
+    body: bytes = b""
+    error: int = 0
+    text: str = ""
+
+
+class _Header(NamedTuple):
+    type: int
+    flags: int
+    sequence: int
+
+
+class Socket:
+    """One rtnetlink socket into the network namespace of the calling thread."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket.bind((0, 0))
+        for level, option, value in (
+            (_SOL_NETLINK, _CAP_ACK, 1), (_SOL_NETLINK, _EXT_ACK, 1), (_SOL_NETLINK, _STRICT_CHECK, 1),
+            (socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER),
+        ):
+            try:
+                self._socket.setsockopt(level, option, value)
+            except OSError:
+                pass  # strict checks came with 4.20: before, the kernel filters no dumps; the buffer takes privileges
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def order(self, messages: Sequence[Message]) -> List[Reply]:
+        """Send messages that change something; a reply to each. Only the last of a send is acknowledged.
+
+        An error comes back for any of them, asked for or not; who is not heard of has succeeded.
+        """
+        replies: List[Reply] = []
+        for start in range(0, len(messages), _ORDERS_AT_ONCE):
+            part = messages[start:start + _ORDERS_AT_ONCE]
+            part = [*part[:-1], part[-1]._replace(flags=part[-1].flags | _ACK)]
+            replies += self._exchange(part, lambda heard: len(part) - 1 in heard)
+        return replies
+
+    def ask(self, messages: Sequence[Message]) -> List[Reply]:
+        """Send messages that ask for something; the one answer to each."""
+        replies: List[Reply] = []
+        for start in range(0, len(messages), _QUESTIONS_AT_ONCE):
+            part = messages[start:start + _QUESTIONS_AT_ONCE]
+            replies += self._exchange(part, lambda heard: len(heard) == len(part))
+        return replies
+
+    def dump(self, message: Message, take: Optional[Callable[[bytes], bool]] = None) -> List[bytes]:
+        """All that the kernel lists; of each ``take`` is asked first. A table that does not exist is empty."""
+        for pause in _DUMP_PAUSES:
+            time.sleep(pause)
+            found, whole = self._dump(message, take)
+            if whole:
+                return found
+        raise BootstrapError("the kernel's routing state changes too fast to be read; try again")
+
+    def _exchange(self, part: Sequence[Message], ended: Callable[[Dict[int, Reply]], bool]) -> List[Reply]:
+        first = self._send(part)
+        heard: Dict[int, Reply] = {}
+        while not ended(heard):
+            for header, body in self._receive():
+                place = header.sequence - first
+                if 0 <= place < len(part):
+                    heard[place] = Reply(b"", *_error(body)) if header.type == _ERROR else Reply(body)
+        return [heard.get(place, Reply()) for place in range(len(part))]
+
+    def _dump(self, message: Message, take: Optional[Callable[[bytes], bool]]) -> Tuple[List[bytes], bool]:
+        expected = self._send([message._replace(flags=message.flags | _DUMP)])
+        found: List[bytes] = []
+        whole = True
+        while True:
+            for header, body in self._receive():
+                if header.sequence != expected:
+                    continue
+                whole = whole and not header.flags & _DUMP_INTERRUPTED
+                if header.type == _DONE:
+                    return found, whole
+                if header.type == _ERROR:
+                    number, text = _error(body)
+                    if number in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+                        return [], True  # no such table, or a kernel without IPv6
+                    raise BootstrapError("the kernel does not tell its state: " + (text or os.strerror(number)))
+                if take is None or take(body):
+                    found.append(body)
+
+    def _send(self, messages: Sequence[Message]) -> int:
+        """Send all at once; the sequence number of the first, after which the others are counted."""
+        first = self._sequence + 1
+        self._sequence += len(messages)
+        self._socket.send(b"".join(
+            HEADER.pack(HEADER.size + len(message.body), message.type, message.flags | _REQUEST, sequence, 0)
+            + message.body for sequence, message in enumerate(messages, first)))
+        return first
+
+    def _receive(self) -> Iterator[Tuple[_Header, bytes]]:
+        """The messages of one datagram."""
+        data = self._socket.recv(_DATAGRAM)
+        offset = 0
+        while offset < len(data):
+            length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
+            yield _Header(kind, flags, sequence), data[offset + HEADER.size:offset + length]
+            offset += (length + 3) & ~3
+
+
+def _error(body: bytes) -> Tuple[int, str]:
+    """The errno of an error message (0: an acknowledgement) and the kernel's own words, where it has some."""
+    number = -struct.unpack_from("=i", body)[0]
+    offset = 4 + HEADER.size  # behind the error stands the header of the message that it answers (NETLINK_CAP_ACK)
+    while offset + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, offset)
+        if length < 4:
+            break
+        if kind & 0x3FFF == _ERROR_TEXT:
+            return number, body[offset + 4:offset + length].rstrip(b"\0").decode(errors="replace")
+        offset += (length + 3) & ~3
+    return number, ""
