@@ -102,10 +102,13 @@ def verify(world: World) -> Report:
     remarks = list(decision.remarks)
     if not decision.rules:
         return Report(decision, (), tuple(problems), tuple(remarks))
-    local_routes = _local_routes(world, {eni.dev for eni in decision.enis} | decision.kept_devs)
+    eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
+    local_routes = _local_routes(world, eni_devs)
     facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local_routes,
                         _barriers(view.snapshot))
     problems += [_unprovable(*member) for member in proof.unprovable(facts)]
+    remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
+                for route in _shared(view.snapshot, eni_devs)]
     for rule, whose in proof.queue_jumpers(facts, world.config):
         remarks.append("somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule))
     verdicts = _prove(world, proof.full(facts), facts)
@@ -136,7 +139,7 @@ def remove(world: World) -> Report:
 
 
 def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
-    """Look and execute until nothing is left to do or to wait for; the last view, all changes, and the last problems."""
+    """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
     patience = Patience(world.deadline, world.config)
     with state.lock(world.deadline, world.sleep):
         view = _look(world, frozenset())
@@ -284,6 +287,12 @@ def _local_routes(world: World, eni_devs: Iterable[str]) -> Tuple[Route, ...]:
 def _barriers(snapshot: Snapshot) -> Tuple[Route, ...]:
     return tuple(seen.route for seen in snapshot.routes
                  if seen.route.table == MAIN and seen.route.is_default and not seen.route.hops)
+
+
+def _shared(snapshot: Snapshot, eni_devs: Set[str]) -> List[Route]:
+    """Main's multipath routes over an ENI and a device that is none."""
+    return [seen.route for seen in snapshot.routes if seen.route.table == MAIN
+            and eni_devs.intersection(seen.route.devs()) and not eni_devs.issuperset(seen.route.devs())]
 
 
 def _unprovable(eni: Eni, version: int) -> str:

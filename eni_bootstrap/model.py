@@ -88,6 +88,8 @@ class Link(NamedTuple):
     up: bool = True
     """Administratively up; says nothing of the carrier."""
     group: int = 0
+    ipv6: bool = True
+    """False where somebody has switched IPv6 off (sysctl disable_ipv6)."""
 
 
 class LinkAddress(NamedTuple):

@@ -85,10 +85,10 @@ class Kernel:
             info = message.get_attr("IFLA_LINKINFO")
             kind = info.get_attr("IFLA_INFO_KIND") if info is not None else None
             mac = message.get_attr("IFLA_PERM_ADDRESS") or message.get_attr("IFLA_ADDRESS") or ""
+            name = message.get_attr("IFLA_IFNAME")
             found.append(Link(
-                message["index"], message.get_attr("IFLA_IFNAME"), mac.lower(), kind or "",
-                message.get_attr("IFLA_MASTER") or 0, bool(message["flags"] & _IFF_UP),
-                message.get_attr("IFLA_GROUP") or 0))
+                message["index"], name, mac.lower(), kind or "", message.get_attr("IFLA_MASTER") or 0,
+                bool(message["flags"] & _IFF_UP), message.get_attr("IFLA_GROUP") or 0, _has_ipv6(name)))
         self._names = {link.ifindex: link.name for link in found}
         self._indexes = {link.name: link.ifindex for link in found}
         return tuple(found)
@@ -226,9 +226,9 @@ class Kernel:
         Raises ``NotPermitted`` without CAP_NET_ADMIN.
         """
         failures: List[Failure] = []
-        replies = self._socket.order([self._order(change) for change in changes])
+        replies = self._socket.order(self._order(change) for change in changes)
         for change, reply in zip(changes, replies):
-            if reply.error in (errno.EPERM, errno.EACCES):
+            if reply.error == errno.EPERM:
                 raise NotPermitted("the kernel refuses «{}»: it takes CAP_NET_ADMIN".format(change))
             if reply.error and not _done_already(change, reply.error):
                 overtaken = reply.error in (errno.EEXIST, errno.ENODEV, errno.ENETDOWN)
@@ -295,6 +295,15 @@ def _decode(codec: Type[Any], body: bytes) -> Any:
     message = codec(HEADER.pack(HEADER.size + len(body), 0, 0, 0, 0) + body)
     message.decode()
     return message
+
+
+def _has_ipv6(name: str) -> bool:
+    """Whether IPv6 is on for a device. A sandbox may hide all sysctls, which says nothing."""
+    try:
+        with open("/proc/sys/net/ipv6/conf/{}/disable_ipv6".format(name)) as switch:
+            return switch.read().strip() == "0"
+    except OSError:
+        return not os.path.exists("/proc/sys/net/core")
 
 
 class _RouteHead(NamedTuple):

@@ -161,6 +161,25 @@ def _theft(interface: NetworkInterface, primaries: Set[Address], taken: Set[Netw
     return ""
 
 
+def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit], List[str]]:
+    """The ENIs without IPv6 where it is switched off on their device: the kernel would refuse every route."""
+    off = {link.name for link in links if not link.ipv6}
+    fit: List[Eni] = []
+    unfit: List[Unfit] = []
+    remarks: List[str] = []
+    for eni in enis:
+        interface = eni.interface
+        rest = tuple(subnet for subnet in interface.subnets if subnet.version == 4 or eni.dev not in off)
+        if not rest:
+            unfit.append(Unfit(interface.eni_id, interface.mac, eni.primary, "metadata gives it IPv6 only, which is "
+                               "switched off on the device (sysctl disable_ipv6)", False, eni.dev))
+            continue
+        if rest != interface.subnets:
+            remarks.append(eni.label + ": IPv6 is switched off on the device (sysctl disable_ipv6) and left out")
+        fit.append(eni._replace(interface=interface._replace(subnets=rest)))
+    return fit, unfit, remarks
+
+
 def network_of(address: Address) -> Network:
     """The prefix that holds just this address."""
     return IPv4Network(int(address)) if address.version == 4 else IPv6Network(int(address))

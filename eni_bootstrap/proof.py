@@ -158,15 +158,17 @@ def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
 
 
 def _askable(facts: Facts) -> List[Tuple[Eni, int, Address]]:
-    """One source of each ENI and family that the kernel can be asked about."""
+    """One source of each ENI and family that the kernel can be asked about.
+
+    Of IPv6 that is any, also an address of a delegated prefix that is on no link.
+    """
     held: Dict[str, Set[Address]] = defaultdict(set)
     for address in facts.addresses:
         held[address.dev].add(address.address)
     found = []
     for eni in facts.enis:
         for subnet in eni.interface.subnets:
-            sources = [network.network_address for network in facts.sources[eni.dev]
-                       if network.version == subnet.version and network.prefixlen == network.max_prefixlen]
+            sources = [network[-1] for network in facts.sources[eni.dev] if network.version == subnet.version]
             own = [source for source in sources if source in held[eni.dev]]
             if own or subnet.version == 6 and sources:
                 found.append((eni, subnet.version, (own or sources)[0]))

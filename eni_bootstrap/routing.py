@@ -24,7 +24,7 @@ from eni_bootstrap.model import (
     IPV6_METRIC, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkUp, Listing, Made, Network, Route,
     Rule, Snapshot,
 )
-from eni_bootstrap.pairing import Eni, Unfit, network_of, pair, refuse_stealing
+from eni_bootstrap.pairing import Eni, Unfit, leave_out_ipv6, network_of, pair, refuse_stealing
 from eni_bootstrap.tables import Memory, Numbers, assign
 
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -70,7 +70,8 @@ def decide(
     """
     fit, unfit = pair(listing, snapshot.links)
     enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
-    unfit += thieves
+    enis, without, switched_off = leave_out_ipv6(enis, snapshot.links)
+    unfit += thieves + without
     memory = Memory(snapshot, config)
     main = MainTable(snapshot, config)
     on_link = _on_link(snapshot)
@@ -82,7 +83,7 @@ def decide(
         return _primary_routes(eni, table, main) if eni.primary else _own_routes(eni, table, main)
 
     numbers, displaced, failed = assign(enis, sources, base_routes, kept_tables, memory, config)
-    remarks += displaced
+    remarks += switched_off + displaced
     crowded = bool(displaced or failed)
     unfit += [_unfit(eni, reason) for eni, reason in failed]
     enis = [eni for eni in enis if eni.dev in numbers]
@@ -158,7 +159,7 @@ def _sources(eni: Eni, on_link: Dict[str, List[LinkAddress]], listing: Listing) 
 def _claimed_by_another(address: Address, eni: Eni, listing: Listing) -> bool:
     return any(
         address in subnet.addresses or any(address in prefix for prefix in subnet.prefixes)
-        for other in listing.interfaces if other is not eni.interface for subnet in other.subnets
+        for other in listing.interfaces if other.mac != eni.interface.mac for subnet in other.subnets
     )
 
 

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from eni_bootstrap.model import Listing, SickInterface
-from eni_bootstrap.pairing import natural, pair, refuse_stealing
+from eni_bootstrap.pairing import leave_out_ipv6, natural, pair, refuse_stealing
 from tests.build import ETH1, ETH2, PRIMARY, address, interface, link, mac, subnet
 
 
@@ -15,7 +15,8 @@ def paired(interfaces, links, sick=()):
 
 def test_names_and_order_don_t_matter_the_mac_does():
     enis, unfit = paired([ETH2, ETH1, PRIMARY], [link(2, "ens7"), link(1, "ens10"), link(0, "enp0s5")])
-    assert [(eni.interface.eni_id, eni.dev) for eni in enis] == [("eni-0", "enp0s5"), ("eni-2", "ens7"), ("eni-1", "ens10")]
+    assert [(eni.interface.eni_id, eni.dev) for eni in enis] == [
+        ("eni-0", "enp0s5"), ("eni-2", "ens7"), ("eni-1", "ens10")]
     assert not unfit
 
 
@@ -80,7 +81,8 @@ def test_a_sick_eni_is_found_by_its_mac():
     (subnet("fe80::/64", "fe80::5"), "can't be an ENI's"),
     (subnet("172.16.20.0/24", "8.8.8.8"), "outside its vSwitch"),
     (subnet("172.16.20.0/24", "172.16.20.20", prefixes=["0.0.0.0/0"]), "outside its vSwitch"),
-    (subnet("172.16.20.0/24", "172.16.20.20", prefixes=["172.16.30.0/28"], vpc=["172.16.0.0/12"]), "outside its vSwitch"),
+    (subnet("172.16.20.0/24", "172.16.20.20", prefixes=["172.16.30.0/28"], vpc=["172.16.0.0/12"]),
+     "outside its vSwitch"),
     (subnet("172.16.10.0/24", "172.16.10.40", prefixes=["172.16.10.0/28"]), "holds the primary ENI's address"),
 ])
 def test_a_secondary_that_claims_what_can_t_be_its_own_is_refused(claim, words):
@@ -110,6 +112,18 @@ def test_an_address_elsewhere_in_the_vpc_is_allowed():
     enis, _ = paired([PRIMARY, far], [link(0), link(1)])
     assert refuse_stealing(enis, [], [])[0] == enis
     assert ip_address("172.16.99.1") in enis[1].interface.subnets[0].addresses
+
+
+def test_ipv6_that_is_switched_off_on_a_device_is_left_out_there():
+    both = interface(1, ETH1.subnets[0], subnet("2001:db8::/64", "2001:db8::5"))
+    only = interface(2, subnet("2001:db8:1::/64", "2001:db8:1::5"))
+    links = [link(0, ipv6=False), link(1, ipv6=False), link(2, ipv6=False)]
+    fit, unfit, remarks = leave_out_ipv6(paired([PRIMARY, both, only], links)[0], links)
+    assert [(eni.dev, [of.version for of in eni.interface.subnets]) for eni in fit] == [("eth0", [4]), ("eth1", [4])]
+    assert [member.dev for member in unfit] == ["eth2"] and "switched off" in unfit[0].reason
+    assert len(remarks) == 1 and "eth1" in remarks[0], "a device that has no IPv6 anyway is not worth a word"
+    links = [link(0), link(1), link(2)]
+    assert leave_out_ipv6(paired([PRIMARY, both, only], links)[0], links)[1:] == ([], [])
 
 
 def test_eth2_comes_before_eth10():

@@ -53,7 +53,8 @@ def test_what_is_made_is_made_in_a_safe_order():
             kind = type(item).__name__
         kinds.append(kind)
     assert [kind for kind, _ in itertools.groupby(kinds)] == [
-        "LinkGroup", "LinkUp", "on-link", "gateway", "main", "fence", "main rule", "lookup", "unreachable", "LinkAddress"]
+        "LinkGroup", "LinkUp", "on-link", "gateway", "main", "fence", "main rule", "lookup", "unreachable",
+        "LinkAddress"]
 
 
 def test_what_is_removed_is_removed_in_reverse():
@@ -77,7 +78,8 @@ def test_wherever_it_is_killed_the_next_run_ends_in_the_same_state(stop):
 
 
 def test_remove_leaves_what_was_there_before():
-    foreign = [(Rule(4, 7200, net("172.16.20.20/32"), table=1001), STATIC), (Rule(4, 7300, net("10.9.9.9/32"), table=99), BOOT)]
+    foreign = [(Rule(4, 7200, net("172.16.20.20/32"), table=1001), STATIC),
+               (Rule(4, 7300, net("10.9.9.9/32"), table=99), BOOT)]
     routes = [(route(1001, "10.60.0.0/16", "eth1 172.16.20.9"), BOOT), (route(500, "10.0.0.0/8", "eth0"), OURS)]
     world = two_enis(routes=routes, rules=foreign)
     after = FakeKernel(applied(world)).apply(withdrawal(
@@ -103,7 +105,8 @@ class TestWhatIsSomebodyElses:
     def test_our_protocol_outside_our_bands_is_not_ours(self):
         others = [(route(500, "10.0.0.0/8", "eth0"), OURS), (route(MAIN, "10.7.0.0/16", "eth1"), OURS),
                   (route(MAIN, "default", "docker0", metric=900), OURS)]
-        rules = [(Rule(4, 6999, net("10.0.0.1/32"), table=1001), OURS), (Rule(4, 8000, net("10.0.0.1/32"), table=7), OURS)]
+        rules = [(Rule(4, 6999, net("10.0.0.1/32"), table=1001), OURS),
+                 (Rule(4, 8000, net("10.0.0.1/32"), table=7), OURS)]
         links = [link(0), link(1), link(7, "docker0", kind="bridge")]
         world = two_enis(routes=others, rules=rules, links=links)
         todo = withdrawal(applied(world), Made(), CONFIG)
@@ -147,7 +150,8 @@ class TestExactlyThatChanges:
 
     def test_a_displaced_eni_moves_before_its_old_table_is_emptied(self):
         world = applied(two_enis())
-        taken = world._replace(routes=world.routes + snapshot([], routes=[(route(1001, "10.0.0.0/8", "tun0"), BOOT)]).routes)
+        theirs = snapshot([], routes=[(route(1001, "10.0.0.0/8", "tun0"), BOOT)])
+        taken = world._replace(routes=world.routes + theirs.routes)
         found = commands(planned(taken))
         assert found.index("ip -4 rule add from 172.16.20.20 lookup 1100 priority 7200 protocol 235") < found.index(
             "ip -4 rule del from 172.16.20.20 lookup 1001 priority 7200 protocol 235") < found.index(
@@ -163,7 +167,7 @@ class TestExactlyThatChanges:
 
 
 class TestWithdrawal:
-    made = Made(ups=frozenset(["eth1"]), groups=(LinkGroup("eth1", 0),), addresses=frozenset([address("eth1", "172.16.20.20/24")]))
+    made = Made(frozenset(["eth1"]), (LinkGroup("eth1", 0),), frozenset([address("eth1", "172.16.20.20/24")]))
 
     def test_takes_back_addresses_and_links_that_we_brought_up(self):
         world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24")])

@@ -133,5 +133,3 @@ def test_only_ipv6_addresses_that_are_not_accepted_yet_may_be_tentative():
 ], ids=str)
 def test_foreign_rules_in_front_of_ours_that_catch_a_source(rule, protocol, caught):
     assert bool(queue_jumpers(facts(rules=(SeenRule(rule, protocol),)), CONFIG)) == caught
-
-

@@ -3,8 +3,8 @@
 from eni_bootstrap.model import LinkGroup, LinkUp, Rule, SickInterface
 from eni_bootstrap.routing import Made
 from tests.build import (
-    BOOT, CONFIG, DHCP, DHCP_MAIN, ETH1, ETH2, KERNEL, MAIN, OURS, PRIMARY, RA, STATIC, address, decision, interface, link,
-    mac, net, route, snapshot, subnet, texts, two_enis,
+    BOOT, CONFIG, DHCP, DHCP_MAIN, ETH1, ETH2, KERNEL, MAIN, OURS, PRIMARY, RA, STATIC, address, decision, interface,
+    link, mac, net, route, snapshot, subnet, texts, two_enis,
 )
 
 SIX = subnet("2001:db8:1::/64", "2001:db8:1::5")
@@ -23,7 +23,8 @@ def test_the_whole_of_two_enis():
         "from 172.16.20.20 lookup 1001 priority 7200",
         "from all oif eth1 lookup 1001 priority 7500",
     ]
-    assert in_table(made, 1000) == ["172.16.10.0/24 dev eth0 table 1000", "172.16.20.0/24 via 172.16.10.253 dev eth0 table 1000"]
+    assert in_table(made, 1000) == [
+        "172.16.10.0/24 dev eth0 table 1000", "172.16.20.0/24 via 172.16.10.253 dev eth0 table 1000"]
     assert in_table(made, 1001) == [
         "172.16.20.0/24 dev eth1 table 1001", "default via 172.16.20.253 dev eth1 table 1001",
         "unreachable default table 1001 metric 4294967295"]
@@ -123,7 +124,8 @@ def test_main_s_best_default_by_a_secondary_gives_the_primary_its_own():
 
 def test_main_s_best_default_by_a_vpn_is_followed():
     """The primary follows main on purpose."""
-    vpn = [(route(MAIN, "default", "tun0", metric=10), STATIC), (route(MAIN, "default", "eth1 172.16.20.253", metric=50), DHCP)]
+    vpn = [(route(MAIN, "default", "tun0", metric=10), STATIC),
+           (route(MAIN, "default", "eth1 172.16.20.253", metric=50), DHCP)]
     assert not any(text.startswith("default") for text in in_table(decision(two_enis(routes=vpn)), 1000))
 
 
@@ -141,16 +143,19 @@ class TestTheUsersOwnRoutes:
 
     def test_of_a_multipath_one_the_own_part_is_copied(self):
         own = route(MAIN, "10.60.0.0/16", "eth1 172.16.20.9", "eth0 172.16.10.9")
-        assert "10.60.0.0/16 via 172.16.20.9 dev eth1 table 1001" in in_table(decision(two_enis(routes=[(own, STATIC)])), 1001)
+        made = decision(two_enis(routes=[(own, STATIC)]))
+        assert "10.60.0.0/16 via 172.16.20.9 dev eth1 table 1001" in in_table(made, 1001)
 
     def test_the_primary_s_more_specific_one_is_not_hidden_by_a_detour(self):
-        routes = [(route(MAIN, "10.0.0.0/8", "eth1 172.16.20.9"), STATIC), (route(MAIN, "10.1.0.0/16", "eth0 172.16.10.77"), STATIC)]
+        routes = [(route(MAIN, "10.0.0.0/8", "eth1 172.16.20.9"), STATIC),
+                  (route(MAIN, "10.1.0.0/16", "eth0 172.16.10.77"), STATIC)]
         made = in_table(decision(two_enis(routes=routes)), 1000)
         assert "10.0.0.0/8 via 172.16.10.253 dev eth0 table 1000" in made
         assert "10.1.0.0/16 via 172.16.10.77 dev eth0 table 1000" in made
 
     def test_more_than_a_thousand_are_cut_and_named(self):
-        many = [(route(MAIN, "10.{}.{}.0/24".format(n // 250, n % 250), "eth1 172.16.20.9"), STATIC) for n in range(1001)]
+        many = [(route(MAIN, "10.{}.{}.0/24".format(n // 250, n % 250), "eth1 172.16.20.9"), STATIC)
+                for n in range(1001)]
         made = decision(two_enis(routes=many))
         assert sum(item.table == 1001 for item in made.routes) == 1000 + 3
         assert any("more than 1000 routes" in remark for remark in made.remarks)
@@ -239,7 +244,8 @@ class TestWhatStays:
 
     def test_a_stranger_is_not_even_mentioned(self):
         stranger = link(9, "ens9")
-        made = decision(two_enis(links=[link(0), link(1), stranger], routes=[(route(MAIN, "10.0.0.0/8", "ens9"), BOOT)]))
+        theirs = [(route(MAIN, "10.0.0.0/8", "ens9"), BOOT)]
+        made = decision(two_enis(links=[link(0), link(1), stranger], routes=theirs))
         assert not made.remarks and not any(group.dev == "ens9" for group in made.groups)
 
 

@@ -16,8 +16,10 @@ def tables(made):
 def named(*names):
     """A world of a primary and secondaries with these names, each in a vSwitch of its own."""
     links = [link(0)] + [link(place, name) for place, name in enumerate(names, start=1)]
-    interfaces = [PRIMARY] + [interface(place, subnet("172.16.{}.0/24".format(20 + place), "172.16.{}.9".format(20 + place)))
-                              for place in range(1, len(names) + 1)]
+    interfaces = [PRIMARY]
+    for place in range(1, len(names) + 1):
+        here = "172.16.{}.".format(20 + place)
+        interfaces.append(interface(place, subnet(here + "0/24", here + "9")))
     return links, interfaces
 
 

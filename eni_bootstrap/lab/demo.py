@@ -1,0 +1,243 @@
+"""``eni-bootstrap demo``: a VPC on this machine, the symptom in it, the agent, the cure, the proof.
+
+What is measured comes back as values; ``story`` makes text of them. Nothing is shown that was not seen.
+"""
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+import eni_bootstrap
+from eni_bootstrap.errors import BootstrapError, MetadataError, UsageError
+from eni_bootstrap.interfaces import parse_interfaces
+from eni_bootstrap.lab import probe, story
+from eni_bootstrap.lab.fabric import FORWARDED, Packet
+from eni_bootstrap.lab.namespace import isolate
+from eni_bootstrap.lab.story import Question, Run, Trace
+from eni_bootstrap.lab.vpc import METADATA, Tree, Vpc, make_tree
+
+AGENT = (sys.executable, "-m", "eni_bootstrap")
+
+MOST_ENIS = 32
+MOST_ADDRESSES = 50
+"""What the largest instances of the cloud have."""
+
+ADDRESSES = 2
+"""At most so many of each ENI and family are asked."""
+
+_KINDS = (probe.ping, probe.tcp, probe.udp)  # as in story.KINDS
+_SYMPTOM_TIMEOUT = 0.5
+"""Seconds for an answer that does not come."""
+_CURE_TIMEOUT = 3.0
+"""Seconds for one that does."""
+_AT_ONCE = 32
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """The command; 0 when the symptom was seen and is cured."""
+    gc.enable()  # the program does without, a lab lives for longer
+    isolate()
+    tree = _read_tree(parsed.metadata) if parsed.metadata else _make_tree(parsed)
+    return demonstrate(tree, keep=parsed.keep, options=["--verbose"] if parsed.verbose else [])
+
+
+def demonstrate(tree: Tree, keep: bool = False, options: Sequence[str] = (), agent: Sequence[str] = AGENT) -> int:
+    """Tell the whole story of one VPC."""
+    started = time.monotonic()
+    try:
+        with _tidy(), tempfile.TemporaryDirectory(prefix="eni-bootstrap-demo-") as directory:
+            # More than one address is put on a link by hand, as the cloud's own page tells; DHCP brings the first.
+            with Vpc(tree, assign=True) as vpc, probe.echo_server(vpc.instance):
+                lab = Lab(vpc, directory, agent, options)
+                failures = _tell(lab)
+                if keep:
+                    _play(lab)
+    except BrokenPipeError:
+        raise
+    except (OSError, NetlinkError) as error:
+        raise BootstrapError("the simulated VPC does not work on this machine: {}; it takes network namespaces, veth "
+                             "links and a writable /proc/sys".format(_reason(error))) from error
+    _say(f"All of it is gone again, after {time.monotonic() - started:.1f} s.\n")
+    return 1 if failures else 0
+
+
+class Lab:
+    """A VPC and the agent of its instance."""
+
+    def __init__(self, vpc: Vpc, directory: str, agent: Sequence[str], options: Sequence[str]) -> None:
+        self.vpc = vpc
+        self.questions = questions(vpc)
+        root = os.path.dirname(os.path.dirname(os.path.abspath(eni_bootstrap.__file__)))
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self.environment = dict(os.environ, RUNTIME_DIRECTORY=directory, PYTHONPATH=path, CLIENT=vpc.client.path)
+        self._agent = agent
+        self._options = options
+
+    def run(self, command: str) -> Run:
+        """The agent as a program inside the instance, as it runs on a real one."""
+        started = time.monotonic()
+        done = self.vpc.instance.run(list(self._agent) + [command] + list(self._options), check=False,
+                                     env=self.environment, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+                                     encoding="utf-8", errors="backslashreplace")
+        return Run("eni-bootstrap " + command, done.returncode, done.stdout, time.monotonic() - started)
+
+    def ask(self, timeout: float) -> List[Trace]:
+        """All questions at once, with an eye on the links."""
+        jobs = [(kind, question.target) for question in self.questions for kind in _KINDS]
+        with self.vpc.fabric.capture() as seen, ThreadPoolExecutor(_AT_ONCE) as asking:
+            answers = list(asking.map(lambda job: bool(job[0](self.vpc.client, job[1], timeout=timeout)), jobs))
+        packets = list(seen)
+        width = len(_KINDS)
+        return [trace(question, answers[width * place:width * (place + 1)], packets)
+                for place, question in enumerate(self.questions)]
+
+
+def questions(vpc: Vpc) -> List[Question]:
+    """What the client asks: some addresses of some ENIs."""
+    main: Dict[int, str] = {}  # DHCP gives the first link of each family the best default route
+    for dev, interface in vpc.nics.items():
+        for subnet in interface.subnets:
+            main.setdefault(subnet.version, dev)
+    return [
+        Question(dev, address, vpc.eip(address) if address.version == 4 else address, main[address.version])
+        for dev in story.sample(list(vpc.nics), story.ENIS)
+        for subnet in vpc.nics[dev].subnets
+        for address in story.sample(subnet.addresses, ADDRESSES)
+    ]
+
+
+def trace(question: Question, answered: Sequence[bool], packets: Sequence[Packet]) -> Trace:
+    """What the packets of one address tell."""
+    arrived = [packet for packet in packets if packet.direction == "to" and packet.dst == question.address]
+    left = [packet for packet in packets if packet.direction == "from" and packet.src == question.address]
+    return Trace(question, tuple(answered), _distinct(packet.port for packet in arrived),
+                 _distinct(packet.port for packet in left),
+                 _distinct(packet.verdict for packet in left if packet.verdict != FORWARDED))
+
+
+def _tell(lab: Lab) -> List[str]:
+    """Symptom, agent, cure, proof; the sentences about what is not as it should be."""
+    vpc = lab.vpc
+    _say(story.heading("The VPC"))
+    _say(story.picture(vpc.nics, vpc.eips, vpc.client.ipv4, METADATA))
+
+    _say(story.heading("The symptom: the client asks each ENI, nothing is set up yet"))
+    before = lab.ask(_SYMPTOM_TIMEOUT)
+    _say(story.table(before) + story.extent(lab.questions, vpc.nics) + story.diagnosis(before))
+    failures = story.missing_symptom(before)
+
+    _say(story.heading("The agent, inside the instance"))
+    _say(story.quote(lab.run("plan")) + "\n")
+    applied = lab.run("apply")
+    _say(story.quote(applied))
+    if applied.code:
+        failures.append(f"The agent ended with exit code {applied.code}.")
+
+    _say(story.heading("The cure: the client asks the same again"))
+    after = lab.ask(_CURE_TIMEOUT)
+    _say(story.table(after))
+    failures += story.missing_cure(after)
+
+    _say(story.heading("The proof: the kernel's own look-ups"))
+    verified = lab.run("verify")
+    _say(story.quote(verified))
+    if verified.code:
+        failures.append(f"verify ended with exit code {verified.code}.")
+
+    nothing = not any(question.misled for question in lab.questions)
+    _say("\n" + story.conclusion(failures, nothing))
+    return failures
+
+
+def _play(lab: Lab) -> None:
+    """A shell inside the instance; the lab lasts as long as it."""
+    program = "eni-bootstrap" if shutil.which("eni-bootstrap") else " ".join(AGENT)
+    _say(story.invitation(program, lab.questions[-1]))
+    # As system(3): what is typed to interrupt a program in there is not meant for us. A handler does not outlive exec.
+    before = [(number, signal.signal(number, lambda *_: None)) for number in (signal.SIGINT, signal.SIGQUIT)]
+    try:
+        shell = shutil.which(os.environ.get("SHELL", "")) or "/bin/sh"
+        lab.vpc.instance.run([shell], check=False, stdout=None, env=lab.environment)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _tidy() -> Iterator[None]:
+    """Clear away when told to end, too."""
+    before = [(number, signal.signal(number, signal.default_int_handler))
+              for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _make_tree(parsed: argparse.Namespace) -> Tree:
+    for name, number, most in (("--enis", parsed.enis, MOST_ENIS), ("--addresses", parsed.addresses, MOST_ADDRESSES)):
+        if not 1 <= number <= most:
+            raise UsageError(f"{name} {number}: a number from 1 to {most} is wanted")
+    return make_tree(parsed.enis, parsed.addresses, parsed.ipv6)
+
+
+def _read_tree(path: str) -> Tree:
+    """A file with ``{"latest": {"meta-data": …}}``, or with what is inside; in any case what the lab can build."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        for name in ("latest", "meta-data"):
+            if isinstance(content, dict) and name in content:
+                content = content[name]
+        wrong = _no_text(content, "meta-data")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not JSON: {error}") from error
+    if wrong:
+        raise UsageError(f"{path}: {wrong} is neither text nor an object")
+    try:
+        listing = parse_interfaces(content)
+    except MetadataError as error:
+        raise UsageError(f"{path}: {error}") from error
+    primaries = [interface for interface in listing.interfaces if interface.primary]
+    if not primaries:
+        raise UsageError("{}: the primary ENI can't be used: {}".format(
+            path, ", ".join(member.reason for member in listing.sick if member.primary)))
+    if len(listing.interfaces) > MOST_ENIS:
+        raise UsageError(f"{path}: {len(listing.interfaces)} ENIs, at most {MOST_ENIS} can be shown")
+    return dict(content)
+
+
+def _no_text(node: Any, name: str) -> Optional[str]:
+    """The name of something that a metadata service could not serve."""
+    if isinstance(node, dict):
+        return next(filter(None, (_no_text(child, f"{name}/{key}") for key, child in node.items())), None)
+    return None if isinstance(node, str) and name != "meta-data" else name
+
+
+def _reason(error: Exception) -> str:
+    """NetlinkError is no OSError and has the number and the sentence as its arguments."""
+    return str(error) if isinstance(error, OSError) else str(error.args[-1] if error.args else error)
+
+
+def _distinct(names: Iterable[str]) -> Tuple[str, ...]:
+    return tuple(sorted(set(names)))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,344 @@
+"""For random ENIs among random things of other people: what must hold whatever they are."""
+
+import subprocess
+import tempfile
+from copy import deepcopy
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, event, example, given, settings
+from hypothesis import strategies as st
+
+from eni_bootstrap import state
+from eni_bootstrap.interfaces import parse_interfaces
+from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
+from eni_bootstrap.model import MAIN, Hop, Link, LinkAddress, Route, Rule, SeenRoute, SeenRule, Snapshot
+from eni_bootstrap.plan import owned, plan, withdrawal
+from eni_bootstrap.routing import Made, decide
+from tests import oracle
+from tests.agent import Agent
+from tests.build import CONFIG, DHCP, KERNEL, OURS, STATIC, net
+from tests.fakes import FakeKernel
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+PURE = settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
+REAL = settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW,
+                phases=[Phase.explicit, Phase.generate])
+"""Without shrinking: an example takes a second."""
+
+NAMES = ["eth0", "eth1", "eth2", "eth3", "eth7", "eth99", "ens5", "ens6", "ens10", "enp1s0", "enp2s0"]
+TABLES = [7, 52, 999, 1000, 1001, 1002, 1003, 1100, 1101, 1999, 2000]
+PRIORITIES = [1, 100, 5270, 6999, 7000, 7100, 7200, 7300, 7400, 7500, 7600, 7777, 7999, 8000, 30000]
+OUTSIDE = [priority for priority in PRIORITIES if not CONFIG.owns_priority(priority)]
+
+
+@st.composite
+def trees(draw, ipv6_only=True):
+    """1 to 6 ENIs in up to 3 vSwitches; each with its own number of addresses, prefixes and families."""
+    count = draw(st.integers(1, 6))
+    members = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    tree = make_tree(count, addresses=4, ipv6=True, vswitches=members, prefix=True)
+    for mac, leaves in macs_of(tree).items():
+        for names in (("private-ipv4s",), ("ipv6s",)):
+            kept = draw(st.integers(1, 4))
+            tokens = leaves[names[0]].strip("[]").replace('"', "").split(",")[:kept]
+            leaves[names[0]] = ",".join(token.strip() for token in tokens)
+        families = draw(st.sampled_from(["4", "46", "6"] if ipv6_only and mac != tree["mac"] else ["4", "46"]))
+        gone = draw(st.sets(st.sampled_from(["ipv4-prefixes", "ipv6-prefixes"])))
+        gone |= {name for name in leaves if "6" not in families and "ipv6" in name}
+        if "4" not in families:
+            gone |= {"private-ipv4s", "primary-ip-address", "gateway", "netmask", "vswitch-cidr-block", "ipv4-prefixes"}
+        for name in gone:
+            leaves.pop(name, None)
+    return tree
+
+
+# without a kernel
+
+
+@st.composite
+def snapshots(draw, listing):
+    """What an operating system and others may have made of these ENIs."""
+    names = draw(st.permutations(NAMES))
+    links, addresses, routes = [Link(1, "lo", "00:00:00:00:00:00")], [], []
+    for place, interface in enumerate(listing.interfaces):
+        dev, done = names[place], draw(st.sampled_from(["dhcp", "up", "down", "bare"]))
+        if interface.primary:
+            done = "dhcp"
+        group = draw(st.sampled_from([0] * 12 + [7]))
+        links.append(Link(place + 2, dev, interface.mac, up=done != "down", group=group))
+        for subnet in interface.subnets if done in ("dhcp", "up") else ():
+            six = subnet.version == 6
+            addresses.append(LinkAddress(dev, subnet.addresses[0], 128 if six else subnet.vswitch.prefixlen))
+            if not six:
+                routes.append(SeenRoute(Route(MAIN, subnet.vswitch, (Hop(dev),)), KERNEL))
+            if done == "dhcp":
+                metric = 100 * (place + 1) + 1024 * six
+                routes.append(SeenRoute(Route(MAIN, net("::/0" if six else "0.0.0.0/0"),
+                                              (Hop(dev, subnet.gateway),), metric=metric), DHCP))
+    links.append(Link(90, "docker0", "02:42:00:00:00:01", "bridge"))
+    sources = [ip_network(address) for interface in listing.interfaces for subnet in interface.subnets
+               for address in subnet.addresses] + [net("10.9.0.0/16"), net("fd00::/8"), net("172.16.0.0/12")]
+    hops = [(Hop(link.name),) for link in links[1:]]
+    hops += [(Hop(dev, subnet.gateway),) for dev, interface in zip(names, listing.interfaces)
+             for subnet in interface.subnets]
+    routes += draw(st.lists(_foreign_route(hops, listing), max_size=6))
+    keyed = {seen.route.key: seen for seen in reversed(routes)}
+    rules = draw(st.lists(_foreign_rule(sources, [link.name for link in links]), max_size=6, unique=True))
+    return Snapshot(tuple(links), tuple(addresses), tuple(rules), tuple(keyed.values()))
+
+
+@st.composite
+def _foreign_rule(draw, sources, devs):
+    src = draw(st.none() | st.sampled_from(sources))
+    version = src.version if src is not None else draw(st.sampled_from([4, 6]))
+    priority = draw(st.sampled_from(PRIORITIES))
+    protocols = [0, 3, STATIC, 16] + ([OURS] if priority in OUTSIDE else [])
+    oif = draw(st.sampled_from(["", ""] + devs))
+    return SeenRule(Rule(version, priority, src, oif, table=draw(st.sampled_from([MAIN] + TABLES))),
+                    draw(st.sampled_from(protocols)))
+
+
+@st.composite
+def _foreign_route(draw, hops, listing):
+    hop = draw(st.sampled_from(hops))
+    gateway = hop[0].gateway
+    version = gateway.version if gateway is not None else draw(st.sampled_from([4, 6]))
+    blocks = [subnet.vswitch for interface in listing.interfaces for subnet in interface.subnets]
+    blocks += [net("0.0.0.0/0"), net("::/0"), net("198.18.7.0/24"), net("fd07::/64"), net("172.17.0.0/16")]
+    dst = draw(st.sampled_from([block for block in blocks if block.version == version]))
+    table = draw(st.sampled_from([MAIN] * 4 + TABLES))
+    metrics = [0, 50, 100, 200, 4294967295] if version == 4 else [1, 1024, 1124]
+    protocols = [3, STATIC, 16, 186] + ([OURS] if not CONFIG.owns_table(table) and table != MAIN else [])
+    kind = draw(st.sampled_from(["unicast"] * 5 + ["blackhole", "unreachable"]))
+    return SeenRoute(Route(table, dst, hop if kind == "unicast" else (), kind, draw(st.sampled_from(metrics))),
+                     draw(st.sampled_from(protocols)))
+
+
+@st.composite
+def situations(draw):
+    listing = parse_interfaces(draw(trees()))
+    assert not listing.sick
+    return listing, draw(snapshots(listing))
+
+
+def everybody_gave_up(snapshot):
+    return frozenset((link.name, version) for link in snapshot.links for version in (4, 6))
+
+
+def apply_once(listing, snapshot, made):
+    """What one run makes of it: the decision, the changes, the state after them."""
+    decision = decide(listing, snapshot, made, everybody_gave_up(snapshot), CONFIG)
+    todo = plan(decision, snapshot, made, CONFIG)
+    made = state.before(made, todo.links + todo.addresses, snapshot.links, CONFIG.group)
+    after = FakeKernel(snapshot).apply(todo.changes)
+    return decision, todo, after, state.after(made, todo.changes, CONFIG.group)
+
+
+def foreign(snapshot):
+    ours = owned(snapshot, [link.name for link in snapshot.links if link.kind == ""], CONFIG)
+    return ({seen for seen in snapshot.rules if seen.protocol != OURS or seen.rule not in ours.rules},
+            {seen for seen in snapshot.routes if seen.protocol != OURS or seen.route not in ours.routes})
+
+
+@PURE
+@given(situations())
+def test_a_second_plan_is_empty_and_remove_restores_everything(situation):
+    listing, snapshot = situation
+    decision, todo, after, made = apply_once(listing, snapshot, Made())
+    _, again, _, _ = apply_once(listing, after, made)
+    assert [str(change) for change in again.changes] == []
+    assert foreign(after) == foreign(snapshot)
+    undone = FakeKernel(after).apply(withdrawal(after, made, CONFIG).changes)
+    assert set(undone.rules) == set(snapshot.rules) and set(undone.routes) == set(snapshot.routes)
+    assert set(undone.links) == set(snapshot.links) and set(undone.addresses) == set(snapshot.addresses)
+    event("changes: {}".format(bool(todo.changes)))
+    event("displaced: {}".format(any("instead" in remark for remark in decision.remarks)))
+
+
+@PURE
+@given(situations())
+def test_a_decision_keeps_within_its_bounds(situation):
+    listing, snapshot = situation
+    decision = decide(listing, snapshot, Made(), everybody_gave_up(snapshot), CONFIG)
+    tables = [numbers.table for numbers in decision.numbers.values()]
+    assert len(tables) == len(set(tables)) and all(map(CONFIG.owns_table, tables))
+    assert len(decision.routes) == len({route.key for route in decision.routes})
+    assert len(decision.rules) == len(set(decision.rules))
+    by_table = {numbers.table: dev for dev, numbers in decision.numbers.items()}
+    secondaries = {eni.dev for eni in decision.enis if not eni.primary}
+    for route in decision.routes:
+        if route.table == MAIN:
+            assert route.is_default and set(route.devs()) <= secondaries
+        else:
+            assert set(route.devs()) <= {by_table[route.table]}
+    primary = min([route.metric for route, _, _ in snapshot.routes if route.table == MAIN and route.version == 4
+                   and route.is_default and not secondaries.intersection(route.devs())], default=0)
+    assert all(route.metric > primary for route in decision.routes if route.table == MAIN and route.version == 4)
+    for rule in decision.rules:
+        assert CONFIG.owns_priority(rule.priority)
+        if rule.src is None:
+            assert rule.oif in secondaries or rule.table == MAIN and rule.suppress_prefixlength == 0
+        else:
+            assert rule.src.prefixlen > 0 and (rule.action == "unreachable" or rule.src in decision.sources[
+                by_table[rule.table]])
+    if not secondaries:
+        assert not decision.rules and not decision.routes and not decision.groups
+
+
+@PURE
+@given(situations(), st.randoms(use_true_random=False))
+def test_the_order_of_the_answer_means_nothing(situation, chance):
+    listing, snapshot = situation
+    mixed = list(listing.interfaces)
+    chance.shuffle(mixed)
+    shuffled = listing._replace(interfaces=tuple(mixed))
+    results = [apply_once(each, snapshot, Made()) for each in (listing, shuffled)]
+    assert set(results[0][2].rules) == set(results[1][2].rules)
+    assert set(results[0][2].routes) == set(results[1][2].routes)
+
+
+@PURE
+@given(situations(), st.data())
+def test_an_eni_keeps_its_table_whatever_comes_and_goes(situation, data):
+    listing, snapshot = situation
+    assume(len(listing.interfaces) > 2)
+    decision, _, after, made = apply_once(listing, snapshot, Made())
+    gone = data.draw(st.sampled_from(listing.interfaces[1:]))
+    fewer = listing._replace(interfaces=tuple(each for each in listing.interfaces if each is not gone))
+    dev = next(link.name for link in snapshot.links if link.mac == gone.mac)
+    without = after._replace(
+        links=tuple(link for link in after.links if link.name != dev),
+        addresses=tuple(held for held in after.addresses if held.dev != dev),
+        routes=tuple(seen for seen in after.routes if dev not in seen.route.devs()))
+    made = made._replace(ups=made.ups - {dev}, groups=tuple(each for each in made.groups if each.dev != dev),
+                         addresses=frozenset(held for held in made.addresses if held.dev != dev))
+    later, _, _, _ = apply_once(fewer, without, made)
+    for name, numbers in later.numbers.items():
+        if not any(eni.primary and eni.dev == name for eni in later.enis):
+            assert numbers.table == decision.numbers[name].table
+
+
+# on a real kernel
+
+
+COMMANDS = st.lists(st.sampled_from(
+    ["rule add from {} lookup {} priority {} protocol {}".format(src, table, priority, protocol)
+     for src in ("all", "172.16.20.10", "172.16.10.0/24", "10.9.0.0/16") for table in (52, 1001, 1002, 1100)
+     for priority in (100, 7100, 7200, 7777, 8000) for protocol in ("static", "boot")]
+    + ["rule add from {} lookup 52 priority {} protocol 235".format(src, priority)
+       for src in ("all", "172.16.20.10") for priority in OUTSIDE]
+    + ["-6 rule add from all lookup {} priority 7400 protocol static".format(table) for table in (52, 1001)]
+    + ["rule add oif eth1 lookup {} priority 7500".format(table) for table in (52, 1001)]
+    + ["route add {} table {} metric {} proto {}".format(dst, table, metric, protocol)
+       for dst in ("198.18.7.0/24 via 172.16.10.253 dev eth0", "198.18.8.0/24 dev eth1",
+                   "default via 172.16.20.253 dev eth1 onlink", "unreachable 198.18.9.0/24", "172.16.20.0/24 dev eth1",
+                   "default via 172.16.10.253 dev eth0")
+       for table in (254, 1001, 1002, 1100) for metric in (0, 50, 777) for protocol in ("static", "boot", "186")
+       if not (dst.startswith("default") and table == 254 and metric < 777)]
+    + ["route add {} table 52 proto 235".format(dst) for dst in ("blackhole 198.18.3.0/24", "198.18.4.0/24 dev eth0")]
+    + ["-6 route add fd07::/64 dev eth1 table {} proto static".format(table) for table in (254, 1001)]
+    + ["address add 172.16.20.99/32 dev eth1", "link set eth1 group 7"]), max_size=7, unique=True)
+
+SYSTEMS = st.lists(st.sampled_from(["dhcp", "up", "down"]), min_size=6, max_size=6)
+
+
+def real(tree, systems):
+    names = ["eth{}".format(number) for number in range(len(macs_of(tree)))]
+    return Vpc(tree, names=names, os=dict(zip(names[1:], systems)))
+
+
+@pytest.mark.kernel
+@REAL
+@given(trees(ipv6_only=False), SYSTEMS, COMMANDS)
+@example(make_tree(3, ipv6=True), ["down", "dhcp"] * 3, [])
+@example(make_tree(3), ["dhcp"] * 6, ["route add default via 172.16.10.253 dev eth0 table 1001 metric 50 proto static"])
+def test_others_are_left_alone_and_all_of_ours_goes_again(tree, systems, commands):
+    with tempfile.TemporaryDirectory() as directory, real(tree, systems) as vpc:
+        agent = Agent(vpc, directory)
+        for command in commands:
+            vpc.instance.run(["ip"] + command.split(), check=False, stderr=subprocess.DEVNULL)
+        first, others = oracle.kernel(vpc), of_others(vpc)
+        result = agent("apply", "--timeout", 5)
+        if result.code == 3:  # somebody's rules have cut off the metadata service, as they may
+            assert commands and oracle.kernel(vpc) == first
+            return
+        assert result.code == 0 or "WRONG" in result.out or "PROBLEM" in result.out
+        assert commands or result.code == 0, result
+        done = vpc.dump()
+        assert agent("plan").out.splitlines()[0] == "# nothing to do"
+        again = agent("apply", "--timeout", 5)
+        assert vpc.dump() == done and again.code == result.code
+        if not commands:
+            for name, interface in list(vpc.nics.items())[1:]:
+                for subnet in interface.subnets:
+                    outside = "203.0.113.1" if subnet.version == 4 else "3fff::1"
+                    assert oracle.leaves_by(vpc, subnet.addresses[0], outside) == name
+        if "down" not in systems[:len(vpc.nics) - 1]:
+            assert of_others(vpc) == others
+        assert agent("remove").code == 0
+        assert oracle.kernel(vpc) == first
+
+
+def of_others(vpc):
+    """Rules and routes that are not ours by protocol and place, and addresses."""
+    found = []
+    for version in (4, 6):
+        found += [rule for rule in oracle.rules(vpc, version)
+                  if rule.get("protocol") != oracle.OURS or not CONFIG.owns_priority(rule["priority"])]
+        found += [route for route in oracle.routes(vpc, "all", version)
+                  if route["protocol"] != oracle.OURS or route.get("table") in ("52", "local")]
+    return found + [link["addr_info"] for link in oracle.show(vpc, "address show")]
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["attach", "detach", "address", "no address", "flap", "prefix", "noise"]),
+                           st.integers(0, 99)), min_size=1, max_size=8)
+
+
+@pytest.mark.kernel
+@REAL
+@given(STEPS)
+def test_a_walk_over_worlds_ends_where_a_fresh_run_would(steps):
+    spare = deepcopy(macs_of(make_tree(8, addresses=3, vswitches=[0, 1, 0, 1, 2, 2, 1, 0])))
+    with tempfile.TemporaryDirectory() as directory, Vpc(make_tree(3, addresses=3, vswitches=[0, 1, 0])) as vpc:
+        agent = Agent(vpc, directory)
+        for action, number in steps:
+            wander(vpc, spare, action, number)
+            assert agent("apply", "--timeout", 5).code == 0
+            assert agent("plan").out.splitlines()[0] == "# nothing to do"
+        walked = sorted(vpc.dump().splitlines())
+        assert agent("remove").code == 0
+        assert agent("apply", "--timeout", 5).code == 0
+        assert sorted(vpc.dump().splitlines()) == walked
+
+
+def wander(vpc, spare, action, number):
+    macs, secondaries = macs_of(vpc.tree), [name for name, nic in vpc.nics.items() if not nic.primary]
+    if action == "attach":
+        free = [mac for mac in spare if mac not in macs]
+        if free:
+            vpc.attach(free[number % len(free)], leaves=deepcopy(spare[free[number % len(free)]]),
+                       os=["up", "down"][number % 2])
+    elif action == "noise":
+        vpc.instance.run("ip route replace 198.18.{0}.0/24 dev eth0 table {0}".format(number + 1).split())
+    elif secondaries:
+        name = secondaries[number % len(secondaries)]
+        leaves = macs[vpc.nics[name].mac]
+        own = leaves["private-ipv4s"].strip("[]").replace('"', "").split(",")
+        if action == "detach":
+            vpc.detach(name)
+        elif action == "address":
+            free = str(vpc.subnet(name).vswitch[150 + (7 * len(name) + int(name[3:]) * 13 + number) % 100])
+            leaves["private-ipv4s"] = ",".join(own + [free] * (free not in own))
+        elif action == "no address" and len(own) > 1:
+            leaves["private-ipv4s"] = ",".join(own[:-1])
+        elif action == "prefix":
+            taken = {leaves.get("ipv4-prefixes") for leaves in macs.values()}
+            prefix = "{}/28".format(vpc.subnet(name).vswitch[128])
+            if prefix not in taken:
+                leaves["ipv4-prefixes"] = prefix
+        elif action == "flap":
+            vpc.set_link(name, False)
+            vpc.set_link(name, True)
+        if action != "detach":
+            vpc.refresh()
