@@ -4,21 +4,24 @@ import ipaddress
 import itertools
 import logging
 import time
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 from urllib.parse import urlsplit
 
 from eni_bootstrap import proof, state
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.interfaces import parse_interfaces
-from eni_bootstrap.model import MAIN, Answer, Link, LinkAddress, Listing, Made, Query, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.model import (
+    MAIN, Address, Answer, Link, LinkAddress, Listing, Made, Query, Route, SeenRule, Snapshot,
+)
 from eni_bootstrap.netlink import Failure, Kernel
 from eni_bootstrap.pairing import Eni, natural, pair
 from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
-from eni_bootstrap.plan import Change, Conflict, Item, Plan, plan, withdrawal
+from eni_bootstrap.plan import Change, Plan, plan, withdrawal
 from eni_bootstrap.recall import recall
 from eni_bootstrap.retry import Deadline, retrying
 from eni_bootstrap.routing import Decision, decide
+from eni_bootstrap.staging import families_of, sparing, staged
 from eni_bootstrap.tables import Memory, wanted
 
 LOG = logging.getLogger(__name__)
@@ -75,7 +78,8 @@ def apply(world: World) -> Report:
     decision = view.decision
     problems = [unfit_text(member) for member in decision.unfit] + problems
     problems += [unaddressed_text(member) for member in decision.unaddressed]
-    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), barriers=_barriers(view.snapshot))
+    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), gateways=_gateways(decision),
+                        barriers=_barriers(view.snapshot))
     verdicts: List[proof.Verdict] = []
     if decision.rules:
         waited_for = {(member.eni, member.version) for member in decision.unaddressed}
@@ -86,7 +90,7 @@ def apply(world: World) -> Report:
 
 def preview(world: World) -> Report:
     """What ``apply`` would do now; changes nothing."""
-    view = _look(world, frozenset())
+    view = _look(world, _listing(world), frozenset())
     decision = view.decision
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
         unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
@@ -96,16 +100,16 @@ def preview(world: World) -> Report:
 
 def verify(world: World) -> Report:
     """Ask the kernel about every source that metadata gives; changes nothing."""
-    view = _look(world, frozenset())
+    view = _look(world, _listing(world), frozenset())
     decision = view.decision
     problems = [unfit_text(member) for member in decision.unfit]
     remarks = list(decision.remarks)
     if not decision.rules:
         return Report(decision, (), tuple(problems), tuple(remarks))
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
-    local_routes = _local_routes(world, eni_devs)
-    facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local_routes,
-                        _barriers(view.snapshot))
+    local = _local(world, eni_devs, view.snapshot.addresses)
+    facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local,
+                        _gateways(decision), _barriers(view.snapshot))
     problems += [_unprovable(*member) for member in proof.unprovable(facts)]
     remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
                 for route in _shared(view.snapshot, eni_devs)]
@@ -114,7 +118,7 @@ def verify(world: World) -> Report:
     verdicts = _prove(world, proof.full(facts), facts)
     remarks.append("looked at {} sources of {} ENIs, and from one source of each to {} local devices".format(
         sum(len(sources) for sources in facts.sources.values()), len(facts.enis),
-        len({route.devs() for route in local_routes})))
+        len({dev for _, dev in local})))
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
 
@@ -124,7 +128,11 @@ def status(world: World) -> Report:
     snapshot = world.kernel.snapshot(links, rules, (), (), world.config)
     decision = recall(snapshot, world.config)
     facts = proof.Facts(decision.enis, decision.sources, snapshot.addresses, rules)
-    return Report(decision, verdicts=tuple(_prove(world, proof.full(facts), facts)))
+    verdicts = _prove(world, proof.full(facts), facts)
+    proven = {verdict.eni for verdict in verdicts}
+    problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
+        eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
+    return Report(decision, (), tuple(problems), verdicts=tuple(verdicts))
 
 
 def remove(world: World) -> Report:
@@ -132,7 +140,9 @@ def remove(world: World) -> Report:
     with state.lock(world.deadline, world.sleep):
         links, rules = world.kernel.links(), world.kernel.rules()
         made = state.load(links)
-        todo = withdrawal(world.kernel.snapshot(links, rules, (), (), world.config), made, world.config)
+        snapshot = world.kernel.snapshot(links, rules, (), (), world.config)
+        in_use = {dev for dev in made.ups if world.kernel.carries_others(dev, world.config.protocol)}
+        todo = withdrawal(snapshot, made, in_use, world.config)
         done, failures = _make(world, todo.removals)
         state.save(state.after(made, done, world.config.group), links)
     return Report(None, tuple(done), tuple(_refused(failure) for failure in failures))
@@ -141,33 +151,38 @@ def remove(world: World) -> Report:
 def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
     """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
     patience = Patience(world.deadline, world.config)
-    with state.lock(world.deadline, world.sleep):
-        view = _look(world, frozenset())
-        way = _way_to_metadata(world)
-        changes, problems, again = _execute(world, view)
-    looks = 1
+    changes: List[Change] = []
+    looks = 0
+
+    def step() -> Tuple[_View, List[str], bool]:
+        # Asked before the lock is taken: who waits for the service must not keep others from their work.
+        listing = _listing(world)
+        with state.lock(world.deadline, world.sleep) as waited:
+            view = _look(world, _listing(world) if waited else listing, patience.over())
+            before = _ways(world, view)
+            done, problems, again = _execute(world, view)
+            changes.extend(done)
+            return view, problems + _moved(before, _ways(world, view), view), again
+
+    view, problems, again = step()
     while again and looks < LOOKS or patience.worth(view.decision):
         world.sleep(0 if again and looks < LOOKS else POLL)
         looks += 1
         try:
-            with state.lock(world.deadline, world.sleep):
-                view = _look(world, patience.over())
-                more, problems, again = _execute(world, view)
+            view, problems, again = step()
         except MetadataError as error:
             LOG.warning("%s; what was waited for is given up", error)
             break
-        changes += more
-    now = _way_to_metadata(world)
-    if way.dev and (way.dev, way.gateway) != (now.dev, now.gateway):
-        problems.append("the way to the metadata service was by {} and is now by {}".format(
-            way.dev, now.dev or "nothing"))
     return view, changes, problems
 
 
-def _look(world: World, patience_over: FrozenSet[Tuple[str, int]]) -> _View:
-    """Read both worlds, decide, compare."""
-    listing = retrying("a consistent answer of the metadata service", world.deadline, world.sleep)(
+def _listing(world: World) -> Listing:
+    return retrying("a consistent answer of the metadata service", world.deadline, world.sleep)(
         lambda: parse_interfaces(world.fetch()))
+
+
+def _look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]]) -> _View:
+    """Read the kernel, decide, compare."""
     links, rules = world.kernel.links(), world.kernel.rules()
     made = state.load(links)
     for crowded in (False, True):
@@ -192,26 +207,31 @@ def _execute(world: World, view: _View) -> Tuple[List[Change], List[str], bool]:
     """Make the changes; an ENI whose routes the kernel refuses keeps the rules that it has.
 
     What is done to links is written down before it is done. Returns what was done, what went wrong, and whether another
-    look is due: somebody was faster, or an address went, with which the kernel may take others of its subnet and the
-    link's routes.
+    look is due: somebody was faster, a table had to be left by others first, or an address went, with which the kernel
+    may take others of its subnet and the link's routes.
     """
-    todo, config = view.plan, world.config
-    links = view.snapshot.links
+    config, links, decision = world.config, view.snapshot.links, view.decision
+    todo, again = staged(view.plan)
     made = state.before(view.made, todo.links + todo.addresses, links, config.group)
     if made != view.made:
         state.save(made, links)
     done, failures = _make(world, todo.links + todo.routes)
-    sick = {(route.table, route.version) for route in _not_made(failures, todo.conflicts)}
+    # A copy of a user's route is nobody's condition; a default whose place is taken is.
+    missing = [failure.change.item for failure in failures if isinstance(failure.change.item, Route)]
+    missing += [conflict.wanted for conflict in todo.conflicts if conflict.wanted.is_default]
     rest = todo.rules + todo.addresses + todo.removals
-    done_too, failures_too = _make(world, _sparing(rest, sick, view, config) if sick else rest)
+    refused = families_of(missing, decision)
+    if refused:
+        rest = sparing(rest, refused, decision, Memory(view.snapshot, config))
+    done_too, failures_too = _make(world, rest)
     done += done_too
-    settled = state.after(made, done, config.group)
+    failures += failures_too
+    settled = state.after(made, done, config.group, [failure.change for failure in failures])
     if settled != made:
         state.save(settled, links)
-    failures += failures_too
-    again = any(failure.overtaken for failure in failures) or any(
+    again = again or any(failure.overtaken for failure in failures) or any(
         change.verb == "remove" and isinstance(change.item, LinkAddress) for change in done)
-    return done, [_refused(failure, view.decision) for failure in failures], again
+    return done, [_refused(failure, decision) for failure in failures], again
 
 
 def _make(world: World, changes: Sequence[Change]) -> Tuple[List[Change], List[Failure]]:
@@ -221,36 +241,6 @@ def _make(world: World, changes: Sequence[Change]) -> Tuple[List[Change], List[F
     failures = world.kernel.apply(changes) if changes else []
     refused = {failure.change for failure in failures}
     return [change for change in changes if change not in refused], failures
-
-
-def _not_made(failures: Sequence[Failure], conflicts: Sequence[Conflict]) -> List[Route]:
-    """Routes of ENIs' tables without which no rule must lead there. A copy of a user's route is none of them."""
-    routes = [failure.change.item for failure in failures if isinstance(failure.change.item, Route)]
-    routes += [conflict.wanted for conflict in conflicts if conflict.wanted.is_default]
-    return [route for route in routes if route.table != MAIN]
-
-
-def _sparing(
-    changes: Sequence[Change], tables: Set[Tuple[int, int]], view: _View, config: Config
-) -> Tuple[Change, ...]:
-    """The changes that touch nothing of the ENIs to which these tables (and IP versions) were given."""
-    memory = Memory(view.snapshot, config)
-    devs: Set[Tuple[str, int]] = set()
-    for dev, numbers in view.decision.numbers.items():
-        for table, version in list(tables):
-            if numbers.table == table:
-                devs.add((dev, version))
-                tables = tables | {(former, version) for former in memory.tables_of(dev, view.decision.sources[dev])}
-    sources = {change.item.src for change in changes
-               if isinstance(change.item, Rule) and (change.item.table, change.item.version) in tables}
-
-    def touches(item: Item) -> bool:
-        if isinstance(item, (Route, Rule)):
-            fence = isinstance(item, Rule) and item.action == "unreachable" and item.src in sources
-            return fence or (item.table, item.version) in tables
-        return isinstance(item, LinkAddress) and (item.dev, item.address.version) in devs
-
-    return tuple(change for change in changes if not touches(change.item))
 
 
 def _prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> List[proof.Verdict]:
@@ -268,20 +258,50 @@ def _prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> L
     return proof.judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
 
 
-def _way_to_metadata(world: World) -> Answer:
-    """By which route this host reaches the metadata service; an empty answer where its name is no address."""
-    host = urlsplit(world.config.metadata_url).hostname or ""
+def _ways(world: World, view: _View) -> Dict[str, Answer]:
+    """By which way this host's own packets leave that choose no source, and the primary's to the metadata service."""
+    queries = {"the internet by IPv{}".format(version): Query(dst) for version, dst in proof.INTERNET.items()}
     try:
-        return world.kernel.ask([Query(ipaddress.ip_address(host))])[0]
+        service = ipaddress.ip_address(urlsplit(world.config.metadata_url).hostname or "")
     except ValueError:
-        return Answer()
+        service = None  # it has a name, not an address
+    if service is not None:
+        queries["the metadata service"] = Query(service)
+        held = {address.address for address in view.snapshot.addresses}
+        for eni in view.decision.enis if not service.is_loopback else ():
+            for subnet in eni.interface.subnets if eni.primary else ():
+                for address in held.intersection(subnet.addresses[:1]) if subnet.version == service.version else ():
+                    queries["the metadata service from {}".format(address)] = Query(service, address)
+    return dict(zip(queries, world.kernel.ask(list(queries.values()))))
 
 
-def _local_routes(world: World, eni_devs: Iterable[str]) -> Tuple[Route, ...]:
-    """One route in main for each device that is no ENI, of some of them."""
+def _moved(before: Dict[str, Answer], after: Dict[str, Answer], view: _View) -> List[str]:
+    """What must never happen: a way that was the primary's, or a VPN's, is another one now."""
+    secondaries = {eni.dev for eni in view.decision.enis if not eni.primary}
+    return ["the way to {} was by {} and is now by {}".format(what, way.dev, after[what].dev or "nothing")
+            for what, way in before.items() if way.dev and way.dev not in secondaries
+            and (way.dev, way.gateway) != (after[what].dev, after[what].gateway)]
+
+
+def _local(world: World, eni_devs: Set[str], addresses: Sequence[LinkAddress]) -> Tuple[Tuple[Address, str], ...]:
+    """A destination by each local device that is no ENI, of some of them: where this host's own packets leave by it."""
+    own = {held.address for held in addresses}
     names = sorted((link.name for link in world.kernel.links() if link.up and link.name not in eni_devs), key=natural)
-    found = (world.kernel.some_route(name) for name in names)
-    return tuple(itertools.islice((route for route in found if route is not None), proof.LOCAL_DEVICES))
+    routes = (route for name in names for route in world.kernel.specific_routes(name, 1))
+    chosen = [proof.some_host(route.dst, own) for route in itertools.islice(routes, proof.LOCAL_DEVICES)]
+    answers = world.kernel.ask([Query(dst) for dst in chosen])
+    return tuple((dst, answer.dev) for dst, answer in zip(chosen, answers)
+                 if not answer.error and answer.kind == "unicast" and answer.dev not in eni_devs)
+
+
+def _gateways(decision: Decision) -> Dict[str, Tuple[Address, ...]]:
+    """By device: the ENI's gateway first, then those of the user's routes through it."""
+    found = {eni.dev: [subnet.gateway for subnet in eni.interface.subnets] for eni in decision.enis}
+    for route in decision.routes:
+        for hop in route.hops:
+            if hop.gateway is not None and hop.dev in found and route.table == decision.numbers[hop.dev].table:
+                found[hop.dev].append(hop.gateway)
+    return {dev: tuple(dict.fromkeys(gateways)) for dev, gateways in found.items()}
 
 
 def _barriers(snapshot: Snapshot) -> Tuple[Route, ...]:
@@ -307,7 +327,7 @@ def _refused(failure: Failure, decision: Optional[Decision] = None) -> str:
         table = decision.numbers[eni.dev].table if decision else 0
         if getattr(item, "table", None) == table or eni.dev == getattr(item, "dev", None):
             whose = eni.label + ": "
-    return "{}the kernel refuses «{}»: {}".format(whose, failure.change, failure.reason)
+    return "{}the kernel refuses '{}': {}".format(whose, failure.change, failure.reason)
 
 
 def _in_place(todo: Plan) -> Tuple[str, ...]:

@@ -59,7 +59,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         LOG.error("interrupted; run it again to finish")
         return 130
-    except BrokenPipeError:
+    except Exception as error:  # a bug, of which the operator needs to know that the run has not ended well
+        LOG.error("unexpected %s: %s; please report it, with what -v shows", type(error).__name__, error)
+        LOG.debug("where it happened", exc_info=True)
         return 1
 
 
@@ -79,11 +81,22 @@ def _work(parsed: argparse.Namespace) -> int:
     finally:
         kernel.close()
         client.close()
-    if parsed.json:
-        print(json.dumps(views.as_json(report), indent=1))
-    else:
-        sys.stdout.write(command.text(report))
-    return report.exit_code
+    return report.exit_code if _write(
+        json.dumps(views.as_json(report), indent=1) + "\n" if parsed.json else command.text(report)) else 1
+
+
+def _write(text: str) -> bool:
+    """Print the result, in an encoding that takes less than all characters too; whether it could be written."""
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return False  # whoever was reading has seen enough
+    except OSError as error:
+        LOG.error("the result can't be written: %s", error.strerror)
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,15 +152,30 @@ def _seconds(text: str) -> float:
 def _set_up_log(verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     # Under systemd the journal takes the level from a prefix (sd-daemon(3)) and adds time and name itself.
-    handler.setFormatter(_JournalFormatter() if "JOURNAL_STREAM" in os.environ
-                         else logging.Formatter("eni-bootstrap: %(message)s"))
-    root = logging.getLogger("eni_bootstrap")
-    root.handlers[:] = [handler]
-    root.propagate = False
-    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    handler.setFormatter(_JournalFormatter() if _logs_to_journal() else _Formatter("eni-bootstrap: %(message)s"))
+    log = logging.getLogger("eni_bootstrap")
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-class _JournalFormatter(logging.Formatter):
+def _logs_to_journal() -> bool:
+    """Whether stderr is the journal itself: the variable (systemd.exec(5)) is inherited, also where stderr is not."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == "{}:{}".format(status.st_dev, status.st_ino)
+
+
+class _Formatter(logging.Formatter):
+    """In ASCII: what is read at boot is read on consoles of all kinds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode("ascii", "backslashreplace").decode("ascii")
+
+
+class _JournalFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else \
             6 if record.levelno >= logging.INFO else 7

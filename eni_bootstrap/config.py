@@ -49,6 +49,9 @@ class Config(NamedTuple):
     metric_least: int = 100
     """A secondary's is the primary's (counted as 100 at least) and 100 for each n: eth1 gets 200 as on the vendor's
     page, eth2 300."""
+    metric_missing: int = 1024
+    """The primary's, where it has no default route yet: the worst that it may still get (router advertisements in the
+    kernel, systemd-networkd)."""
 
     protocol: int = 235
     """Marks our routes and rules in the kernel. 0xEB; not in iproute2's rt_protos, FRR's or any agent's numbers."""

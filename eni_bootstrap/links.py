@@ -31,8 +31,8 @@ def link_groups(
 def link_changes(
     secondaries: Sequence[Eni], on_link: Dict[str, List[LinkAddress]], snapshot: Snapshot, made: Made,
     patience_over: FrozenSet[Tuple[str, int]],
-) -> Tuple[List[LinkUp], List[LinkAddress], List[LinkAddress], List[Unaddressed]]:
-    """Links to bring up, addresses to add, addresses of ours to drop, and links to wait for.
+) -> Tuple[List[LinkUp], List[LinkAddress], List[LinkAddress], List[Unaddressed], List[str]]:
+    """Links to bring up, addresses to add, addresses of ours to drop, links to wait for, and remarks.
 
     A link that carries no address of a family gets one when nobody else is coming to address it: when it was down,
     when it was we who addressed it before, or when nobody came for long enough.
@@ -41,6 +41,7 @@ def link_changes(
     wanted: List[LinkAddress] = []
     dropped: List[LinkAddress] = []
     waiting: List[Unaddressed] = []
+    remarks: List[str] = []
     up = {link.name for link in snapshot.links if link.up}
     for eni in secondaries:
         if eni.dev != eni.link.name:
@@ -55,12 +56,18 @@ def link_changes(
             wanted += [mine for mine in held if mine in ours and mine not in stale]
             if len(held) > len(stale) or not subnet.addresses:
                 continue
+            first = subnet.addresses[0]
+            elsewhere = [held.dev for held in snapshot.addresses if held.address == first and held.dev != eni.dev]
+            if elsewhere:
+                remarks.append("{}: its address {} is on {}, and so is not put on its own link".format(
+                    eni.label, first, elsewhere[0]))
+                continue
             nobody_comes = eni.dev not in up or any(mine.address.version == subnet.version for mine in ours)
             if nobody_comes or (eni.dev, subnet.version) in patience_over:
                 wanted.append(_link_address(eni, subnet))
             else:
                 waiting.append(Unaddressed(eni, subnet.version))
-    return ups, wanted, dropped, waiting
+    return ups, wanted, dropped, waiting, remarks
 
 
 def takes_others_along(address: LinkAddress, held: Sequence[LinkAddress], made: Made) -> bool:

@@ -17,6 +17,7 @@ class MainTable:
     def __init__(self, snapshot: Snapshot, config: Config) -> None:
         self.defaults: List[SeenRoute] = []
         self._protocol = config.protocol
+        self._missing = config.metric_missing
         self._specific: Dict[str, List[SeenRoute]] = defaultdict(list)
         for seen in snapshot.routes:
             route = seen.route
@@ -59,9 +60,10 @@ class MainTable:
         return seen.protocol == self._protocol
 
     def metric(self, version: int, devs: Set[str]) -> int:
-        """The best metric of a default route through one of the devices; -1 for none."""
+        """The best metric of a default route through one of the devices; for none, the worst that may still come."""
         return min((seen.route.metric for seen in self.defaults
-                    if seen.route.version == version and devs.intersection(seen.route.devs())), default=-1)
+                    if seen.route.version == version and devs.intersection(seen.route.devs())),
+                   default=self._missing)
 
 
 def neighbour(table: int, hop: Hop) -> List[Route]:

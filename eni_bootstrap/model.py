@@ -98,6 +98,8 @@ class LinkAddress(NamedTuple):
     dev: str
     address: Address
     prefix_length: int
+    leased: bool = False
+    """It goes by itself unless somebody, a DHCP client, renews it; ours never do."""
 
     @property
     def network(self) -> Network:

@@ -10,6 +10,7 @@ import errno
 import ipaddress
 import os
 import struct
+import sys
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
@@ -20,7 +21,7 @@ from eni_bootstrap import fibrule
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import NotPermitted
 from eni_bootstrap.model import (
-    MAIN, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkUp, Query, Route, SeenRoute, SeenRule, Snapshot,
+    MAIN, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkUp, Query, Route, Rule, SeenRoute, SeenRule, Snapshot,
 )
 from eni_bootstrap.plan import Change
 from eni_bootstrap.rtnetlink import HEADER, Message, Socket
@@ -40,6 +41,7 @@ _SCOPE_LINK = 253
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
 _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half of a link's message
 _IFF_UP = 1
+_FOR_EVER = 0xFFFFFFFF  # of an address's life time
 _NODAD = 2  # IFA_F_NODAD: the cloud gives an address to one ENI only, and a vSwitch has no multicast to ask by
 _PROTOCOL_KERNEL = 2
 
@@ -86,6 +88,8 @@ class Kernel:
             kind = info.get_attr("IFLA_INFO_KIND") if info is not None else None
             mac = message.get_attr("IFLA_PERM_ADDRESS") or message.get_attr("IFLA_ADDRESS") or ""
             name = message.get_attr("IFLA_IFNAME")
+            if isinstance(name, bytes):  # no UTF-8: legal for the kernel, if for nobody else
+                name = name.decode(errors="surrogateescape")
             found.append(Link(
                 message["index"], name, mac.lower(), kind or "", message.get_attr("IFLA_MASTER") or 0,
                 bool(message["flags"] & _IFF_UP), message.get_attr("IFLA_GROUP") or 0, _has_ipv6(name)))
@@ -101,7 +105,9 @@ class Kernel:
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             address = ipaddress.ip_address(text)
             if not (address.is_loopback or address.version == 6 and address.is_link_local):
-                found.append(LinkAddress(self._names.get(message["index"], ""), address, message["prefixlen"]))
+                lifetime = message.get_attr("IFA_CACHEINFO")
+                leased = lifetime is not None and lifetime["ifa_valid"] != _FOR_EVER
+                found.append(LinkAddress(self._names.get(message["index"], ""), address, message["prefixlen"], leased))
         return tuple(found)
 
     def rules(self) -> Tuple[SeenRule, ...]:
@@ -129,18 +135,28 @@ class Kernel:
                 routes.update(self._routes(version, lambda head: True, table=table))
             routes.update(self._routes(version, lambda head: head.length == 0, table=MAIN))
             for dev in devs:
-                others = _Quota(config.copies + 1)
+                others = self._quota(config.copies + 1)
                 routes.update(self._routes(
                     version, lambda head: head.protocol == _PROTOCOL_KERNEL or others.take(), table=MAIN, dev=dev))
         return Snapshot(links, self.addresses(), rules, tuple(routes))
 
-    def some_route(self, dev: str) -> Optional[Route]:
-        """One of main's routes through a device, IPv4 or IPv6; none when it has no specific one."""
+    def specific_routes(self, dev: str, most: int) -> List[Route]:
+        """Some of main's specific unicast routes through a device, IPv4 first."""
+        found: List[Route] = []
         for version in (4, 6):
-            one = _Quota(1)
-            for seen, _ in self._routes(version, lambda head: head.length > 0 and one.take(), table=MAIN, dev=dev):
-                return seen.route
-        return None
+            quota = self._quota(most)
+            found += [seen.route for seen, _ in self._routes(
+                version, lambda head: head.length > 0 and quota.take(), table=MAIN, dev=dev)]
+        return [route for route in found if not (route.dst.is_link_local or route.dst.is_multicast)][:most]
+
+    def carries_others(self, dev: str, protocol: int) -> bool:
+        """Whether any table has a route through a device that neither we (``protocol``) nor the kernel made."""
+        return any(seen.protocol not in (protocol, _PROTOCOL_KERNEL)
+                   for version in (4, 6) for seen, _ in self._routes(version, lambda head: True, dev=dev))
+
+    def _quota(self, most: int) -> "_Quota":
+        """How many routes are worth decoding. A kernel that does not filter gives those of other devices too."""
+        return _Quota(most if self._socket.filters else sys.maxsize)
 
     def _routes(
         self, version: int, take: "Callable[[_RouteHead], bool]", table: int = 0, protocol: int = 0, dev: str = ""
@@ -229,7 +245,7 @@ class Kernel:
         replies = self._socket.order(self._order(change) for change in changes)
         for change, reply in zip(changes, replies):
             if reply.error == errno.EPERM:
-                raise NotPermitted("the kernel refuses «{}»: it takes CAP_NET_ADMIN".format(change))
+                raise NotPermitted("the kernel refuses '{}': it takes CAP_NET_ADMIN".format(change))
             if reply.error and not _done_already(change, reply.error):
                 overtaken = reply.error in (errno.EEXIST, errno.ENODEV, errno.ENETDOWN)
                 failures.append(Failure(change, reply.text or os.strerror(reply.error), overtaken))
@@ -352,4 +368,4 @@ def _via(hop: Hop, version: int) -> List[Tuple[str, Any]]:
 def _done_already(change: Change, number: int) -> bool:
     if change.verb == "remove":
         return number in (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV)
-    return number == errno.EEXIST and not isinstance(change.item, Route)
+    return number == errno.EEXIST and isinstance(change.item, Rule)

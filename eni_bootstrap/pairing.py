@@ -55,7 +55,8 @@ def label(eni_id: str, mac: str, dev: str) -> str:
 
 def natural(name: str) -> Tuple[Tuple[int, str], ...]:
     """Sort key that puts eth2 before eth10."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)
+    parts = [part for part in re.split(r"([0-9]+)", name) if part]
+    return tuple((int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts)
 
 
 def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit]]:
@@ -115,50 +116,85 @@ def refuse_stealing(
     traffic out of a secondary ENI. Where metadata describes the primary badly, what its link holds (``held``) is
     taken for its own.
     """
-    primaries: Set[Address] = set()
+    primaries: Set[Network] = set()
     for subnets in [eni.interface.subnets for eni in enis if eni.primary]:
-        primaries.update(address for subnet in subnets for address in subnet.addresses)
+        primaries.update(_claims(subnets))
     for other in others:
         if other.primary:
-            primaries.update(address for subnet in other.subnets for address in subnet.addresses)
-            primaries.update(own.address for own in held if own.dev == other.dev)
+            primaries.update(_claims(other.subnets))
+            primaries.update(network_of(own.address) for own in held if own.dev == other.dev)
     fit: List[Eni] = []
     refused: List[Unfit] = []
     taken: Set[Network] = set()
     for eni in enis:
-        claimed: List[Network] = []
-        reason = "" if eni.primary else _theft(eni.interface, primaries, taken, claimed)
+        reason = _absurdity(eni.interface)
+        if not reason and not eni.primary:
+            reason = _theft(eni.interface, primaries, taken)
         if reason:
-            refused.append(Unfit(eni.interface.eni_id, eni.interface.mac, False, reason, False, eni.dev,
+            refused.append(Unfit(eni.interface.eni_id, eni.interface.mac, eni.primary, reason, False, eni.dev,
                                  eni.interface.subnets))
         else:
-            taken.update(claimed)
+            taken.update(_claims(eni.interface.subnets))
             fit.append(eni)
     return fit, refused
 
 
-def _theft(interface: NetworkInterface, primaries: Set[Address], taken: Set[Network], claimed: List[Network]) -> str:
-    """Why this description is refused, or ""; ``claimed`` receives the prefixes that it claims."""
+WIDEST = {4: 8, 6: 48}
+"""Prefix length of the widest vSwitch that is believed: Alibaba's have /16 to /29 and /64. A wider one, taken for
+on-link, would cut off half of the world."""
+
+CLOUD_SERVICES = IPv4Network("100.64.0.0/10")
+"""Metadata, DNS, NTP, mirrors: never in a vSwitch."""
+
+
+def _claims(subnets: Sequence[Subnet]) -> Set[Network]:
+    """All that an ENI's packets come from."""
+    claims: Set[Network] = {network_of(address) for subnet in subnets for address in subnet.addresses}
+    return claims.union(prefix for subnet in subnets for prefix in subnet.prefixes)
+
+
+def _absurdity(interface: NetworkInterface) -> str:
+    """Why this description can't be true of any ENI, or ""."""
+    for subnet in interface.subnets:
+        vswitch = subnet.vswitch
+        if vswitch.prefixlen < WIDEST[vswitch.version]:
+            return "metadata gives it the vSwitch {}, which is too wide to be one".format(vswitch)
+        if vswitch.version == 4 and vswitch.overlaps(CLOUD_SERVICES):
+            return "metadata gives it the vSwitch {}, which is the cloud's own services'".format(vswitch)
+        for address in subnet.addresses:
+            ends = vswitch.version == 4 and address in (vswitch.network_address, vswitch.broadcast_address)
+            if (address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local
+                    or ends and vswitch.prefixlen < 31):
+                return "metadata gives it {}, which can't be an ENI's address".format(address)
+    return ""
+
+
+def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Network]) -> str:
+    """Why a secondary must not have what this description gives it, or ""."""
     for subnet in interface.subnets:
         for address in subnet.addresses:
-            if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
-                return "metadata gives it {}, which can't be an ENI's address".format(address)
-            if address in primaries:
-                return "metadata gives it {}, which is the primary ENI's address".format(address)
             if not any(address in block for block in (subnet.vswitch,) + subnet.vpc):
                 return "metadata gives it {}, which is outside its vSwitch {}".format(address, subnet.vswitch)
         for prefix in subnet.prefixes:
             inside = prefix.network_address in subnet.vswitch and prefix.prefixlen >= subnet.vswitch.prefixlen
             if not inside:
                 return "metadata gives it the prefix {}, which is outside its vSwitch {}".format(prefix, subnet.vswitch)
-            if any(address in prefix for address in primaries):
-                return "metadata gives it the prefix {}, which holds the primary ENI's address".format(prefix)
-        own = [network_of(address) for address in subnet.addresses] + list(subnet.prefixes)
-        for network in own:
-            if network in taken:
-                return "metadata gives it {}, which it gives to another ENI too".format(network)
-        claimed += own
+    wide = [network for network in primaries | taken if network.prefixlen < network.max_prefixlen]
+    for network in sorted(_claims(interface.subnets), key=str):
+        single = network.prefixlen == network.max_prefixlen
+        near = wide if single else primaries | taken
+        if network in primaries or any(other in primaries and _overlap(other, network) for other in near):
+            return "metadata gives it {}, which is the primary ENI's".format(network)
+        # An address inside another ENI's prefix is its own: the address's rule comes first.
+        prefixes = [other for other in near if other.prefixlen < other.max_prefixlen]
+        if network in taken or not single and any(_overlap(other, network) for other in prefixes):
+            return "metadata gives it {}, which it gives to another ENI too".format(network)
     return ""
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and (
+        one.network_address in other or other.network_address in one)
 
 
 def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit], List[str]]:

@@ -134,24 +134,31 @@ def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> 
         tuple(conflicts))
 
 
-def withdrawal(snapshot: Snapshot, made: Made, config: Config) -> Plan:
+def withdrawal(snapshot: Snapshot, made: Made, in_use: Set[str], config: Config) -> Plan:
     """The changes that take back all that is ours. Needs no metadata: the kernel and the record tell.
 
-    A link that we brought up and that somebody has addressed since stays up: it is in use.
+    A link that we brought up stays up when somebody has addressed it since or routes by it (``in_use``), and keeps the
+    address without which the kernel would drop those routes.
     """
     ours = owned(snapshot, made.ups | {former.dev for former in made.groups}, config)
     remove: List[Item] = [*ours.rules, *ours.routes]
     remove += [address for address in snapshot.addresses
-               if address in made.addresses and not takes_others_along(address, snapshot.addresses, made)]
-    used = {held.dev for held in snapshot.addresses if held not in made.addresses}
+               if address in made.addresses and address.dev not in in_use
+               and not takes_others_along(address, snapshot.addresses, made)]
+    used = in_use | {held.dev for held in snapshot.addresses if held not in made.addresses}
     remove += [LinkUp(link.name) for link in snapshot.links if link.up and link.name in made.ups - used]
     remove += _former_groups(made, snapshot, frozenset(), config)
     return Plan(removals=_undone(remove, config))
 
 
 def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
-    """Rules of ENIs that stay as they are: those that lead to a kept table, and the fences of the same sources."""
-    kept = {rule for rule in ours.rules if rule.action == "lookup" and rule.table in decision.kept_tables}
+    """Rules of ENIs that stay as they are: those that lead to a kept table, and the fences of the same sources.
+
+    A source that metadata gives to an ENI that is set up is that one's by now, whoever had it before.
+    """
+    given = {source for eni in decision.enis for source in decision.sources[eni.dev]}
+    kept = {rule for rule in ours.rules
+            if rule.action == "lookup" and rule.table in decision.kept_tables and rule.src not in given}
     sources = {rule.src for rule in kept}
     return kept | {rule for rule in ours.rules if rule.action == "unreachable" and rule.src in sources}
 

@@ -32,6 +32,8 @@ class Check(NamedTuple):
     query: Query
     dev: str
     """The device by which the packet must leave; for ``not_by`` none in particular."""
+    gateways: Tuple[Address, ...] = ()
+    """One of these must be the gateway; none: any."""
     not_by: Tuple[str, ...] = ()
     """The devices by which it must not leave."""
     stands_for: Tuple[Network, ...] = ()
@@ -61,8 +63,10 @@ class Facts(NamedTuple):
     addresses: Tuple[LinkAddress, ...]
     rules: Tuple[SeenRule, ...] = ()
     """Needed where a source stands for others, and to say who is to blame."""
-    local_routes: Tuple[Route, ...] = ()
-    """One route in main for each local device."""
+    local: Tuple[Tuple[Address, str], ...] = ()
+    """Destinations that this host reaches by a device that is no ENI, and that device."""
+    gateways: Dict[str, Tuple[Address, ...]] = {}
+    """By device: the gateways that the ENI's own table may lead to."""
     barriers: Tuple[Route, ...] = ()
     """Main's default routes that lead nowhere: a VPN's kill-switch."""
 
@@ -81,11 +85,8 @@ def full(facts: Facts) -> List[Check]:
     local = {held.address for held in facts.addresses}
     for eni, version, source in _askable(facts):
         checks += _targets(eni, version, source, facts, others=len(facts.enis))
-        for route in facts.local_routes:
-            if route.version == version:
-                dst = _some_host(route.dst, local)
-                dev = route.hops[0].dev
-                checks.append(Check(eni, "device " + dev, Query(dst, source), dev))
+        checks += [Check(eni, "device " + dev, Query(dst, source), dev)
+                   for dst, dev in facts.local if dst.version == version]
         sources = [network for network in facts.sources[eni.dev] if network.version == version
                    and network != network_of(source)]
         silent = tuple(network for network in sources if version == 4 and network.network_address not in local)
@@ -118,8 +119,10 @@ def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: Facts, conf
             ok = not answer.error and answer.dev not in check.not_by
         else:
             ok = not answer.error and answer.dev == check.dev
+            ok = ok and (not check.gateways or answer.gateway in check.gateways)
+        by = "by " + check.dev + "".join(" via {}".format(gateway) for gateway in check.gateways[:1])
         expected = "accepted on " + check.dev if received else (
-            "not by " + ", ".join(check.not_by) if check.not_by else "by " + check.dev)
+            "not by " + ", ".join(check.not_by) if check.not_by else by)
         reason = "" if ok else _blame(check, answer, facts, config)
         source = check.query.dst if received else check.query.src
         verdict = Verdict(check.eni.label, str(source), check.target, ok, expected, _words(answer, received),
@@ -148,10 +151,11 @@ def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
     for rule, protocol in facts.rules:
         if protocol == config.protocol and config.owns_priority(rule.priority) or rule.priority == 0:
             continue
-        if rule.priority >= config.priority_primary or rule.src is None or rule.src.prefixlen == 0:
+        if rule.priority >= config.priority_primary or rule.oif or "iif" in rule.other:
             continue
         for eni in facts.enis:
-            if any(_covers(rule.src, source) for source in facts.sources[eni.dev]):
+            if any(source.version == rule.version and (rule.src is None or rule.src.overlaps(source))
+                   for source in facts.sources[eni.dev]):
                 found.append((rule, eni.label))
                 break
     return found
@@ -180,14 +184,14 @@ def _targets(eni: Eni, version: int, source: Address, facts: Facts, others: int)
     checks = [_internet(eni, version, source, facts)]
     local = {held.address for held in facts.addresses}
     if source in subnet.vswitch and subnet.vswitch.num_addresses > 1:
-        checks.append(Check(eni, "own vSwitch", Query(_some_host(subnet.vswitch, local), source), eni.dev))
+        checks.append(Check(eni, "own vSwitch", Query(some_host(subnet.vswitch, local), source), eni.dev))
     seen = {subnet.vswitch}
     for other in facts.enis:
         for far in other.interface.subnets:
             known = far.version == version and far.vswitch.num_addresses > 1
             if known and far.vswitch not in seen and len(seen) <= others:
                 seen.add(far.vswitch)
-                query = Query(_some_host(far.vswitch, local), source)
+                query = Query(some_host(far.vswitch, local), source)
                 checks.append(Check(eni, "vSwitch of " + other.dev, query, eni.dev))
     if any(held.address == source and held.dev == eni.dev for held in facts.addresses):
         checks.append(Check(eni, "received", Query(source, INTERNET[version], iif=eni.dev), eni.dev))
@@ -196,11 +200,15 @@ def _targets(eni: Eni, version: int, source: Address, facts: Facts, others: int)
 
 def _internet(eni: Eni, version: int, source: Address, facts: Facts) -> Check:
     """The primary follows main, wherever that leads but for another ENI; a secondary goes by itself."""
-    others = tuple(other.dev for other in facts.enis if other is not eni) if eni.primary else ()
-    return Check(eni, "internet", Query(INTERNET[version], source), eni.dev, others)
+    query = Query(INTERNET[version], source)
+    if eni.primary:
+        return Check(eni, "internet", query, eni.dev, not_by=tuple(
+            other.dev for other in facts.enis if other is not eni))
+    return Check(eni, "internet", query, eni.dev, tuple(
+        gateway for gateway in facts.gateways.get(eni.dev, ()) if gateway.version == version))
 
 
-def _some_host(network: Network, local: Set[Address]) -> Address:
+def some_host(network: Network, local: Set[Address]) -> Address:
     """An address of the network that is not this host's own and not the network's first or last."""
     size = network.num_addresses
     candidates = range(1, min(size - 1, len(local) + 3)) if size > 2 else range(size)
@@ -223,7 +231,8 @@ class _Paths:
     def of(self, source: Network) -> List[Rule]:
         """The rules without their sources, so that two sources can be compared."""
         wide = [(place, rule) for place, rule in self._wide
-                if rule.version == source.version and not rule.oif and (rule.src is None or _covers(rule.src, source))]
+                if rule.version == source.version and not rule.oif
+                and (rule.src is None or rule.src.overlaps(source))]
         matching = sorted(wide + self._by_source.get(source, []), key=lambda entry: entry[0])
         found: List[Rule] = []
         for _, rule in matching:

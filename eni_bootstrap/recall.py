@@ -3,8 +3,8 @@
 from typing import Dict, List, Set
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import Address, NetworkInterface, Network, Snapshot, Subnet
-from eni_bootstrap.pairing import Eni, natural
+from eni_bootstrap.model import Address, Hop, NetworkInterface, Network, Snapshot, Subnet
+from eni_bootstrap.pairing import Eni, natural, network_of
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.tables import Memory, Numbers
 
@@ -20,8 +20,13 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
         local = [rule.src for rule in memory.own_rules if rule.src and rule.src.network_address in held]
         for table in memory.tables_of(link.name, local)[:1]:
             primary = table == config.table_primary
-            own = sorted({rule.src for rule in memory.own_rules if rule.table == table and rule.src},
-                         key=lambda src: (src.version, src))
+            led = {rule.src for rule in memory.own_rules if rule.table == table and rule.src}
+            # What the link holds inside a vSwitch of the table should be led there, too, whether it is or not.
+            blocks = [route.dst for route in memory.own_routes
+                      if route.table == table and route.hops == (Hop(link.name),) and not route.dst.is_link_local]
+            led |= {network_of(address) for address in held
+                    if any(block.version == address.version and address in block for block in blocks)}
+            own = sorted(led, key=lambda src: (src.version, src))
             subnets = tuple(_subnet(version, link.name, table, own, memory)
                             for version in sorted({src.version for src in own}))
             enis.append(Eni(NetworkInterface("", link.mac, primary, subnets), link, link.name))

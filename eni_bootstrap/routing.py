@@ -102,7 +102,8 @@ def decide(
     groups, without_group = link_groups(enis, unfit, snapshot, config)
     if without_group:
         remarks.append(without_group)
-    ups, addresses, dropped, unaddressed = link_changes(secondaries, on_link, snapshot, made, patience_over)
+    ups, addresses, dropped, unaddressed, said = link_changes(secondaries, on_link, snapshot, made, patience_over)
+    remarks += said
     primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unfit if member.primary}
     defaults = _main_defaults(secondaries, primary_devs, numbers, main, config)
     secondary_devs = ({eni.dev for eni in secondaries} | nothing.kept_devs) - primary_devs
@@ -262,6 +263,8 @@ def _main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: 
                 + config.metric_step * numbers[eni.dev].order
             while metric in taken:
                 metric += 1
+            if metric >= UNREACHABLE_METRIC:
+                continue  # the primary's is the worst there is, so that nothing can be worse
             found.append(Route(MAIN, _DEFAULT[version], (Hop(eni.dev, subnet.gateway),), metric=metric))
     return found
 
@@ -330,7 +333,8 @@ def _kept(enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, memor
         lost = lost or not (tables or member.dev)
     listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unfit}
     for link in snapshot.links:
-        tables = [] if link.name in listed else memory.tables_of(link.name, ())
+        held = [network_of(held.address) for held in snapshot.addresses if held.dev == link.name]
+        tables = [] if link.name in listed else memory.tables_of(link.name, held, by_name=False)
         if tables:
             kept.update(tables)
             gone.append(link.name)

@@ -33,6 +33,9 @@ _RCVBUFFORCE = 33  # asm-generic/socket.h
 _DATAGRAM = 1 << 17
 """Bytes; the kernel's dumps come in at most 32 KiB, an answer to a full send in single messages."""
 
+_PATIENCE = 10.0
+"""Seconds: the kernel answers within milliseconds, even when other programs hold its routing lock."""
+
 _DUMP_PAUSES = (0.0, 0.01, 0.03, 0.1, 0.3)
 """Seconds before each try of a dump that is cut short by somebody's changes: at boot many are at work."""
 
@@ -65,15 +68,20 @@ class Socket:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.bind((0, 0))
-        for level, option, value in (
-            (_SOL_NETLINK, _CAP_ACK, 1), (_SOL_NETLINK, _EXT_ACK, 1), (_SOL_NETLINK, _STRICT_CHECK, 1),
-            (socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER),
-        ):
-            try:
-                self._socket.setsockopt(level, option, value)
-            except OSError:
-                pass  # strict checks came with 4.20: before, the kernel filters no dumps; the buffer takes privileges
+        self._socket.settimeout(_PATIENCE)
+        self._set(_SOL_NETLINK, _CAP_ACK, 1)
+        self._set(_SOL_NETLINK, _EXT_ACK, 1)
+        self._set(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)  # takes privileges
+        self.filters = self._set(_SOL_NETLINK, _STRICT_CHECK, 1)
+        """Whether the kernel filters dumps: since 4.20. Before, it takes the same requests and gives everything."""
         self._sequence = 0
+
+    def _set(self, level: int, option: int, value: int) -> bool:
+        try:
+            self._socket.setsockopt(level, option, value)
+            return True
+        except OSError:
+            return False
 
     def close(self) -> None:
         self._socket.close()
@@ -128,13 +136,13 @@ class Socket:
                 if header.sequence != expected:
                     continue
                 whole = whole and not header.flags & _DUMP_INTERRUPTED
-                if header.type == _DONE:
+                if header.type in (_DONE, _ERROR):
+                    number, text = _error(body) if len(body) >= 4 else (0, "")
+                    if number in (errno.ENOENT, errno.ENODEV, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+                        return [], True  # no such table or device, or a kernel without IPv6
+                    if number:
+                        raise BootstrapError("the kernel does not tell its state: " + (text or os.strerror(number)))
                     return found, whole
-                if header.type == _ERROR:
-                    number, text = _error(body)
-                    if number in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-                        return [], True  # no such table, or a kernel without IPv6
-                    raise BootstrapError("the kernel does not tell its state: " + (text or os.strerror(number)))
                 if take is None or take(body):
                     found.append(body)
 
@@ -149,7 +157,10 @@ class Socket:
 
     def _receive(self) -> Iterator[Tuple[_Header, bytes]]:
         """The messages of one datagram."""
-        data = self._socket.recv(_DATAGRAM)
+        try:
+            data = self._socket.recv(_DATAGRAM)
+        except OSError as error:
+            raise BootstrapError("the kernel's answer is not to be had: {}".format(error)) from error
         offset = 0
         while offset < len(data):
             length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)

@@ -31,8 +31,8 @@ def directory() -> str:
 
 
 @contextlib.contextmanager
-def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
-    """One run at a time. The kernel frees the lock however the process ends.
+def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Iterator[bool]:
+    """One run at a time; tells whether another one had to be waited for. The kernel frees the lock whatever happens.
 
     Raises ``BootstrapError`` when another run holds it until the deadline, ``NotPermitted`` without write access.
     """
@@ -44,7 +44,7 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
         raise _unwritable(path, error)
     with handle:
         started = deadline.remaining()
-        said = False
+        said = waited = False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,8 +57,9 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
             if not said and started - deadline.remaining() > 1:
                 said = True
                 LOG.info("waiting for another run to end, %.0f s at most", deadline.remaining())
+            waited = True
             sleep(_LOCK_POLL)
-        yield
+        yield waited
 
 
 def load(links: Sequence[Link]) -> Made:
@@ -73,12 +74,12 @@ def load(links: Sequence[Link]) -> Made:
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
         return Made(
             frozenset(name for name, entry in known if entry.get("up")),
-            tuple(LinkGroup(name, int(entry["group"])) for name, entry in known if "group" in entry),
+            tuple(LinkGroup(name, _group(entry["group"])) for name, entry in known if "group" in entry),
             frozenset(_address(name, text) for name, entry in known for text in entry.get("addresses", [])),
         )
     except FileNotFoundError:
         return Made()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         LOG.warning("%s can't be read (%s); what earlier runs did to links is not known any more", _path(), error)
         return Made()
 
@@ -116,20 +117,27 @@ def before(made: Made, changes: Sequence[Change], links: Sequence[Link], group: 
     )
 
 
-def after(made: Made, changes: Sequence[Change], group: int) -> Made:
-    """The record without what the changes have taken back."""
+def after(made: Made, changes: Sequence[Change], group: int, refused: Sequence[Change] = ()) -> Made:
+    """The record without what the changes have taken back, and without addresses that somebody else was faster with."""
+    not_ours = {change.item for change in refused if change.verb == "add" and isinstance(change.item, LinkAddress)}
     removed = [change.item for change in changes if change.verb == "remove"]
     restored = {change.item.dev for change in changes
                 if isinstance(change.item, LinkGroup) and change.item.group != group}
     return Made(
         made.ups - {item.dev for item in removed if isinstance(item, LinkUp)},
         tuple(former for former in made.groups if former.dev not in restored),
-        made.addresses - {item for item in removed if isinstance(item, LinkAddress)},
+        made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)},
     )
 
 
 def _path() -> str:
     return os.path.join(directory(), "state.json")
+
+
+def _group(number: int) -> int:
+    if not 0 <= int(number) < 1 << 32:
+        raise ValueError("{} is no interface group".format(number))
+    return int(number)
 
 
 def _address(dev: str, text: str) -> LinkAddress:

@@ -1,9 +1,10 @@
 """Which routing table is whose. PURE.
 
-The kernel is the memory: an ENI keeps the table that our routes through its device lead to, else our rules (a link
-that went down has lost its routes and kept its rules). A fresh ENI gets its natural id, 1000 + n; where somebody else
-uses that one, the lowest id from 1100 that nobody uses. Never the order in the metadata, never the ifindex: both
-change when an ENI is bound.
+The kernel is the memory: an ENI keeps the table that our routes through its device are in, else the one that our rules
+for its sources lead to (a link that went down has lost its routes and kept its rules), else for its device: a device's
+name may have become another ENI's meanwhile, an address is its owner's. A fresh ENI gets its natural id, 1000 + n;
+where somebody else uses that one, the lowest id from 1100 that nobody uses. Never the order in the metadata, never the
+ifindex: both change when an ENI is bound.
 """
 
 import re
@@ -43,13 +44,15 @@ class Memory:
             elif rule.src is not None and rule.action == "lookup":
                 self._by_source[rule.src].add(rule.table)
 
-    def tables_of(self, dev: str, sources: Iterable[Network]) -> List[int]:
-        """The tables of ours that belong to a device: by its routes, else by the rules for it and its sources."""
+    def tables_of(self, dev: str, sources: Iterable[Network], by_name: bool = True) -> List[int]:
+        """The tables of ours that belong to an ENI: by its routes, else by its sources, else by its device's name."""
         if self._by_route.get(dev):
             return sorted(self._by_route[dev])
-        found = set(self._by_device_rule.get(dev, ()))
+        found: Set[int] = set()
         for source in sources:
             found |= self._by_source.get(source, set())
+        if not found and by_name:
+            found = self._by_device_rule.get(dev, found)
         return sorted(found)
 
     def tables(self) -> Set[int]:
@@ -67,13 +70,13 @@ class Numbers(NamedTuple):
 
 
 def orders(secondaries: Sequence[Eni]) -> Dict[str, int]:
-    """n of each secondary by its device: the number in eth<n>, else the position in natural order, from 1.
+    """n of each secondary by its device: the number in eth<n>, up to 99, else the position in natural order, from 1.
 
     ``secondaries`` are in natural order.
     """
     found = {}
     for position, eni in enumerate(secondaries, start=1):
-        named = re.match(r"eth([1-9]\d*)$", eni.link.name)
+        named = re.match(r"eth([1-9][0-9]?)$", eni.link.name)
         found[eni.dev] = int(named.group(1)) if named else position
     return found
 

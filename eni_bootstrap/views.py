@@ -43,7 +43,8 @@ def verify_text(report: Report) -> str:
     if report.verdicts:
         lines.append("{}, {} wrong".format(_count(len(report.verdicts), "look-up"), wrong or "none"))
     else:
-        lines.append("nothing is set up: no secondary ENI")
+        lines.append("nothing to ask about: no secondary ENI can be set up" if report.problems
+                     else "nothing is set up: no secondary ENI")
     return _page(lines + _rest(report))
 
 
@@ -92,7 +93,8 @@ def _enis(report: Report) -> List[str]:
         verdicts = [verdict for verdict in report.verdicts if verdict.eni == eni.label]
         state = "" if not verdicts else ", ok" if all(verdict.ok for verdict in verdicts) else ", NOT AS IT SHOULD BE"
         used = bool(verdicts) or _uses(decision.routes, table)
-        ways = "".join(", via {}".format(subnet.gateway) for subnet in eni.interface.subnets)
+        ways = "".join(", via {}".format(subnet.gateway) for subnet in eni.interface.subnets
+                       if subnet.gateway not in subnet.addresses)  # status does not know that of a link that is down
         lines.append("{}{}: {}{}{}{}".format(
             eni.label, " primary" if eni.primary else "", _count(len(decision.sources[eni.dev]), "source"),
             ", table {}".format(table) if used else "", ways, state))

@@ -1,5 +1,6 @@
 """Shared fixtures: a simulated VPC, and whether this machine can have one."""
 
+import logging
 import os
 from contextlib import ExitStack
 
@@ -33,6 +34,16 @@ def pytest_runtest_setup(item):
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def untouched_log():
+    """The command line sets the log up; a test leaves it as it was."""
+    log = logging.getLogger("eni_bootstrap")
+    before = log.level, log.handlers[:], log.propagate
+    yield
+    log.setLevel(before[0])
+    log.handlers[:], log.propagate = before[1:]
 
 
 @pytest.fixture

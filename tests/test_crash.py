@@ -105,6 +105,28 @@ def eni_detached(vpc):
     vpc.detach("eth2")
 
 
+def links_swapped(vpc):
+    """Both ENIs plugged in anew, and each under the other's name."""
+    macs = {name: vpc.nics[name].mac for name in ("eth1", "eth2")}
+    for name in macs:
+        vpc.detach(name, listed=True)
+    vpc.attach(macs["eth1"], name="eth2", os="up")
+    vpc.attach(macs["eth2"], name="eth1", os="up")
+
+
+def name_taken_and_address_moved(vpc):
+    """Another ENI is eth1 now, and an address of the one that was it is eth2's."""
+    gone = vpc.nics["eth1"].mac
+    vpc.detach("eth1")
+    macs = macs_of(vpc.tree)
+    macs[ETH2]["private-ipv4s"] = '["172.16.10.12","172.16.10.13","172.16.20.11"]'
+    macs[ETH2]["vswitch-cidr-block"] = "172.16.0.0/16"
+    leaves = deepcopy(macs_of(make_tree(enis=4, addresses=2, vswitches=[0, 1, 0, 3]))[ETH3])
+    vpc.attach(ETH3, leaves=leaves, name="eth1", os="up")
+    vpc.instance.run("ip address add 172.16.20.11/16 dev eth2".split())
+    assert gone == ETH1
+
+
 def somebody_takes_the_table(vpc):
     vpc.instance.run("ip route add default via 172.16.10.253 dev eth0 metric 50 table 1001".split())
 
@@ -120,7 +142,8 @@ def routes_of_the_user(vpc):
 
 
 CHANGES = [nothing, address_moved, gateway_changed, primary_gateway_changed, eni_attached, eni_detached,
-           somebody_takes_the_table, somebody_takes_the_group, routes_of_the_user]
+           links_swapped, name_taken_and_address_moved, somebody_takes_the_table, somebody_takes_the_group,
+           routes_of_the_user]
 
 
 class Killed(BaseException):

@@ -11,11 +11,11 @@ PACKAGE = os.path.dirname(eni_bootstrap.__file__)
 
 # Each module may import what stands before it, and nothing else of ours.
 ORDER = ["config", "errors", "model", "retry", "interfaces", "pairing", "tables", "links", "maintable", "routing",
-         "plan", "recall", "proof", "fibrule", "rtnetlink", "netlink", "state", "metadata", "patience", "bootstrap",
-         "views", "cli", "__main__"]
+         "plan", "staging", "recall", "proof", "fibrule", "rtnetlink", "netlink", "state", "metadata", "patience",
+         "bootstrap", "views", "cli", "__main__"]
 
 PURE = ["config", "errors", "model", "interfaces", "pairing", "tables", "links", "maintable", "routing", "plan",
-        "recall", "proof", "fibrule", "views"]
+        "staging", "recall", "proof", "fibrule", "views"]
 
 DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}}
 

@@ -74,8 +74,12 @@ def test_a_sick_eni_is_found_by_its_mac():
 
 
 @pytest.mark.parametrize("claim, words", [
-    (subnet("172.16.20.0/24", "172.16.20.20", "172.16.10.10", vpc=["172.16.0.0/12"]), "the primary ENI's address"),
+    (subnet("172.16.20.0/24", "172.16.20.20", "172.16.10.10", vpc=["172.16.0.0/12"]),
+     "172.16.10.10/32, which is the primary ENI's"),
     (subnet("127.0.0.0/8", "127.0.0.1"), "can't be an ENI's"),
+    (subnet("128.0.0.0/1", "172.16.20.20"), "too wide"),
+    (subnet("100.100.0.0/16", "100.100.7.7"), "the cloud's own services"),
+    (subnet("172.16.20.0/24", "172.16.20.255"), "can't be an ENI's"),
     (subnet("224.0.0.0/8", "224.0.0.5"), "can't be an ENI's"),
     (subnet("0.0.0.0/8", "0.0.0.0", gateway="0.0.0.9"), "can't be an ENI's"),
     (subnet("fe80::/64", "fe80::5"), "can't be an ENI's"),
@@ -83,7 +87,8 @@ def test_a_sick_eni_is_found_by_its_mac():
     (subnet("172.16.20.0/24", "172.16.20.20", prefixes=["0.0.0.0/0"]), "outside its vSwitch"),
     (subnet("172.16.20.0/24", "172.16.20.20", prefixes=["172.16.30.0/28"], vpc=["172.16.0.0/12"]),
      "outside its vSwitch"),
-    (subnet("172.16.10.0/24", "172.16.10.40", prefixes=["172.16.10.0/28"]), "holds the primary ENI's address"),
+    (subnet("172.16.10.0/24", "172.16.10.40", prefixes=["172.16.10.0/28"]),
+     "172.16.10.0/28, which is the primary ENI's"),
 ])
 def test_a_secondary_that_claims_what_can_t_be_its_own_is_refused(claim, words):
     enis, _ = paired([PRIMARY, interface(1, claim), ETH2], [link(0), link(1), link(2)])
@@ -105,6 +110,32 @@ def test_what_the_link_of_a_badly_described_primary_holds_is_the_primary_s():
     fit, refused = refuse_stealing(enis, unfit, [address("eth0", "172.16.10.10/24")])
     assert not fit and "172.16.10.10" in refused[0].reason
     assert refuse_stealing(enis, unfit, [])[0] == enis
+
+
+def test_the_primary_s_prefix_is_the_primary_s():
+    primary = interface(0, subnet("172.16.10.0/24", "172.16.10.10", prefixes=["172.16.10.128/28"]), primary=True)
+    for claim in (subnet("172.16.10.0/24", "172.16.10.30", prefixes=["172.16.10.128/28"]),
+                  subnet("172.16.10.0/24", "172.16.10.30", "172.16.10.130"),
+                  subnet("172.16.10.0/24", "172.16.10.30", prefixes=["172.16.10.128/29"])):
+        enis, _ = paired([primary, interface(1, claim)], [link(0), link(1)])
+        assert [eni.dev for eni in refuse_stealing(enis, [], [])[0]] == ["eth0"]
+
+
+def test_prefixes_of_two_secondaries_may_not_overlap_but_hold_the_other_s_address():
+    """The rule of an address comes before the rule of a prefix."""
+    for inner, refused in ((subnet("172.16.20.0/24", "172.16.20.90", prefixes=["172.16.20.40/29"]), True),
+                           (subnet("172.16.20.0/24", "172.16.20.40"), False)):
+        wide = interface(1, subnet("172.16.20.0/24", "172.16.20.20", prefixes=["172.16.20.32/28"]))
+        enis, _ = paired([PRIMARY, wide, interface(2, inner)], [link(0), link(1), link(2)])
+        assert bool(refuse_stealing(enis, [], [])[1]) == refused
+
+
+def test_a_primary_that_is_described_absurdly_is_left_as_it_is():
+    """Half of the world taken for on-link would cut the instance off."""
+    absurd = interface(0, subnet("128.0.0.0/1", "172.16.10.10"), primary=True)
+    enis, _ = paired([absurd, ETH1], [link(0), link(1)])
+    fit, refused = refuse_stealing(enis, [], [])
+    assert [eni.dev for eni in fit] == ["eth1"] and refused[0].primary and "too wide" in refused[0].reason
 
 
 def test_an_address_elsewhere_in_the_vpc_is_allowed():

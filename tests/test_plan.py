@@ -60,7 +60,7 @@ def test_what_is_made_is_made_in_a_safe_order():
 def test_what_is_removed_is_removed_in_reverse():
     world = applied(two_enis(), SIX_PRIMARY, SIX)
     made = Made(groups=(LinkGroup("eth0", 0), LinkGroup("eth1", 0)))
-    changes = withdrawal(world, made, CONFIG).changes
+    changes = withdrawal(world, made, set(), CONFIG).changes
     names = [type(change.item).__name__ for change in changes]
     assert [name for name, _ in itertools.groupby(names)] == ["Rule", "Route", "LinkGroup"]
     rules = [change.item for change in changes if isinstance(change.item, Rule)]
@@ -83,7 +83,7 @@ def test_remove_leaves_what_was_there_before():
     routes = [(route(1001, "10.60.0.0/16", "eth1 172.16.20.9"), BOOT), (route(500, "10.0.0.0/8", "eth0"), OURS)]
     world = two_enis(routes=routes, rules=foreign)
     after = FakeKernel(applied(world)).apply(withdrawal(
-        applied(world), Made(groups=(LinkGroup("eth0", 0), LinkGroup("eth1", 0))), CONFIG).changes)
+        applied(world), Made(groups=(LinkGroup("eth0", 0), LinkGroup("eth1", 0))), set(), CONFIG).changes)
     assert set(after.routes) == set(world.routes) and after.rules == world.rules and after.links == world.links
 
 
@@ -109,7 +109,7 @@ class TestWhatIsSomebodyElses:
                  (Rule(4, 8000, net("10.0.0.1/32"), table=7), OURS)]
         links = [link(0), link(1), link(7, "docker0", kind="bridge")]
         world = two_enis(routes=others, rules=rules, links=links)
-        todo = withdrawal(applied(world), Made(), CONFIG)
+        todo = withdrawal(applied(world), Made(), set(), CONFIG)
         assert not {change.item for change in todo.changes} & {seen[0] for seen in others + rules}
 
     def test_a_copy_whose_place_is_taken_is_named_and_not_forced(self):
@@ -171,15 +171,23 @@ class TestWithdrawal:
 
     def test_takes_back_addresses_and_links_that_we_brought_up(self):
         world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24")])
-        assert commands(withdrawal(world, self.made, CONFIG)) == [
+        assert commands(withdrawal(world, self.made, set(), CONFIG)) == [
             "ip -4 address del 172.16.20.20/24 dev eth1", "ip link set dev eth1 down"]
 
     def test_leaves_a_link_up_that_somebody_uses_by_now(self):
         world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24"), address("eth1", "10.0.0.1/24")])
-        assert not any("down" in command for command in commands(withdrawal(world, self.made, CONFIG)))
+        assert not any("down" in command for command in commands(withdrawal(world, self.made, set(), CONFIG)))
+
+    def test_leaves_a_link_and_its_address_alone_by_which_somebody_routes(self):
+        world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24")])
+        assert commands(withdrawal(world, self.made, {"eth1"}, CONFIG)) == []
+
+    def test_leaves_an_address_that_a_client_has_leased_since(self):
+        world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24")._replace(leased=True)])
+        assert commands(withdrawal(world, self.made, set(), CONFIG)) == []
 
     def test_leaves_an_address_that_is_no_longer_there_alone(self):
-        assert commands(withdrawal(snapshot([link(0), link(1, up=False)]), self.made, CONFIG)) == []
+        assert commands(withdrawal(snapshot([link(0), link(1, up=False)]), self.made, set(), CONFIG)) == []
 
 
 @pytest.mark.parametrize("verb, item, text", [

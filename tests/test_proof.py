@@ -8,7 +8,7 @@ import pytest
 from eni_bootstrap.model import Answer, Rule, SeenRule
 from eni_bootstrap.proof import Facts, full, judge, may_be_tentative, queue_jumpers, small, unprovable
 from tests.build import (
-    BOOT, CONFIG, ETH2, OURS, PRIMARY, address, decision, interface, link, net, route, subnet, two_enis,
+    BOOT, CONFIG, ETH2, OURS, PRIMARY, address, decision, interface, link, net, subnet, two_enis,
 )
 
 ETH1 = interface(1, subnet("172.16.20.0/24", "172.16.20.20", "172.16.20.21", prefixes=["172.16.20.32/28"]))
@@ -55,9 +55,9 @@ def test_the_small_proof_asks_about_one_other_vswitch_only():
 
 
 def test_the_full_proof_adds_every_vswitch_every_device_and_the_other_sources():
-    docker = route(254, "172.17.0.0/16", "docker0")
+    docker = ((ip_address("172.17.0.1"), "docker0"),)
     world = two_enis(addresses=[address("eth1", "172.16.20.21/24")])
-    checks = full(facts(world, local_routes=(docker,)))
+    checks = full(facts(world, local=docker))
     assert ("eth1", "172.16.20.20", "device docker0", "172.17.0.1") in asked(checks)
     assert ("eth1", "172.16.20.21", "internet", "203.0.113.1") in asked(checks)
     stands = [check.stands_for for check in checks if check.stands_for]
@@ -90,6 +90,13 @@ class TestVerdicts:
         assert {verdict.source for verdict in found} == {"172.16.20.20", "172.16.20.21", "172.16.20.32/28"}
         assert found[0].actual == "by eth0 via 172.16.10.253 (table main)" and found[0].expected == "by eth1"
         assert found[0].reason == "main sends 0.0.0.0/0 by eth0"
+
+    def test_the_right_device_by_a_wrong_gateway_is_wrong(self):
+        known = facts(gateways={"eth1": (ip_address("172.16.20.253"), ip_address("172.16.20.9"))})
+        checks = [check for check in small(known) if check.eni.dev == "eth1" and check.target == "internet"]
+        for gateway, ok in (("172.16.20.253", True), ("172.16.20.9", True), ("172.16.20.77", False)):
+            verdict = judge(checks, [Answer("eth1", ip_address(gateway), 1001, "unicast")], known, CONFIG)[0]
+            assert verdict.ok == ok and verdict.expected == "by eth1 via 172.16.20.253"
 
     def test_a_primary_may_follow_main_to_a_vpn_but_not_to_a_secondary(self):
         checks = [check for check in small(facts()) if check.eni.primary and check.target == "internet"]
@@ -126,6 +133,10 @@ def test_only_ipv6_addresses_that_are_not_accepted_yet_may_be_tentative():
 @pytest.mark.parametrize("rule, protocol, caught", [
     (Rule(4, 7099, net("172.16.20.20/32"), table=1001), BOOT, True),
     (Rule(4, 600, net("172.16.0.0/12"), table=7), BOOT, True),
+    (Rule(4, 600, net("172.16.20.33/32"), table=7), BOOT, True),
+    (Rule(4, 600, table=7, other=("ipproto", "6")), BOOT, True),
+    (Rule(4, 600, table=7, other=("iif", "docker0")), BOOT, False),
+    (Rule(6, 600, table=7), BOOT, False),
     (Rule(4, 9000, net("172.16.20.20/32"), table=7), BOOT, False),
     (Rule(4, 600, net("10.0.0.0/8"), table=7), BOOT, False),
     (Rule(4, 7200, net("172.16.20.20/32"), table=1001), OURS, False),

@@ -149,7 +149,7 @@ def test_a_second_plan_is_empty_and_remove_restores_everything(situation):
     _, again, _, _ = apply_once(listing, after, made)
     assert [str(change) for change in again.changes] == []
     assert foreign(after) == foreign(snapshot)
-    undone = FakeKernel(after).apply(withdrawal(after, made, CONFIG).changes)
+    undone = FakeKernel(after).apply(withdrawal(after, made, set(), CONFIG).changes)
     assert set(undone.rules) == set(snapshot.rules) and set(undone.routes) == set(snapshot.routes)
     assert set(undone.links) == set(snapshot.links) and set(undone.addresses) == set(snapshot.addresses)
     event("changes: {}".format(bool(todo.changes)))

@@ -47,7 +47,8 @@ def test_a_link_that_has_gone_is_forgotten():
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"links": 3}', '{"links": {"x": {}}}', '{"links": {"3": []}}',
-                                     '{"links": {"3": {"addresses": ["x"]}}}', "[" * 100000])
+                                     '{"links": {"3": {"addresses": ["x"]}}}', '{"links": {"3": {"group": 1e999}}}',
+                                     '{"links": {"3": {"group": -5}}}', "[" * 100000], ids=lambda text: text[:40])
 def test_a_broken_record_is_said_and_survived(directory, caplog, content):
     (directory / "state.json").write_text(content)
     assert state.load(LINKS) == Made()
@@ -71,6 +72,12 @@ def test_what_is_about_to_be_done_is_recorded_before_and_what_is_undone_forgotte
     assert state.before(made, add, LINKS, 60235) == made, "the group that it had is not forgotten"
     undo = [Change("remove", up, 235), Change("add", LinkGroup("eth2", 0), 235), Change("remove", held, 235)]
     assert state.after(made, undo, 60235) == Made()
+
+
+def test_an_address_that_somebody_else_was_faster_with_is_not_ours():
+    held = address("eth2", "172.16.10.30/24")
+    add = [Change("add", held, 235)]
+    assert state.after(state.before(Made(), add, LINKS, 60235), [], 60235, add) == Made()
 
 
 def test_the_lock_is_held_by_one_and_the_other_gives_up_at_its_deadline():
