@@ -6,11 +6,6 @@ import os
 import sys
 
 
-GC_THRESHOLD = (5000, 5, 1000)
-"""The codecs' messages are rings of objects: they are cleared away now and then, but the libraries' own objects are
-not looked through again. Python's 700 for the first costs time on a large host, 20,000 costs 2 % of memory."""
-
-
 def run() -> None:
     """The console script."""
     _stand_in_for_closed_streams()
@@ -18,7 +13,7 @@ def run() -> None:
     from eni_bootstrap.cli import main
     if sys.version_info >= (3, 7):
         gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
+    gc.set_threshold(700, 10, 1000)  # Python's own, but that what has grown old, which is there to stay, is let be
     gc.enable()
     code = main()
     logging.shutdown()

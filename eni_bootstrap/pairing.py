@@ -6,6 +6,7 @@ child its parent's, a bond's ports the bond's.
 """
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import Dict, List, NamedTuple, Sequence, Set, Tuple
 
@@ -126,15 +127,18 @@ def refuse_stealing(
     fit: List[Eni] = []
     refused: List[Unfit] = []
     taken: Set[Network] = set()
+    wide = [network for network in primaries if network.prefixlen < network.max_prefixlen]
     for eni in enis:
         reason = _absurdity(eni.interface)
         if not reason and not eni.primary:
-            reason = _theft(eni.interface, primaries, taken)
+            reason = _theft(eni.interface, primaries, taken, wide)
         if reason:
             refused.append(Unfit(eni.interface.eni_id, eni.interface.mac, eni.primary, reason, False, eni.dev,
                                  eni.interface.subnets))
         else:
-            taken.update(_claims(eni.interface.subnets))
+            claims = _claims(eni.interface.subnets)
+            taken.update(claims)
+            wide += [network for network in claims if network.prefixlen < network.max_prefixlen]
             fit.append(eni)
     return fit, refused
 
@@ -147,10 +151,10 @@ CLOUD_SERVICES = IPv4Network("100.64.0.0/10")
 """Metadata, DNS, NTP, mirrors: never in a vSwitch."""
 
 
-def _claims(subnets: Sequence[Subnet]) -> Set[Network]:
+def _claims(subnets: Sequence[Subnet]) -> List[Network]:
     """All that an ENI's packets come from."""
-    claims: Set[Network] = {network_of(address) for subnet in subnets for address in subnet.addresses}
-    return claims.union(prefix for subnet in subnets for prefix in subnet.prefixes)
+    claims = [network_of(address) for subnet in subnets for address in subnet.addresses]
+    return claims + [prefix for subnet in subnets for prefix in subnet.prefixes]
 
 
 def _absurdity(interface: NetworkInterface) -> str:
@@ -161,16 +165,21 @@ def _absurdity(interface: NetworkInterface) -> str:
             return "metadata gives it the vSwitch {}, which is too wide to be one".format(vswitch)
         if vswitch.version == 4 and vswitch.overlaps(CLOUD_SERVICES):
             return "metadata gives it the vSwitch {}, which is the cloud's own services'".format(vswitch)
+        nobody_s: Set[Address] = set()
+        if vswitch.version == 4 and vswitch.prefixlen < 31:
+            nobody_s = {vswitch.network_address, vswitch.broadcast_address}
         for address in subnet.addresses:
-            ends = vswitch.version == 4 and address in (vswitch.network_address, vswitch.broadcast_address)
-            if (address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local
-                    or ends and vswitch.prefixlen < 31):
+            if (address in nobody_s or address.is_loopback or address.is_multicast or address.is_unspecified
+                    or address.is_link_local):
                 return "metadata gives it {}, which can't be an ENI's address".format(address)
     return ""
 
 
-def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Network]) -> str:
-    """Why a secondary must not have what this description gives it, or ""."""
+def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Network], wide: Sequence[Network]) -> str:
+    """Why a secondary must not have what this description gives it, or "".
+
+    ``wide`` has what of ``primaries`` and ``taken`` is more than one address.
+    """
     for subnet in interface.subnets:
         for address in subnet.addresses:
             if not any(address in block for block in (subnet.vswitch,) + subnet.vpc):
@@ -179,15 +188,13 @@ def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Netw
             inside = prefix.network_address in subnet.vswitch and prefix.prefixlen >= subnet.vswitch.prefixlen
             if not inside:
                 return "metadata gives it the prefix {}, which is outside its vSwitch {}".format(prefix, subnet.vswitch)
-    wide = [network for network in primaries | taken if network.prefixlen < network.max_prefixlen]
-    for network in sorted(_claims(interface.subnets), key=str):
+    for network in _claims(interface.subnets):
         single = network.prefixlen == network.max_prefixlen
-        near = wide if single else primaries | taken
-        if network in primaries or any(other in primaries and _overlap(other, network) for other in near):
+        if network in primaries or any(
+                _overlap(other, network) for other in (wide if single else primaries) if other in primaries):
             return "metadata gives it {}, which is the primary ENI's".format(network)
         # An address inside another ENI's prefix is its own: the address's rule comes first.
-        prefixes = [other for other in near if other.prefixlen < other.max_prefixlen]
-        if network in taken or not single and any(_overlap(other, network) for other in prefixes):
+        if network in taken or not single and any(_overlap(other, network) for other in wide):
             return "metadata gives it {}, which it gives to another ENI too".format(network)
     return ""
 
@@ -216,6 +223,7 @@ def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni
     return fit, unfit, remarks
 
 
+@lru_cache(maxsize=None)
 def network_of(address: Address) -> Network:
-    """The prefix that holds just this address."""
+    """The prefix that holds just this address; one object for all who ask, of a large host's 1,600."""
     return IPv4Network(int(address)) if address.version == 4 else IPv6Network(int(address))

@@ -129,7 +129,7 @@ def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: Facts, conf
                           reason=reason)
         verdicts.append(verdict)
         for network in check.stands_for:
-            same = paths.of(network) == paths.of(network_of(check.query.src))  # type: ignore[arg-type]
+            same = paths.of(network) == paths.of(network_of(check.query.src))
             verdicts.append(verdict._replace(
                 source=str(network if network.prefixlen < network.max_prefixlen else network.network_address),
                 derived=True, ok=ok and same,
@@ -172,10 +172,13 @@ def _askable(facts: Facts) -> List[Tuple[Eni, int, Address]]:
     found = []
     for eni in facts.enis:
         for subnet in eni.interface.subnets:
-            sources = [network[-1] for network in facts.sources[eni.dev] if network.version == subnet.version]
-            own = [source for source in sources if source in held[eni.dev]]
-            if own or subnet.version == 6 and sources:
-                found.append((eni, subnet.version, (own or sources)[0]))
+            sources = [network for network in facts.sources[eni.dev] if network.version == subnet.version]
+            own = next((network.network_address for network in sources
+                        if network.network_address in held[eni.dev]), None)
+            if own is not None:
+                found.append((eni, subnet.version, own))
+            elif subnet.version == 6 and sources:
+                found.append((eni, subnet.version, sources[0][-1]))
     return found
 
 
