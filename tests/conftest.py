@@ -38,12 +38,10 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def untouched_log():
-    """The command line sets the log up; a test leaves it as it was."""
+    """The command line sets the log up, also in threads of other tests; each test finds it as a library leaves it."""
     log = logging.getLogger("eni_bootstrap")
-    before = log.level, log.handlers[:], log.propagate
-    yield
-    log.setLevel(before[0])
-    log.handlers[:], log.propagate = before[1:]
+    log.setLevel(logging.NOTSET)
+    log.handlers[:], log.propagate = [], True
 
 
 @pytest.fixture
