@@ -154,11 +154,12 @@ def withdrawal(snapshot: Snapshot, made: Made, in_use: Set[str], config: Config)
 def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
     """Rules of ENIs that stay as they are: those that lead to a kept table, and the fences of the same sources.
 
-    A source that metadata gives to an ENI that is set up is that one's by now, whoever had it before.
+    A source or a device that belongs to an ENI that is set up is that one's by now, whoever had it before.
     """
     given = {source for eni in decision.enis for source in decision.sources[eni.dev]}
-    kept = {rule for rule in ours.rules
-            if rule.action == "lookup" and rule.table in decision.kept_tables and rule.src not in given}
+    devs = {eni.dev for eni in decision.enis}
+    kept = {rule for rule in ours.rules if rule.action == "lookup" and rule.table in decision.kept_tables
+            and rule.src not in given and rule.oif not in devs}
     sources = {rule.src for rule in kept}
     return kept | {rule for rule in ours.rules if rule.action == "unreachable" and rule.src in sources}
 

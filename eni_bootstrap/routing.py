@@ -77,7 +77,7 @@ def decide(
     on_link = _on_link(snapshot)
     sources = {eni.dev: _sources(eni, on_link, listing) for eni in enis}
 
-    kept_tables, gone_devs, remarks = _kept(enis, unfit, snapshot, memory, config)
+    kept_tables, gone_devs, remarks = _kept(enis, unfit, sources, snapshot, on_link, memory)
 
     def base_routes(eni: Eni, table: int) -> List[Route]:
         return _primary_routes(eni, table, main) if eni.primary else _own_routes(eni, table, main)
@@ -314,8 +314,10 @@ def _rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], ear
     return rules
 
 
-def _kept(enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, memory: Memory, config: Config
-          ) -> Tuple[FrozenSet[int], List[str], List[str]]:
+def _kept(
+    enis: Sequence[Eni], unfit: Sequence[Unfit], sources: Dict[str, List[Network]], snapshot: Snapshot,
+    on_link: Dict[str, List[LinkAddress]], memory: Memory
+) -> Tuple[FrozenSet[int], List[str], List[str]]:
     """Tables of ours that must stay as they are, devices that metadata no longer lists, and what to say of those.
 
     An ENI's things go only when a complete list lacks it *and* its link is gone. Where a listed ENI can't be found in
@@ -326,26 +328,26 @@ def _kept(enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, memor
     gone: List[str] = []
     lost = False
     for member in unfit:
-        sources = [network_of(address) for subnet in member.subnets for address in subnet.addresses]
-        sources += [network_of(held.address) for held in snapshot.addresses if held.dev == member.dev]
-        tables = memory.tables_of(member.dev, sources)
+        own = [network_of(address) for subnet in member.subnets for address in subnet.addresses]
+        own += [network_of(held.address) for held in on_link.get(member.dev, ())]
+        tables = memory.tables_of(member.dev, own)
         kept.update(tables)
         lost = lost or not (tables or member.dev)
     listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unfit}
     for link in snapshot.links:
-        held = [network_of(held.address) for held in snapshot.addresses if held.dev == link.name]
-        tables = [] if link.name in listed else memory.tables_of(link.name, held, by_name=False)
+        if link.name in listed:
+            continue
+        own = [network_of(held.address) for held in on_link.get(link.name, ())]
+        tables = memory.tables_of(link.name, own, by_name=False)
         if tables:
             kept.update(tables)
             gone.append(link.name)
             remarks.append("{} ({}): metadata does not list it any more; what was set up for it stays until the link "
                            "goes".format(link.name, link.mac))
-    for eni in enis:
-        kept.difference_update(memory.tables_of(eni.dev, ()))
     if lost:
-        claimed = {table for eni in enis for table in memory.tables_of(eni.dev, ())}
-        kept |= memory.tables() - claimed - {MAIN}
-    return frozenset(kept), gone, remarks
+        kept |= memory.tables() - {MAIN}
+    claimed = {table for eni in enis for table in memory.tables_of(eni.dev, sources[eni.dev])}
+    return frozenset(kept - claimed), gone, remarks
 
 
 def _unfit(eni: Eni, reason: str) -> Unfit:

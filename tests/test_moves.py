@@ -67,6 +67,25 @@ def test_a_refused_gateway_costs_its_eni_only_also_when_links_have_changed_place
     assert leaves_by(vpc, addresses["eth1"], OUTSIDE) not in ("eth0", "eth1"), "the sick one goes nowhere wrong"
 
 
+def test_a_sick_eni_keeps_what_it_has_when_a_well_one_has_its_name(make_vpc, make_agent):
+    vpc = make_vpc(make_tree(3, vswitches="own"))
+    agent = make_agent(vpc)
+    agent("apply")
+    macs = {name: vpc.nics[name].mac for name in ("eth1", "eth2")}
+    addresses = {name: str(vpc.address(name)) for name in macs}
+    for name in macs:
+        vpc.detach(name, listed=True)
+    vpc.attach(macs["eth1"], name="eth2", os="up")
+    vpc.attach(macs["eth2"], name="eth1", os="up")
+    macs_of(vpc.tree)[macs["eth1"]]["gateway"] = "rubbish"
+    result = agent("apply")
+    assert result.code == 1 and macs["eth1"] in result.out
+    assert leaves_by(vpc, addresses["eth2"], OUTSIDE) == "eth1"
+    assert addresses["eth1"] in sources_led_to(vpc, 1001), "its rule stays, and with it the fence"
+    assert [rule["table"] for rule in rules(vpc) if rule.get("oif") == "eth1"] == ["1002"], "the device is the other's"
+    assert leaves_by(vpc, addresses["eth1"], OUTSIDE) not in ("eth0", "eth1")
+
+
 def test_a_primary_whose_ipv6_default_comes_late_keeps_the_traffic(make_vpc, make_agent):
     """Router advertisements come when they come; metadata by IPv4 is there before."""
     vpc = make_vpc(make_tree(2, ipv6=True, vswitches="own"))
