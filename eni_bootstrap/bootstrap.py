@@ -12,12 +12,12 @@ from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.model import (
-    MAIN, Address, Answer, Link, LinkAddress, Listing, Made, Query, Route, SeenRule, Snapshot,
+    MAIN, Address, Answer, Link, LinkAddress, Listing, Made, Query, Route, Rule, SeenRule, Snapshot,
 )
 from eni_bootstrap.netlink import Failure, Kernel
 from eni_bootstrap.pairing import Eni, natural, pair
 from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
-from eni_bootstrap.plan import Change, Plan, plan, withdrawal
+from eni_bootstrap.plan import Change, Item, Plan, plan, withdrawal
 from eni_bootstrap.recall import recall
 from eni_bootstrap.retry import Deadline, retrying
 from eni_bootstrap.routing import Decision, decide
@@ -27,7 +27,7 @@ from eni_bootstrap.tables import Memory, wanted
 LOG = logging.getLogger(__name__)
 
 LOOKS = 3
-"""So many looks without a pause at the most: who is overtaken three times is not the only one at work here."""
+"""So many more looks without a pause at the most: who is overtaken so often is not the only one at work here."""
 
 DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
 """Seconds: an IPv6 address that was just added is not accepted before duplicate address detection ends, after up to 2 s
@@ -107,7 +107,7 @@ def verify(world: World) -> Report:
     if not decision.rules:
         return Report(decision, (), tuple(problems), tuple(remarks))
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
-    local = _local(world, eni_devs, view.snapshot.addresses)
+    local = _local(world, eni_devs, view.snapshot)
     facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local,
                         _gateways(decision), _barriers(view.snapshot))
     problems += [_unprovable(*member) for member in proof.unprovable(facts)]
@@ -267,11 +267,12 @@ def _ways(world: World, view: _View) -> Dict[str, Answer]:
         service = None  # it has a name, not an address
     if service is not None:
         queries["the metadata service"] = Query(service)
+    if service is not None and not service.is_loopback:
         held = {address.address for address in view.snapshot.addresses}
-        for eni in view.decision.enis if not service.is_loopback else ():
-            for subnet in eni.interface.subnets if eni.primary else ():
-                for address in held.intersection(subnet.addresses[:1]) if subnet.version == service.version else ():
-                    queries["the metadata service from {}".format(address)] = Query(service, address)
+        own = [subnet.addresses[0] for eni in view.decision.enis if eni.primary
+               for subnet in eni.interface.subnets if subnet.version == service.version and subnet.addresses]
+        for address in held.intersection(own):
+            queries["the metadata service from {}".format(address)] = Query(service, address)
     return dict(zip(queries, world.kernel.ask(list(queries.values()))))
 
 
@@ -283,10 +284,10 @@ def _moved(before: Dict[str, Answer], after: Dict[str, Answer], view: _View) -> 
             and (way.dev, way.gateway) != (after[what].dev, after[what].gateway)]
 
 
-def _local(world: World, eni_devs: Set[str], addresses: Sequence[LinkAddress]) -> Tuple[Tuple[Address, str], ...]:
+def _local(world: World, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
     """A destination by each local device that is no ENI, of some of them: where this host's own packets leave by it."""
-    own = {held.address for held in addresses}
-    names = sorted((link.name for link in world.kernel.links() if link.up and link.name not in eni_devs), key=natural)
+    own = {held.address for held in snapshot.addresses}
+    names = sorted((link.name for link in snapshot.links if link.up and link.name not in eni_devs), key=natural)
     routes = (route for name in names for route in world.kernel.specific_routes(name, 1))
     chosen = [proof.some_host(route.dst, own) for route in itertools.islice(routes, proof.LOCAL_DEVICES)]
     answers = world.kernel.ask([Query(dst) for dst in chosen])
@@ -321,13 +322,15 @@ def _unprovable(eni: Eni, version: int) -> str:
 
 def _refused(failure: Failure, decision: Optional[Decision] = None) -> str:
     """Names the ENI whose table or device it is."""
-    item = failure.change.item
-    whose = ""
-    for eni in decision.enis if decision else ():
-        table = decision.numbers[eni.dev].table if decision else 0
-        if getattr(item, "table", None) == table or eni.dev == getattr(item, "dev", None):
-            whose = eni.label + ": "
-    return "{}the kernel refuses '{}': {}".format(whose, failure.change, failure.reason)
+    whose = [eni.label + ": " for eni in decision.enis
+             if _is_about(failure.change.item, eni, decision.numbers[eni.dev].table)] if decision else []
+    return "{}the kernel refuses '{}': {}".format("".join(whose[:1]), failure.change, failure.reason)
+
+
+def _is_about(item: Item, eni: Eni, table: int) -> bool:
+    if isinstance(item, Route):
+        return item.table == table or eni.dev in item.devs()
+    return item.table == table if isinstance(item, Rule) else item.dev == eni.dev
 
 
 def _in_place(todo: Plan) -> Tuple[str, ...]:

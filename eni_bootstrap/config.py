@@ -68,3 +68,11 @@ class Config(NamedTuple):
 
     def owns_priority(self, priority: int) -> bool:
         return self.priority_first <= priority <= self.priority_last
+
+    def owns_rule(self, priority: int, protocol: int) -> bool:
+        """A rule is ours when it carries our protocol *and* lies in our band."""
+        return protocol == self.protocol and self.owns_priority(priority)
+
+    def owns_route(self, table: int, protocol: int) -> bool:
+        """Likewise a route of a table; of main's default routes ``plan.owned`` tells."""
+        return protocol == self.protocol and self.owns_table(table)

@@ -4,11 +4,10 @@ from collections import defaultdict
 from typing import Dict, Iterable, List, Set, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import IPV6_METRIC, MAIN, Address, Hop, Network, Route, SeenRoute, Snapshot
+from eni_bootstrap.model import (
+    IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Address, Hop, Network, Route, SeenRoute, Snapshot,
+)
 from eni_bootstrap.pairing import network_of
-
-PROTOCOL_KERNEL = 2
-"""Routes that the kernel makes of an address (rt_protos)."""
 
 
 class MainTable:

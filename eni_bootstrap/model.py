@@ -67,6 +67,9 @@ class Listing(NamedTuple):
 MAIN = 254
 """Id of the kernel's main table (rt_tables)."""
 
+PROTOCOL_KERNEL = 2
+"""What marks the routes that the kernel makes of an address (rt_protos)."""
+
 IPV6_METRIC = 1024
 """What the kernel makes of an IPv6 route that is sent with metric 0 (IP6_RT_PRIO_USER)."""
 

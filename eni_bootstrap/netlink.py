@@ -8,6 +8,7 @@ daemon's 10,000 routes make a boot slow. Formats: linux/rtnetlink.h; kernel 4.17
 
 import errno
 import ipaddress
+import itertools
 import os
 import struct
 import sys
@@ -21,7 +22,8 @@ from eni_bootstrap import fibrule
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import NotPermitted
 from eni_bootstrap.model import (
-    MAIN, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkUp, Query, Route, Rule, SeenRoute, SeenRule, Snapshot,
+    MAIN, PROTOCOL_KERNEL, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkUp, Query, Route, Rule, SeenRoute,
+    SeenRule, Snapshot,
 )
 from eni_bootstrap.plan import Change
 from eni_bootstrap.rtnetlink import HEADER, Message, Socket
@@ -43,7 +45,6 @@ _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half of a link's message
 _IFF_UP = 1
 _FOR_EVER = 0xFFFFFFFF  # of an address's life time
 _NODAD = 2  # IFA_F_NODAD: the cloud gives an address to one ENI only, and a vSwitch has no multicast to ask by
-_PROTOCOL_KERNEL = 2
 
 _OPTIONS = {"RTAX_MTU": "mtu", "RTAX_WINDOW": "window", "RTAX_SSTHRESH": "ssthresh", "RTAX_CWND": "cwnd",
             "RTAX_ADVMSS": "advmss", "RTAX_REORDERING": "reordering", "RTAX_HOPLIMIT": "hoplimit",
@@ -129,30 +130,33 @@ class Kernel:
         """
         routes: Dict[SeenRoute, None] = {}
         for version in (4, 6):
-            own = dict(self._routes(version, lambda head: head.protocol == config.protocol, protocol=config.protocol))
-            routes.update(own)
+            own = list(self._routes(version, lambda head: head.protocol == config.protocol, protocol=config.protocol))
+            found = [own, self._routes(version, lambda head: head.length == 0, table=MAIN)]
             for table in set(tables).union(seen.route.table for seen in own if config.owns_table(seen.route.table)):
-                routes.update(self._routes(version, lambda head: True, table=table))
-            routes.update(self._routes(version, lambda head: head.length == 0, table=MAIN))
+                found.append(self._routes(version, lambda head: True, table=table))
             for dev in devs:
-                others = self._quota(config.copies + 1)
-                routes.update(self._routes(
-                    version, lambda head: head.protocol == _PROTOCOL_KERNEL or others.take(), table=MAIN, dev=dev))
+                found.append(self._routes(version, self._worth(config.copies + 1), table=MAIN, dev=dev))
+            routes.update(dict.fromkeys(itertools.chain.from_iterable(found)))
         return Snapshot(links, self.addresses(), rules, tuple(routes))
+
+    def _worth(self, most: int) -> "Callable[[_RouteHead], bool]":
+        """Of a device's routes the kernel's own, and so many others."""
+        others = self._quota(most)
+        return lambda head: head.protocol == PROTOCOL_KERNEL or others.take()
 
     def specific_routes(self, dev: str, most: int) -> List[Route]:
         """Some of main's specific unicast routes through a device, IPv4 first."""
         found: List[Route] = []
         for version in (4, 6):
             quota = self._quota(most)
-            found += [seen.route for seen, _ in self._routes(
+            found += [seen.route for seen in self._routes(
                 version, lambda head: head.length > 0 and quota.take(), table=MAIN, dev=dev)]
         return [route for route in found if not (route.dst.is_link_local or route.dst.is_multicast)][:most]
 
     def carries_others(self, dev: str, protocol: int) -> bool:
         """Whether any table has a route through a device that neither we (``protocol``) nor the kernel made."""
-        return any(seen.protocol not in (protocol, _PROTOCOL_KERNEL)
-                   for version in (4, 6) for seen, _ in self._routes(version, lambda head: True, dev=dev))
+        return any(seen.protocol not in (protocol, PROTOCOL_KERNEL)
+                   for version in (4, 6) for seen in self._routes(version, lambda head: True, dev=dev))
 
     def _quota(self, most: int) -> "_Quota":
         """How many routes are worth decoding. A kernel that does not filter gives those of other devices too."""
@@ -160,7 +164,7 @@ class Kernel:
 
     def _routes(
         self, version: int, take: "Callable[[_RouteHead], bool]", table: int = 0, protocol: int = 0, dev: str = ""
-    ) -> Iterator[Tuple[SeenRoute, None]]:
+    ) -> Iterator[SeenRoute]:
         """Routes, filtered by the kernel where it can (4.20), here where it can't; local ones left out.
 
         ``take`` sees the fixed part only, so that a route that nobody wants costs next to nothing.
@@ -174,12 +178,12 @@ class Kernel:
         request = Message(_GETROUTE, 0, _encode(rtmsg, fields, attributes))
         for body in self._socket.dump(request, lambda body: take(_route_head(body))):
             seen = self._route(_decode(rtmsg, body), version)
-            if seen is None or seen.route.kind in _UNROUTED or table and seen.route.table != table:
+            if seen.route.kind in _UNROUTED or table and seen.route.table != table:
                 continue
             if not dev or dev in seen.route.devs():
-                yield seen, None
+                yield seen
 
-    def _route(self, message: Any, version: int) -> Optional[SeenRoute]:
+    def _route(self, message: Any, version: int) -> SeenRoute:
         attributes = dict(message["attrs"])
         table = attributes.get("RTA_TABLE", message["table"])
         address, length = attributes.get("RTA_DST"), message["dst_len"]
@@ -252,16 +256,14 @@ class Kernel:
         return failures
 
     def _order(self, change: Change) -> Message:
-        flags = 0
         item, away = change.item, change.verb == "remove"
         if isinstance(item, LinkGroup):
             fields = {"index": self._indexes[item.dev]}
-            return Message(_NEWLINK, flags, _encode(ifinfmsg, fields, [("IFLA_GROUP", item.group)]))
+            return Message(_NEWLINK, 0, _encode(ifinfmsg, fields, [("IFLA_GROUP", item.group)]))
         if isinstance(item, LinkUp):
             fields = {"index": self._indexes[item.dev], "flags": 0 if away else _IFF_UP, "change": _IFF_UP}
-            return Message(_NEWLINK, flags, _encode(ifinfmsg, fields, []))
-        if not away:
-            flags = _CREATE | (_REPLACE if change.verb == "replace" else _EXCL)
+            return Message(_NEWLINK, 0, _encode(ifinfmsg, fields, []))
+        flags = 0 if away else _CREATE | (_REPLACE if change.verb == "replace" else _EXCL)
         if isinstance(item, LinkAddress):
             fields = {"family": _FAMILY[item.address.version], "prefixlen": item.prefix_length,
                       "index": self._indexes[item.dev]}

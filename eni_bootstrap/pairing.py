@@ -29,6 +29,11 @@ class Eni(NamedTuple):
     def label(self) -> str:
         return label(self.interface.eni_id, self.interface.mac, self.dev)
 
+    def unfit(self, reason: str) -> "Unfit":
+        """This ENI as one that can't be set up, and won't by itself."""
+        interface = self.interface
+        return Unfit(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev, interface.subnets)
+
 
 class Unfit(NamedTuple):
     """An ENI that metadata lists but that can't be set up now: what it has in the kernel stays as it is."""
@@ -133,8 +138,7 @@ def refuse_stealing(
         if not reason and not eni.primary:
             reason = _theft(eni.interface, primaries, taken, wide)
         if reason:
-            refused.append(Unfit(eni.interface.eni_id, eni.interface.mac, eni.primary, reason, False, eni.dev,
-                                 eni.interface.subnets))
+            refused.append(eni.unfit(reason))
         else:
             claims = _claims(eni.interface.subnets)
             taken.update(claims)
@@ -214,8 +218,8 @@ def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni
         interface = eni.interface
         rest = tuple(subnet for subnet in interface.subnets if subnet.version == 4 or eni.dev not in off)
         if not rest:
-            unfit.append(Unfit(interface.eni_id, interface.mac, eni.primary, "metadata gives it IPv6 only, which is "
-                               "switched off on the device (sysctl disable_ipv6)", False, eni.dev))
+            unfit.append(eni.unfit(
+                "metadata gives it IPv6 only, which is switched off on the device (sysctl disable_ipv6)"))
             continue
         if rest != interface.subnets:
             remarks.append(eni.label + ": IPv6 is switched off on the device (sysctl disable_ipv6) and left out")

@@ -6,16 +6,13 @@ from typing import Dict, FrozenSet, Tuple
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import Unaddressed
 from eni_bootstrap.pairing import Unfit
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.retry import SPEAK_EVERY, Deadline
 from eni_bootstrap.routing import Decision
 
 LOG = logging.getLogger(__name__)
 
 POLL = 1.0
 """Seconds between two looks at what is being waited for: it comes within some seconds, and the service throttles."""
-
-SPEAK_EVERY = 5.0
-"""Seconds between two words about the waiting."""
 
 
 class Patience:

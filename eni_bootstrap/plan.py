@@ -54,7 +54,7 @@ class Conflict(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Changes in four stages, each of them in order: the kernel gets a stage in one go."""
+    """Changes in stages, each of them in order."""
 
     links: Tuple[Change, ...] = ()
     """Groups, links up."""
@@ -77,20 +77,17 @@ class Owned(NamedTuple):
 
     routes: FrozenSet[Route]
     rules: FrozenSet[Rule]
-    devs: FrozenSet[str]
-    """ENI devices, as far as what we have in the kernel tells them."""
 
 
 def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
     """Ours is what carries our protocol *and* lies in our bands; a default in main only through an ENI's device."""
-    rules = {rule for rule, protocol in snapshot.rules
-             if protocol == config.protocol and config.owns_priority(rule.priority)}
+    rules = {rule for rule, protocol in snapshot.rules if config.owns_rule(rule.priority, protocol)}
     marked = [seen.route for seen in snapshot.routes if seen.protocol == config.protocol]
     tables = {route for route in marked if config.owns_table(route.table)}
     devs = set(eni_devs) | {rule.oif for rule in rules if rule.oif} | {dev for route in tables for dev in route.devs()}
     defaults = {route for route in marked
                 if route.table == MAIN and route.is_default and route.hops and devs.issuperset(route.devs())}
-    return Owned(frozenset(tables | defaults), frozenset(rules), frozenset(devs))
+    return Owned(frozenset(tables | defaults), frozenset(rules))
 
 
 def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> Plan:

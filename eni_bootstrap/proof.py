@@ -149,7 +149,7 @@ def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
     """
     found = []
     for rule, protocol in facts.rules:
-        if protocol == config.protocol and config.owns_priority(rule.priority) or rule.priority == 0:
+        if config.owns_rule(rule.priority, protocol) or rule.priority == 0:
             continue
         if rule.priority >= config.priority_primary or rule.oif or "iif" in rule.other:
             continue

@@ -80,24 +80,24 @@ def decide(
     kept_tables, gone_devs, remarks = _kept(enis, unfit, sources, snapshot, on_link, memory)
 
     def base_routes(eni: Eni, table: int) -> List[Route]:
-        return _primary_routes(eni, table, main) if eni.primary else _own_routes(eni, table, main)
+        return (_vswitch_routes if eni.primary else _own_routes)(eni, table, main)
 
     numbers, displaced, failed = assign(enis, sources, base_routes, kept_tables, memory, config)
     remarks += switched_off + displaced
     crowded = bool(displaced or failed)
-    unfit += [_unfit(eni, reason) for eni, reason in failed]
+    unfit += [eni.unfit(reason) for eni, reason in failed]
     enis = [eni for eni in enis if eni.dev in numbers]
 
     secondaries = [eni for eni in enis if not eni.primary]
     kept_rules = {rule for rule in memory.own_rules if rule.table in kept_tables}
     versions = {subnet.version for eni in secondaries for subnet in eni.interface.subnets}
     versions |= {rule.version for rule in kept_rules if rule.table != config.table_primary}
-    nothing = Decision(
+    outline = Decision(
         tuple(enis), tuple(unfit), numbers, tuple(remarks), unaddressed=(), sources=sources, displaced=crowded,
         kept_tables=kept_tables,
         kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
     if not versions:
-        return nothing
+        return outline
 
     groups, without_group = link_groups(enis, unfit, snapshot, config)
     if without_group:
@@ -106,7 +106,7 @@ def decide(
     remarks += said
     primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unfit if member.primary}
     defaults = _main_defaults(secondaries, primary_devs, numbers, main, config)
-    secondary_devs = ({eni.dev for eni in secondaries} | nothing.kept_devs) - primary_devs
+    secondary_devs = ({eni.dev for eni in secondaries} | outline.kept_devs) - primary_devs
 
     routes: List[Route] = []
     rules: List[Rule] = [
@@ -116,25 +116,23 @@ def decide(
     ]
     for eni in enis:
         table = numbers[eni.dev].table
-        own = {route.key: route for route in base_routes(eni, table)}
+        own = base_routes(eni, table)
         copies, left_out = main.copies(eni.dev, table, config.copies)
         others = [other for other in enis if other is not eni]
         if eni.primary:
-            own = {key: route for key, route in own.items() if route.version in versions}
-            detours = _detours(eni, table, others, secondary_devs, copies, main)
-            detours += _primary_default(eni, table, secondary_devs, defaults, main)
-            _merge(own, [route for route in detours if route.version in versions])
+            own += _detours(eni, table, others, secondary_devs, copies, main)
+            own += _primary_default(eni, table, secondary_devs, defaults, main)
+            own = [route for route in own if route.version in versions]
         else:
-            _merge(own, copies)
+            own += copies
             if not groups:
-                other_devs = {other.dev for other in others} | nothing.kept_devs
-                _merge(own, _detours(eni, table, others, other_devs, [], main))
+                own += _detours(eni, table, others, {other.dev for other in others} | outline.kept_devs, [], main)
             if left_out:
                 remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
                                "does not hold for its addresses".format(eni.label, config.copies, table))
-        routes += own.values()
+        routes += _first_of_each_key(own)
         rules += _rules(eni, table, sources[eni.dev], versions, early=not groups, config=config)
-    return nothing._replace(
+    return outline._replace(
         remarks=tuple(remarks), unaddressed=tuple(unaddressed), ups=tuple(ups), groups=tuple(groups),
         addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults),
         rules=tuple(rules),
@@ -171,10 +169,12 @@ def _on_link(snapshot: Snapshot) -> Dict[str, List[LinkAddress]]:
     return held
 
 
-def _merge(own: Dict[tuple, Route], more: Iterable[Route]) -> None:
-    """What is there already wins: two routes with one key can't both be in a table."""
-    for route in more:
-        own.setdefault(route.key, route)
+def _first_of_each_key(routes: Iterable[Route]) -> List[Route]:
+    """Two routes with one key can't both be in a table: what comes first is there."""
+    found: Dict[tuple, Route] = {}
+    for route in routes:
+        found.setdefault(route.key, route)
+    return list(found.values())
 
 
 def _own_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
@@ -189,11 +189,6 @@ def _own_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
         else:
             routes.append(Route(table, _LINK_LOCAL, (Hop(eni.dev),), metric=IPV6_METRIC))
     return routes
-
-
-def _primary_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
-    """The part of the primary's table that needs no other ENI."""
-    return _vswitch_routes(eni, table, main)
 
 
 def _vswitch_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
@@ -348,7 +343,3 @@ def _kept(
         kept |= memory.tables() - {MAIN}
     claimed = {table for eni in enis for table in memory.tables_of(eni.dev, sources[eni.dev])}
     return frozenset(kept - claimed), gone, remarks
-
-
-def _unfit(eni: Eni, reason: str) -> Unfit:
-    return Unfit(eni.interface.eni_id, eni.interface.mac, eni.primary, reason, False, eni.dev, eni.interface.subnets)

@@ -1,8 +1,23 @@
-"""A kernel as sets: strict, so that a plan which does what a kernel would refuse fails the test."""
+"""A kernel as sets: strict, so that a plan which does what a kernel would refuse fails the test. And a clock."""
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import LinkAddress, LinkGroup, LinkUp, Route, SeenRoute, SeenRule
 from eni_bootstrap.plan import Change
+
+
+class Clock:
+    """A clock that only ``sleep`` moves."""
+
+    def __init__(self, now=0.0):
+        self.now = now
+        self.slept = []
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.now += seconds
 
 
 class FakeKernel:

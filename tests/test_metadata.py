@@ -9,23 +9,11 @@ import responses
 from eni_bootstrap.errors import MetadataError, NotReady, UsageError
 from eni_bootstrap.metadata import ALL, MAC, MACS, MAX_BYTES, TOKEN, MetadataClient
 from eni_bootstrap.retry import Deadline
+from tests.fakes import Clock
 
 URL = "http://100.100.100.200"
 ENI = "00:16:3e:12:e7:27"
 TREE = {"mac": ENI, "network": {"interfaces": {"macs": {ENI: {"gateway": "10.0.0.1"}}}}}
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-        self.slept = []
-
-    def __call__(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 @pytest.fixture

@@ -8,21 +8,7 @@ import pytest
 from eni_bootstrap import retry
 from eni_bootstrap.errors import MetadataError, NotReady
 from eni_bootstrap.retry import Deadline, retrying
-
-
-class Clock:
-    """A clock that only ``sleep`` moves."""
-
-    def __init__(self):
-        self.now = 1000.0
-        self.slept = []
-
-    def __call__(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.slept.append(seconds)
-        self.now += seconds
+from tests.fakes import Clock
 
 
 class Flaky:
@@ -42,7 +28,7 @@ class Flaky:
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1000.0)
 
 
 def test_a_deadline_counts_down_to_zero_and_not_below(clock):

@@ -63,15 +63,7 @@ def tcp(
     timeout: float = TIMEOUT,
 ) -> bool:
     """Did a TCP connection come about, and did it echo?"""
-    nonce = os.urandom(8)
-    with _socket(namespace, ip_address(str(dst)).version, socket.SOCK_STREAM, src, device) as talking:
-        talking.settimeout(timeout)
-        try:
-            talking.connect((str(dst), port))
-            talking.sendall(nonce)
-            return talking.recv(len(nonce)) == nonce
-        except _NO_ANSWER:
-            return False
+    return _echoes(socket.SOCK_STREAM, namespace, dst, port, src, device, timeout)
 
 
 def udp(
@@ -83,12 +75,18 @@ def udp(
     timeout: float = TIMEOUT,
 ) -> bool:
     """Did a datagram come back from the address and port that it was sent to?"""
+    return _echoes(socket.SOCK_DGRAM, namespace, dst, port, src, device, timeout)
+
+
+def _echoes(
+    kind: int, namespace: Namespace, dst: Where, port: int, src: Optional[Where], device: Optional[str], timeout: float
+) -> bool:
     nonce = os.urandom(8)
-    with _socket(namespace, ip_address(str(dst)).version, socket.SOCK_DGRAM, src, device) as talking:
+    with _socket(namespace, ip_address(str(dst)).version, kind, src, device) as talking:
         talking.settimeout(timeout)
         try:
             talking.connect((str(dst), port))
-            talking.send(nonce)
+            talking.sendall(nonce)
             return talking.recv(_DATAGRAM) == nonce
         except _NO_ANSWER:
             return False
