@@ -38,6 +38,7 @@ _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _TYPES = {1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable",
           8: "prohibit", 9: "throw", 10: "nat"}
 _TYPE_NUMBERS = {name: number for number, name in _TYPES.items()}
+_DST_LENGTH, _PROTOCOL = 1, 5  # bytes of struct rtmsg
 _ONLINK = 4  # RTNH_F_ONLINK
 _SCOPE_LINK = 253
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
@@ -130,19 +131,19 @@ class Kernel:
         """
         routes: Dict[SeenRoute, None] = {}
         for version in (4, 6):
-            own = list(self._routes(version, lambda head: head.protocol == config.protocol, protocol=config.protocol))
-            found = [own, self._routes(version, lambda head: head.length == 0, table=MAIN)]
+            own = list(self._routes(version, lambda body: body[_PROTOCOL] == config.protocol, protocol=config.protocol))
+            found = [own, self._routes(version, lambda body: not body[_DST_LENGTH], table=MAIN)]
             for table in set(tables).union(seen.route.table for seen in own if config.owns_table(seen.route.table)):
-                found.append(self._routes(version, lambda head: True, table=table))
+                found.append(self._routes(version, lambda body: True, table=table))
             for dev in devs:
                 found.append(self._routes(version, self._worth(config.copies + 1), table=MAIN, dev=dev))
             routes.update(dict.fromkeys(itertools.chain.from_iterable(found)))
         return Snapshot(links, self.addresses(), rules, tuple(routes))
 
-    def _worth(self, most: int) -> "Callable[[_RouteHead], bool]":
+    def _worth(self, most: int) -> Callable[[bytes], bool]:
         """Of a device's routes the kernel's own, and so many others."""
         others = self._quota(most)
-        return lambda head: head.protocol == PROTOCOL_KERNEL or others.take()
+        return lambda body: body[_PROTOCOL] == PROTOCOL_KERNEL or others.take()
 
     def specific_routes(self, dev: str, most: int) -> List[Route]:
         """Some of main's specific unicast routes through a device, IPv4 first."""
@@ -150,24 +151,24 @@ class Kernel:
         for version in (4, 6):
             quota = self._quota(most)
             found += [seen.route for seen in self._routes(
-                version, lambda head: head.length > 0 and quota.take(), table=MAIN, dev=dev)]
+                version, lambda body: body[_DST_LENGTH] > 0 and quota.take(), table=MAIN, dev=dev)]
         return [route for route in found if not (route.dst.is_link_local or route.dst.is_multicast)][:most]
 
     def carries_others(self, dev: str, protocol: int) -> bool:
         """Whether any table has a route through a device that neither we (``protocol``) nor the kernel made."""
         return any(seen.protocol not in (protocol, PROTOCOL_KERNEL)
-                   for version in (4, 6) for seen in self._routes(version, lambda head: True, dev=dev))
+                   for version in (4, 6) for seen in self._routes(version, lambda body: True, dev=dev))
 
     def _quota(self, most: int) -> "_Quota":
         """How many routes are worth decoding. A kernel that does not filter gives those of other devices too."""
         return _Quota(most if self._socket.filters else sys.maxsize)
 
     def _routes(
-        self, version: int, take: "Callable[[_RouteHead], bool]", table: int = 0, protocol: int = 0, dev: str = ""
+        self, version: int, take: Callable[[bytes], bool], table: int = 0, protocol: int = 0, dev: str = ""
     ) -> Iterator[SeenRoute]:
         """Routes, filtered by the kernel where it can (4.20), here where it can't; local ones left out.
 
-        ``take`` sees the fixed part only, so that a route that nobody wants costs next to nothing.
+        ``take`` sees the message undecoded, so that a route that nobody wants costs next to nothing.
         """
         fields = {"family": _FAMILY[version], "proto": protocol}
         attributes: List[Tuple[str, Any]] = []
@@ -176,7 +177,7 @@ class Kernel:
         if dev:
             attributes.append(("RTA_OIF", self._indexes[dev]))
         request = Message(_GETROUTE, 0, _encode(rtmsg, fields, attributes))
-        for body in self._socket.dump(request, lambda body: take(_route_head(body))):
+        for body in self._socket.dump(request, take):
             seen = self._route(_decode(rtmsg, body), version)
             if seen.route.kind in _UNROUTED or table and seen.route.table != table:
                 continue
@@ -324,13 +325,6 @@ def _has_ipv6(name: str) -> bool:
         return not os.path.exists("/proc/sys/net/core")
 
 
-class _RouteHead(NamedTuple):
-    """The fixed part of a route message (struct rtmsg) that is worth looking at before decoding the rest."""
-
-    length: int
-    protocol: int
-
-
 class _Quota:
     """Says yes so many times."""
 
@@ -344,11 +338,6 @@ class _Quota:
 
 _ANY = {4: "0.0.0.0", 6: "::"}
 _UNROUTED = ("local", "broadcast", "anycast", "multicast")
-
-
-def _route_head(body: bytes) -> _RouteHead:
-    # struct rtmsg: family, dst_len, src_len, tos, table, protocol, ...
-    return _RouteHead(body[1], body[5])
 
 
 def _gateway(attributes: Dict[str, Any]) -> Optional[Address]:

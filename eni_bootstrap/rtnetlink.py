@@ -56,12 +56,6 @@ class Reply(NamedTuple):
     text: str = ""
 
 
-class _Header(NamedTuple):
-    type: int
-    flags: int
-    sequence: int
-
-
 class Socket:
     """One rtnetlink socket into the network namespace of the calling thread."""
 
@@ -121,10 +115,10 @@ class Socket:
         first = self._send(part)
         heard: Dict[int, Reply] = {}
         while not ended(heard):
-            for header, body in self._receive():
-                place = header.sequence - first
+            for kind, _, sequence, body in self._receive():
+                place = sequence - first
                 if 0 <= place < len(part):
-                    heard[place] = Reply(b"", *_error(body)) if header.type == _ERROR else Reply(body)
+                    heard[place] = Reply(b"", *_error(body)) if kind == _ERROR else Reply(body)
         return [heard.get(place, Reply()) for place in range(len(part))]
 
     def _dump(self, message: Message, take: Optional[Callable[[bytes], bool]]) -> Tuple[List[bytes], bool]:
@@ -132,11 +126,12 @@ class Socket:
         found: List[bytes] = []
         whole = True
         while True:
-            for header, body in self._receive():
-                if header.sequence != expected:
+            for kind, flags, sequence, body in self._receive():
+                if sequence != expected:
                     continue
-                whole = whole and not header.flags & _DUMP_INTERRUPTED
-                if header.type in (_DONE, _ERROR):
+                if flags & _DUMP_INTERRUPTED:
+                    whole = False
+                if kind == _DONE or kind == _ERROR:
                     number, text = _error(body) if len(body) >= 4 else (0, "")
                     if number in (errno.ENOENT, errno.ENODEV, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
                         return [], True  # no such table or device, or a kernel without IPv6
@@ -155,8 +150,8 @@ class Socket:
             + message.body for sequence, message in enumerate(messages, first)))
         return first
 
-    def _receive(self) -> Iterator[Tuple[_Header, bytes]]:
-        """The messages of one datagram."""
+    def _receive(self) -> Iterator[Tuple[int, int, int, bytes]]:
+        """The messages of one datagram: type, flags, sequence number, body. There may be ten thousand in a dump."""
         try:
             data = self._socket.recv(_DATAGRAM)
         except OSError as error:
@@ -164,7 +159,7 @@ class Socket:
         offset = 0
         while offset < len(data):
             length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
-            yield _Header(kind, flags, sequence), data[offset + HEADER.size:offset + length]
+            yield kind, flags, sequence, data[offset + HEADER.size:offset + length]
             offset += (length + 3) & ~3
 
 
