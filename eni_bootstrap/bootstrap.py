@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from eni_bootstrap import proof, state
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
+from eni_bootstrap.host.managers import Managers, advice
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.model import (
     MAIN, Address, Answer, Link, LinkAddress, Listing, Made, Query, Route, Rule, SeenRule, Snapshot,
@@ -44,6 +45,8 @@ class World(NamedTuple):
     kernel: Kernel
     deadline: Deadline
     config: Config
+    managers: Optional[Managers] = None
+    """Who else works on the network, where that is known."""
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -57,6 +60,14 @@ class Report(NamedTuple):
     remarks: Tuple[str, ...] = ()
     """What an operator should know although nothing is wrong."""
     verdicts: Tuple[proof.Verdict, ...] = ()
+
+    @property
+    def devs(self) -> FrozenSet[str]:
+        """The devices of the ENIs, those that could not be set up too."""
+        if self.decision is None:
+            return frozenset()
+        own = {dev for eni in self.decision.enis for dev in (eni.dev, eni.link.name)}
+        return self.decision.kept_devs.union(own)
 
     @property
     def exit_code(self) -> int:
@@ -74,6 +85,9 @@ class _View(NamedTuple):
 
 def apply(world: World) -> Report:
     """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
+    if world.config.unattended and state.load(world.kernel.links()).taken_back:
+        return Report(remarks=("remove has taken back what was set up; that stays so until somebody runs apply, or "
+                               "until the next boot",))
     view, changes, problems = _converge(world)
     decision = view.decision
     problems = [unfit_text(member) for member in decision.unfit] + problems
@@ -132,7 +146,8 @@ def status(world: World) -> Report:
     proven = {verdict.eni for verdict in verdicts}
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
         eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
-    return Report(decision, (), tuple(problems), verdicts=tuple(verdicts))
+    remarks = advice(world.managers) if world.managers is not None else []
+    return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
 
 def remove(world: World) -> Report:
@@ -144,7 +159,7 @@ def remove(world: World) -> Report:
         in_use = {dev for dev in made.ups if world.kernel.carries_others(dev, world.config.protocol)}
         todo = withdrawal(snapshot, made, in_use, world.config)
         done, failures = _make(world, todo.removals)
-        state.save(state.after(made, done, world.config.group), links)
+        state.save(state.after(made, done, world.config.group)._replace(taken_back=True), links)
     return Report(None, tuple(done), tuple(_refused(failure) for failure in failures))
 
 
@@ -199,7 +214,7 @@ def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], 
     """The devices and tables whose routes the decision needs to know; when ``crowded``, with spare tables."""
     enis, unfit = pair(listing, links)
     devs = {eni.dev for eni in enis} | {member.dev for member in unfit}
-    devs |= {rule.oif for rule, protocol in rules if protocol == config.protocol}
+    devs |= {rule.oif for rule, protocol in rules if config.owns_rule(rule.priority, protocol)}
     return devs & {link.name for link in links}, wanted(enis, crowded, config)
 
 
@@ -212,7 +227,8 @@ def _execute(world: World, view: _View) -> Tuple[List[Change], List[str], bool]:
     """
     config, links, decision = world.config, view.snapshot.links, view.decision
     todo, again = staged(view.plan)
-    made = state.before(view.made, todo.links + todo.addresses, links, config.group)
+    devs = [eni.dev for eni in decision.enis if not eni.primary]
+    made = state.before(view.made, todo.links + todo.addresses, links, devs, config.group)
     if made != view.made:
         state.save(made, links)
     done, failures = _make(world, todo.links + todo.routes)

@@ -1,18 +1,21 @@
 """The command line: arguments in, an exit code out. Results go to stdout, the log to stderr."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import re
 import sys
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional
 
-from eni_bootstrap import __version__, bootstrap, views
+from eni_bootstrap import __version__, bootstrap, views, wake
 from eni_bootstrap.bootstrap import Report, World
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.host.managers import look
 from eni_bootstrap.metadata import MetadataClient
+from eni_bootstrap.model import PROTOCOL_KERNEL
 from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.retry import Deadline
 
@@ -70,19 +73,43 @@ def _work(parsed: argparse.Namespace) -> int:
     _check_kernel(os.uname().release)
     if command.privileged and not _may_change_network():
         raise NotPermitted("{} takes CAP_NET_ADMIN: run it as root, for instance with sudo".format(parsed.command))
-    config = Config()._replace(timeout=parsed.timeout)
+    managers = look()
+    config = Config()._replace(timeout=parsed.timeout, unattended=parsed.unattended)
+    if managers.deletes_rules:
+        config = config._replace(protocol_guarded=PROTOCOL_KERNEL)
     if parsed.metadata_url is not None:
         config = config._replace(metadata_url=parsed.metadata_url)
     deadline = Deadline(config.timeout)
     client = MetadataClient(config.metadata_url, deadline)
     kernel = Kernel()
     try:
-        report = command.run(World(client.fetch, kernel, deadline, config))
+        with _watched(kernel, config) as watch:
+            report = command.run(World(client.fetch, kernel, deadline, config, managers))
+            watch(report)
     finally:
         kernel.close()
         client.close()
-    return report.exit_code if _write(
-        json.dumps(views.as_json(report), indent=1) + "\n" if parsed.json else command.text(report)) else 1
+    if parsed.json:
+        text = json.dumps(views.as_json(report), indent=1) + "\n"
+    else:
+        text = views.unattended_text(report) if config.unattended else command.text(report)
+    return report.exit_code if _write(text) else 1
+
+
+@contextlib.contextmanager
+def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None]]:
+    """Where systemd hands us the socket by which the kernel's changes start us: say there what starts us again.
+
+    During the run all that others do, so that nothing is missed; after it what concerns the ENIs that it found.
+    """
+    handed = wake.passed() if config.unattended else None
+    if handed is None:
+        yield lambda report: None
+        return
+    with handed:
+        wake.settle(handed)
+        wake.narrow(handed, config, port=kernel.port)
+        yield lambda report: wake.narrow(handed, config, indexes=kernel.indexes(report.devs)) if report.devs else None
 
 
 def _write(text: str) -> bool:
@@ -111,9 +138,13 @@ def _parser() -> argparse.ArgumentParser:
         "instance answer by itself.", epilog="exit codes: 0 as desired; 1 something could not be made so; 2 usage; "
         "3 metadata unusable; 4 not permitted")
     parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
+    parser.set_defaults(unattended=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        commands.add_parser(name, parents=[common], help=command.help, description=command.help)
+    parsers = {name: commands.add_parser(name, parents=[common], help=command.help, description=command.help)
+               for name, command in COMMANDS.items()}
+    parsers["apply"].add_argument(
+        "--unattended", action="store_true", help="for boot scripts and hooks: undo nothing that a person has done "
+        "(a link taken down stays down, what remove took back stays away)")
     demo = commands.add_parser("demo", help="a simulated VPC on this machine: symptom, cure, proof")
     _add_demo_arguments(demo)
     return parser

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from eni_bootstrap.model import PROTOCOL_KERNEL
+
 
 class Config(NamedTuple):
     """Settings of one run; the defaults are what the documentation promises."""
@@ -20,6 +22,10 @@ class Config(NamedTuple):
     address_wait: float = 10.0
     """Seconds that a link which is up may stay without an address before it gets one from us: a DHCP client that is
     coming gets its lease sooner."""
+
+    unattended: bool = False
+    """No person started this run, so that it must not undo what a person or a network manager has just done: a link
+    that was up and is down now stays down, and what ``remove`` has taken back stays away."""
 
     # Routing tables. The vendor's page numbers eth1's table 1001.
     table_primary: int = 1000
@@ -56,6 +62,10 @@ class Config(NamedTuple):
     protocol: int = 235
     """Marks our routes and rules in the kernel. 0xEB; not in iproute2's rt_protos, FRR's or any agent's numbers."""
 
+    protocol_guarded: int = 235
+    """Marks our rules and fences, which belong to no device. ``PROTOCOL_KERNEL`` where systemd-networkd would delete
+    them with any other mark; then they are ours by their place in our bands."""
+
     group: int = 60235
     """The interface group of all ENI links. High, because people number groups from 1 upwards."""
 
@@ -70,9 +80,11 @@ class Config(NamedTuple):
         return self.priority_first <= priority <= self.priority_last
 
     def owns_rule(self, priority: int, protocol: int) -> bool:
-        """A rule is ours when it carries our protocol *and* lies in our band."""
-        return protocol == self.protocol and self.owns_priority(priority)
+        """A rule is ours when it carries one of our marks *and* lies in our band."""
+        return protocol in (self.protocol, PROTOCOL_KERNEL) and self.owns_priority(priority)
 
-    def owns_route(self, table: int, protocol: int) -> bool:
-        """Likewise a route of a table; of main's default routes ``plan.owned`` tells."""
-        return protocol == self.protocol and self.owns_table(table)
+    def owns_route(self, table: int, protocol: int, kind: str) -> bool:
+        """Likewise a route of a table, where only a fence may carry the kernel's mark; of main's default routes
+        ``plan.owned`` tells."""
+        marked = protocol == self.protocol or protocol == PROTOCOL_KERNEL and kind == "unreachable"
+        return marked and self.owns_table(table)

@@ -281,6 +281,10 @@ class Made(NamedTuple):
     """Devices that we put into our group, with the group that they had."""
     addresses: FrozenSet[LinkAddress] = frozenset()
     """Addresses that we added."""
+    seen_up: FrozenSet[str] = frozenset()
+    """Devices of secondary ENIs that were up when a run saw them."""
+    taken_back: bool = False
+    """``remove`` has taken back all, and nobody has asked for it again since."""
 
 
 class Query(NamedTuple):

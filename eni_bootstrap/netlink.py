@@ -38,7 +38,8 @@ _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _TYPES = {1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable",
           8: "prohibit", 9: "throw", 10: "nat"}
 _TYPE_NUMBERS = {name: number for number, name in _TYPES.items()}
-_DST_LENGTH, _PROTOCOL = 1, 5  # bytes of struct rtmsg
+_FENCE = _TYPE_NUMBERS["unreachable"]
+_DST_LENGTH, _PROTOCOL, _TYPE = 1, 5, 7  # bytes of struct rtmsg
 _ONLINK = 4  # RTNH_F_ONLINK
 _SCOPE_LINK = 253
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
@@ -77,6 +78,15 @@ class Kernel:
 
     def close(self) -> None:
         self._socket.close()
+
+    @property
+    def port(self) -> int:
+        """By which the kernel names us in what it tells others of our changes."""
+        return self._socket.port
+
+    def indexes(self, devs: Iterable[str]) -> List[int]:
+        """The interface indexes of those of the devices that were there at the last look."""
+        return sorted(self._indexes[dev] for dev in devs if dev in self._indexes)
 
     # ---- reading
 
@@ -132,6 +142,8 @@ class Kernel:
         routes: Dict[SeenRoute, None] = {}
         for version in (4, 6):
             own = list(self._routes(version, lambda body: body[_PROTOCOL] == config.protocol, protocol=config.protocol))
+            own += self._routes(version, lambda body: body[_PROTOCOL] == PROTOCOL_KERNEL and body[_TYPE] == _FENCE,
+                                protocol=PROTOCOL_KERNEL, kind=_FENCE)
             found = [own, self._routes(version, lambda body: not body[_DST_LENGTH], table=MAIN)]
             for table in set(tables).union(seen.route.table for seen in own if config.owns_table(seen.route.table)):
                 found.append(self._routes(version, lambda body: True, table=table))
@@ -164,13 +176,14 @@ class Kernel:
         return _Quota(most if self._socket.filters else sys.maxsize)
 
     def _routes(
-        self, version: int, take: Callable[[bytes], bool], table: int = 0, protocol: int = 0, dev: str = ""
+        self, version: int, take: Callable[[bytes], bool], table: int = 0, protocol: int = 0, dev: str = "",
+        kind: int = 0,
     ) -> Iterator[SeenRoute]:
         """Routes, filtered by the kernel where it can (4.20), here where it can't; local ones left out.
 
         ``take`` sees the message undecoded, so that a route that nobody wants costs next to nothing.
         """
-        fields = {"family": _FAMILY[version], "proto": protocol}
+        fields = {"family": _FAMILY[version], "proto": protocol, "type": kind}
         attributes: List[Tuple[str, Any]] = []
         if table:
             attributes.append(("RTA_TABLE", table))

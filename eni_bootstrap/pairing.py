@@ -8,7 +8,7 @@ child its parent's, a bond's ports the bond's.
 import re
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import Dict, List, NamedTuple, Sequence, Set, Tuple
+from typing import AbstractSet, Dict, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.model import Address, Link, LinkAddress, Listing, NetworkInterface, Network, Subnet
 
@@ -48,6 +48,8 @@ class Unfit(NamedTuple):
     """Its device, where there is one."""
     subnets: Tuple[Subnet, ...] = ()
     """What metadata tells of it, where that is whole."""
+    resting: bool = False
+    """True when nothing is wrong: somebody wants it so."""
 
     @property
     def label(self) -> str:
@@ -225,6 +227,15 @@ def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni
             remarks.append(eni.label + ": IPv6 is switched off on the device (sysctl disable_ipv6) and left out")
         fit.append(eni._replace(interface=interface._replace(subnets=rest)))
     return fit, unfit, remarks
+
+
+def leave_resting(enis: Sequence[Eni], links: Sequence[Link], once_up: AbstractSet[str]
+                  ) -> Tuple[List[Eni], List[Unfit]]:
+    """The ENIs without the secondaries whose link somebody has taken down: it was up once, and is not now."""
+    down = {link.name for link in links if not link.up}
+    resting = [eni for eni in enis if not eni.primary and eni.dev in down and eni.dev in once_up]
+    reason = "its link has been taken down and is left so"
+    return ([eni for eni in enis if eni not in resting], [eni.unfit(reason)._replace(resting=True) for eni in resting])
 
 
 @lru_cache(maxsize=None)

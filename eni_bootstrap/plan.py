@@ -6,11 +6,11 @@ old state, the new one, or traffic that is refused, never a wrong way out.
 """
 
 import shlex
-from typing import FrozenSet, Iterable, List, NamedTuple, Set, Tuple, Union
+from typing import AbstractSet, Dict, FrozenSet, Iterable, List, NamedTuple, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import takes_others_along
-from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkUp, Made, Route, Rule, Snapshot
+from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkUp, Made, Route, Rule, SeenRule, Snapshot
 from eni_bootstrap.routing import Decision
 
 Item = Union[LinkGroup, LinkUp, LinkAddress, Route, Rule]
@@ -77,25 +77,28 @@ class Owned(NamedTuple):
 
     routes: FrozenSet[Route]
     rules: FrozenSet[Rule]
+    marks: FrozenSet[SeenRule]
+    """The rules with their protocols: one with each of our marks counts as two for the kernel."""
 
 
 def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
     """Ours is what carries our protocol *and* lies in our bands; a default in main only through an ENI's device."""
-    rules = {rule for rule, protocol in snapshot.rules if config.owns_rule(rule.priority, protocol)}
-    marked = [seen.route for seen in snapshot.routes if seen.protocol == config.protocol]
-    tables = {route for route in marked if config.owns_table(route.table)}
+    marks = {seen for seen in snapshot.rules if config.owns_rule(seen.rule.priority, seen.protocol)}
+    rules = {seen.rule for seen in marks}
+    tables = {route for route, protocol, _ in snapshot.routes if config.owns_route(route.table, protocol, route.kind)}
     devs = set(eni_devs) | {rule.oif for rule in rules if rule.oif} | {dev for route in tables for dev in route.devs()}
-    defaults = {route for route in marked
-                if route.table == MAIN and route.is_default and route.hops and devs.issuperset(route.devs())}
-    return Owned(frozenset(tables | defaults), frozenset(rules))
+    defaults = {route for route, protocol, _ in snapshot.routes if protocol == config.protocol
+                and route.table == MAIN and route.is_default and route.hops and devs.issuperset(route.devs())}
+    return Owned(frozenset(tables | defaults), frozenset(rules), frozenset(marks))
 
 
 def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> Plan:
     """The changes that lead from the snapshot to the decision."""
     ours = owned(snapshot, [eni.dev for eni in decision.enis], config)
-    present_routes = {seen.route for seen in snapshot.routes}
-    present_rules = {seen.rule for seen in snapshot.rules}
-    by_key = {route.key: route for route in present_routes}
+    # A fence of ours with the wrong mark has to be made again.
+    present_routes = {seen.route for seen in snapshot.routes if seen.route not in ours.routes or seen.route.hops
+                      or seen.protocol == config.protocol_guarded}
+    by_key = {seen.route.key: seen.route for seen in snapshot.routes}
 
     links = {link.name: link for link in snapshot.links}
     to_links: List[Item] = [group for group in decision.groups if links[group.dev].group != group.group]
@@ -110,24 +113,29 @@ def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> 
             continue
         holder = by_key.get(route.key)
         if holder is None:
-            routes.append(Change("add", route, config.protocol))
+            routes.append(_change("add", route, config))
         elif holder in ours.routes:
             replaced.add(holder)
-            routes.append(Change("replace", route, config.protocol))
+            routes.append(_change("replace", route, config))
         elif holder.way != route.way:
             conflicts.append(Conflict(route, holder))
-    rules = [Change("add", rule, config.protocol) for rule in decision.rules if rule not in present_rules]
 
-    kept = _kept_rules(decision, ours)
-    remove: List[Item] = list(ours.rules - set(decision.rules) - kept)
-    remove += [route for route in ours.routes - set(decision.routes) - replaced
-               if route.table not in decision.kept_tables and not decision.kept_devs.intersection(route.devs())]
-    remove += decision.dropped_addresses
+    rules: Dict[Rule, None] = dict.fromkeys(decision.rules)
+    rules.update(dict.fromkeys(sorted(_kept_rules(decision, ours), key=str)))
+    present_rules = {seen.rule for seen in snapshot.rules
+                     if seen.protocol == config.protocol_guarded or seen not in ours.marks}
+    remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks
+              if rule not in rules or protocol != config.protocol_guarded]
+    remove += _without(snapshot, {
+        route for route in ours.routes - set(decision.routes) - replaced
+        if route.table not in decision.kept_tables and not decision.kept_devs.intersection(route.devs())})
+    remove += [_change("remove", address, config) for address in decision.dropped_addresses]
     if not decision.groups:
         remove += _former_groups(made, snapshot, decision.kept_devs, config)
     return Plan(
-        tuple(Change("add", item, config.protocol) for item in to_links), _ordered(routes), _ordered(rules),
-        tuple(Change("add", address, config.protocol) for address in addresses), _undone(remove, config),
+        tuple(_change("add", item, config) for item in to_links), _ordered(routes),
+        _ordered([_change("add", rule, config) for rule in rules if rule not in present_rules]),
+        tuple(_change("add", address, config) for address in addresses), _undone(remove),
         tuple(conflicts))
 
 
@@ -138,14 +146,15 @@ def withdrawal(snapshot: Snapshot, made: Made, in_use: Set[str], config: Config)
     address without which the kernel would drop those routes.
     """
     ours = owned(snapshot, made.ups | {former.dev for former in made.groups}, config)
-    remove: List[Item] = [*ours.rules, *ours.routes]
-    remove += [address for address in snapshot.addresses
+    remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks] + _without(snapshot, ours.routes)
+    remove += [_change("remove", address, config) for address in snapshot.addresses
                if address in made.addresses and address.dev not in in_use
                and not takes_others_along(address, snapshot.addresses, made)]
     used = in_use | {held.dev for held in snapshot.addresses if held not in made.addresses}
-    remove += [LinkUp(link.name) for link in snapshot.links if link.up and link.name in made.ups - used]
+    remove += [_change("remove", LinkUp(link.name), config) for link in snapshot.links
+               if link.up and link.name in made.ups - used]
     remove += _former_groups(made, snapshot, frozenset(), config)
-    return Plan(removals=_undone(remove, config))
+    return Plan(removals=_undone(remove))
 
 
 def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
@@ -161,20 +170,35 @@ def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
     return kept | {rule for rule in ours.rules if rule.action == "unreachable" and rule.src in sources}
 
 
-def _former_groups(made: Made, snapshot: Snapshot, kept_devs: FrozenSet[str], config: Config) -> List[LinkGroup]:
-    """The groups that our links had before, of those that nobody has put into another one since."""
+def _former_groups(made: Made, snapshot: Snapshot, kept_devs: FrozenSet[str], config: Config) -> List[Change]:
+    """The groups that our links had before, of those that nobody has put into another one since.
+
+    Who is in ours without a record was put there by udev's rule when it was plugged in, out of none.
+    """
     ours = {link.name for link in snapshot.links if link.group == config.group} - kept_devs
-    return [former for former in made.groups if former.dev in ours]
+    former = {dev: 0 for dev in ours}
+    former.update((dev, group) for dev, group in made.groups if dev in ours)
+    return [_change("add", LinkGroup(dev, group), config) for dev, group in sorted(former.items())]
 
 
 def _ordered(changes: List[Change]) -> Tuple[Change, ...]:
     return tuple(sorted(changes, key=lambda change: _rank(change.item)))
 
 
-def _undone(items: Iterable[Item], config: Config) -> Tuple[Change, ...]:
-    """The items' removal, in the reverse of the order in which they are made. A group is not removed but set back."""
-    ordered = sorted(items, key=lambda item: (-_rank(item), str(item)))
-    return tuple(Change("add" if isinstance(item, LinkGroup) else "remove", item, config.protocol) for item in ordered)
+def _change(verb: str, item: Item, config: Config) -> Change:
+    """What no device holds, a rule or a fence, bears the mark that nobody takes for a leftover."""
+    guarded = isinstance(item, Rule) or isinstance(item, Route) and not item.hops
+    return Change(verb, item, config.protocol_guarded if guarded else config.protocol)
+
+
+def _without(snapshot: Snapshot, routes: AbstractSet[Route]) -> List[Change]:
+    """The routes' removal: each bears the mark that it was made with."""
+    return [Change("remove", seen.route, seen.protocol) for seen in snapshot.routes if seen.route in routes]
+
+
+def _undone(removals: Iterable[Change]) -> Tuple[Change, ...]:
+    """In the reverse of the order in which things are made."""
+    return tuple(sorted(removals, key=lambda change: (-_rank(change.item), str(change.item), change.protocol)))
 
 
 def _rank(item: Item) -> int:

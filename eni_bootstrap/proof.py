@@ -273,7 +273,7 @@ def _blame(check: Check, answer: Answer, facts: Facts, config: Config) -> str:
             continue
         if rule.src is not None and not _covers(rule.src, network_of(source)):
             continue
-        if protocol != config.protocol and rule.priority < config.priority_primary:
+        if not config.owns_rule(rule.priority, protocol) and rule.priority < config.priority_primary:
             return "somebody else's rule comes first: " + str(rule)
         break
     if answer.table == MAIN:

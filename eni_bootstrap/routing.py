@@ -24,7 +24,7 @@ from eni_bootstrap.model import (
     IPV6_METRIC, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkUp, Listing, Made, Network, Route,
     Rule, Snapshot,
 )
-from eni_bootstrap.pairing import Eni, Unfit, leave_out_ipv6, network_of, pair, refuse_stealing
+from eni_bootstrap.pairing import Eni, Unfit, leave_out_ipv6, leave_resting, network_of, pair, refuse_stealing
 from eni_bootstrap.tables import Memory, Numbers, assign
 
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -72,6 +72,9 @@ def decide(
     enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
     enis, without, switched_off = leave_out_ipv6(enis, snapshot.links)
     unfit += thieves + without
+    if config.unattended:
+        enis, resting = leave_resting(enis, snapshot.links, made.ups | made.seen_up)
+        unfit += resting
     memory = Memory(snapshot, config)
     main = MainTable(snapshot, config)
     on_link = _on_link(snapshot)
@@ -84,6 +87,7 @@ def decide(
 
     numbers, displaced, failed = assign(enis, sources, base_routes, kept_tables, memory, config)
     remarks += switched_off + displaced
+    remarks += ["{}: {}".format(member.label, member.reason) for member in unfit if member.resting]
     crowded = bool(displaced or failed)
     unfit += [eni.unfit(reason) for eni, reason in failed]
     enis = [eni for eni in enis if eni.dev in numbers]
@@ -93,7 +97,8 @@ def decide(
     versions = {subnet.version for eni in secondaries for subnet in eni.interface.subnets}
     versions |= {rule.version for rule in kept_rules if rule.table != config.table_primary}
     outline = Decision(
-        tuple(enis), tuple(unfit), numbers, tuple(remarks), unaddressed=(), sources=sources, displaced=crowded,
+        tuple(enis), tuple(member for member in unfit if not member.resting), numbers, tuple(remarks), unaddressed=(),
+        sources=sources, displaced=crowded,
         kept_tables=kept_tables,
         kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
     if not versions:

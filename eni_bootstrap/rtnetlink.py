@@ -68,6 +68,8 @@ class Socket:
         self._set(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)  # takes privileges
         self.filters = self._set(_SOL_NETLINK, _STRICT_CHECK, 1)
         """Whether the kernel filters dumps: since 4.20. Before, it takes the same requests and gives everything."""
+        self.port: int = self._socket.getsockname()[0]
+        """By which the kernel names the maker of a change in what it tells others."""
         self._sequence = 0
 
     def _set(self, level: int, option: int, value: int) -> bool:

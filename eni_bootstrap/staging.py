@@ -19,8 +19,9 @@ def staged(todo: Plan) -> Tuple[Plan, bool]:
     in anew in other places) would send these out by the wrong ENI, be it for a moment: first those rules go. But a
     source's old rule goes only when its new one is there, which leads to a table that is whole.
     """
+    again = {change.item for change in todo.rules}  # the same rules with another mark
     stale = {change.item.table for change in todo.removals
-             if isinstance(change.item, Rule) and change.item.action == "lookup"}
+             if isinstance(change.item, Rule) and change.item.action == "lookup" and change.item not in again}
     contested = stale.intersection(route.table for route in _routes(todo.routes)) - {MAIN}
     waiting = {change.item.src for change in todo.rules
                if isinstance(change.item, Rule) and change.item.table in contested and change.item.src is not None}

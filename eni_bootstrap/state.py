@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
 
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkUp, Made
@@ -69,13 +69,16 @@ def load(links: Sequence[Link]) -> Made:
     """
     try:
         with open(_path()) as handle:
-            recorded = json.load(handle)["links"]
+            whole = json.load(handle)
+        recorded = whole["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
         return Made(
             frozenset(name for name, entry in known if entry.get("up")),
             tuple(LinkGroup(name, _group(entry["group"])) for name, entry in known if "group" in entry),
             frozenset(_address(name, text) for name, entry in known for text in entry.get("addresses", [])),
+            frozenset(name for name, entry in known if entry.get("seen_up")),
+            bool(whole.get("taken_back")),
         )
     except FileNotFoundError:
         return Made()
@@ -90,6 +93,8 @@ def save(made: Made, links: Sequence[Link]) -> None:
     entries: Dict[str, Dict[str, Any]] = {}
     for dev in sorted(made.ups):
         entries.setdefault(indexes[dev], {})["up"] = True
+    for dev in sorted(made.seen_up):
+        entries.setdefault(indexes[dev], {})["seen_up"] = True
     for former in made.groups:
         entries.setdefault(indexes[former.dev], {})["group"] = former.group
     for held in sorted(made.addresses, key=str):
@@ -98,14 +103,14 @@ def save(made: Made, links: Sequence[Link]) -> None:
     temporary = _path() + ".new"
     try:
         with open(temporary, "w") as handle:
-            json.dump({"links": entries}, handle, indent=1, sort_keys=True)
+            json.dump({"links": entries, "taken_back": made.taken_back}, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:
         raise _unwritable(temporary, error)
 
 
-def before(made: Made, changes: Sequence[Change], links: Sequence[Link], group: int) -> Made:
-    """The record with what the changes are about to do to links."""
+def before(made: Made, changes: Sequence[Change], links: Sequence[Link], devs: Iterable[str], group: int) -> Made:
+    """The record with what the changes are about to do to links, and with those of ``devs`` that are up."""
     former = {link.name: link.group for link in links}
     added = [change.item for change in changes if change.verb != "remove"]
     recorded = {entry.dev for entry in made.groups}
@@ -114,6 +119,7 @@ def before(made: Made, changes: Sequence[Change], links: Sequence[Link], group: 
         made.groups + tuple(LinkGroup(item.dev, former[item.dev]) for item in added
                             if isinstance(item, LinkGroup) and item.group == group and item.dev not in recorded),
         made.addresses | {item for item in added if isinstance(item, LinkAddress)},
+        made.seen_up | {link.name for link in links if link.up}.intersection(devs),
     )
 
 
@@ -127,6 +133,7 @@ def after(made: Made, changes: Sequence[Change], group: int, refused: Sequence[C
         made.ups - {item.dev for item in removed if isinstance(item, LinkUp)},
         tuple(former for former in made.groups if former.dev not in restored),
         made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)},
+        made.seen_up,
     )
 
 

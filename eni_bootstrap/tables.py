@@ -28,7 +28,7 @@ class Memory:
         self.foreign_routes: Dict[int, List[Route]] = defaultdict(list)
         self.foreign_rules: Dict[int, List[Rule]] = defaultdict(list)
         for route, protocol, _ in snapshot.routes:
-            if not config.owns_route(route.table, protocol):
+            if not config.owns_route(route.table, protocol, route.kind):
                 self.foreign_routes[route.table].append(route)
                 continue
             self.own_routes.add(route)

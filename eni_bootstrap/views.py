@@ -17,6 +17,13 @@ def apply_text(report: Report) -> str:
     return _page(lines + _failures(report) + _rest(report))
 
 
+def unattended_text(report: Report) -> str:
+    """What a journal needs: all where something was changed or is wrong, else a line."""
+    if report.changes or report.exit_code or report.decision is None:
+        return apply_text(report)
+    return _page(["nothing to change; {} as they should be".format(_count(len(report.verdicts), "look-up"))])
+
+
 def plan_text(report: Report) -> str:
     """Commands only, the rest as comments: the whole can be pasted into a shell."""
     lines = [str(change) for change in report.changes]

@@ -130,7 +130,7 @@ def apply_once(listing, snapshot, made):
     """What one run makes of it: the decision, the changes, the state after them."""
     decision = decide(listing, snapshot, made, everybody_gave_up(snapshot), CONFIG)
     todo = plan(decision, snapshot, made, CONFIG)
-    made = state.before(made, todo.links + todo.addresses, snapshot.links, CONFIG.group)
+    made = state.before(made, todo.links + todo.addresses, snapshot.links, (), CONFIG.group)
     after = FakeKernel(snapshot).apply(todo.changes)
     return decision, todo, after, state.after(made, todo.changes, CONFIG.group)
 

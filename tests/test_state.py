@@ -67,9 +67,9 @@ def test_what_is_about_to_be_done_is_recorded_before_and_what_is_undone_forgotte
     up, group = LinkUp("eth2"), LinkGroup("eth2", 60235)
     held = address("eth2", "172.16.10.30/24")
     add = [Change("add", item, 235) for item in (up, group, held)]
-    made = state.before(Made(), add, LINKS, 60235)
+    made = state.before(Made(), add, LINKS, (), 60235)
     assert made == Made(frozenset(["eth2"]), (LinkGroup("eth2", 0),), frozenset([held]))
-    assert state.before(made, add, LINKS, 60235) == made, "the group that it had is not forgotten"
+    assert state.before(made, add, LINKS, (), 60235) == made, "the group that it had is not forgotten"
     undo = [Change("remove", up, 235), Change("add", LinkGroup("eth2", 0), 235), Change("remove", held, 235)]
     assert state.after(made, undo, 60235) == Made()
 
@@ -77,7 +77,7 @@ def test_what_is_about_to_be_done_is_recorded_before_and_what_is_undone_forgotte
 def test_an_address_that_somebody_else_was_faster_with_is_not_ours():
     held = address("eth2", "172.16.10.30/24")
     add = [Change("add", held, 235)]
-    assert state.after(state.before(Made(), add, LINKS, 60235), [], 60235, add) == Made()
+    assert state.after(state.before(Made(), add, LINKS, (), 60235), [], 60235, add) == Made()
 
 
 def test_the_lock_is_held_by_one_and_the_other_gives_up_at_its_deadline():

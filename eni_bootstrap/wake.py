@@ -1,0 +1,135 @@
+"""What starts us again: a netlink socket that systemd listens at for us, and that is handed to us (sd_listen_fds(3)).
+
+systemd starts the agent when the kernel says something there, and again as long as something is unread. So a run reads
+all of it before it looks at the kernel, waits for the end of a burst, and leaves what comes later for the next run. Of
+what the kernel says on a busy host next to nothing concerns us: a filter in the socket, which stays there between our
+runs, lets pass only what may cost an ENI its way.
+"""
+
+import ctypes
+import errno
+import logging
+import os
+import socket
+import struct
+import time
+from typing import Callable, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import MAIN
+
+LOG = logging.getLogger(__name__)
+
+GROUPS = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
+"""The multicast groups of rtnetlink (linux/rtnetlink.h, RTNLGRP_*) that systemd's socket joins: links, and of IPv4 and
+IPv6 addresses, routes and rules."""
+
+QUIET = 0.2
+"""Seconds without a message that end a burst: a DHCP client's or a manager's changes to one link come within a few
+hundredths."""
+PATIENCE = 10
+"""So many times at the most: what keeps on coming for 2 s is the state that we have to live with."""
+
+_FIRST = 3  # SD_LISTEN_FDS_START
+_DATAGRAM = 1 << 16
+_ATTACH_FILTER = 26  # SO_ATTACH_FILTER
+
+_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _DELRULE = 16, 17, 20, 21, 24, 25, 33
+_OTHERS_ROUTES = (3, 4, 9, 16)
+"""Protocols of routes in main that operators, router advertisements and DHCP clients make, and that ours follow.
+Those of routing daemons are left out: a full table changes all day."""
+
+Instruction = Tuple[int, int, int, int]
+"""Of a classic BPF program (linux/filter.h): code, steps to skip if true, if false, operand."""
+
+_LOAD, _LOAD_HALF, _LOAD_BYTE, _EQUAL, _SKIP, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x05, 0x06
+_PASS, _DROP = 0xFFFF, 0  # bytes of the message to keep
+
+
+def passed(environment: Mapping[str, str] = os.environ) -> Optional[socket.socket]:
+    """The socket that systemd has handed to this process, if it has."""
+    if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS") != "1":
+        return None
+    handed = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE, fileno=_FIRST)
+    handed.setblocking(False)
+    return handed
+
+
+def settle(handed: socket.socket, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Read all that is there; as long as something new came, wait for the end of the burst."""
+    for _ in range(PATIENCE):
+        if not _drain(handed):
+            return
+        sleep(QUIET)
+    _drain(handed)
+
+
+def narrow(
+    handed: socket.socket, config: Config, port: Optional[int] = None, indexes: Optional[Iterable[int]] = None
+) -> None:
+    """From now on only what concerns us starts us.
+
+    ``port``: not what the netlink socket with this port does, which is our own. ``indexes``: of links and addresses
+    only those of these interfaces, once the ENIs are known.
+    """
+    program = filter_program(config.protocol, port, indexes)
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code)
+    try:
+        handed.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HL", len(program), ctypes.addressof(buffer)))
+    except OSError as error:
+        LOG.debug("no filter (%s): more than ENIs' changes will start a run", error.strerror)
+
+
+def filter_program(protocol: int, port: Optional[int], indexes: Optional[Iterable[int]]) -> List[Instruction]:
+    """The filter. A netlink message is in the host's byte order, and BPF loads in the network's: numbers are turned.
+
+    struct nlmsghdr: length 4, type 2, flags 2, sequence 4, port 4. At 16 struct ifinfomsg and ifaddrmsg have the index
+    in their second four bytes, struct rtmsg has the table in byte 4 and the protocol in byte 5.
+    """
+    about_a_link: List[Instruction] = [(_LOAD, 0, 0, 20)]
+    for index in indexes or ():
+        about_a_link += _if_equal(_word(index), _PASS)
+    about_a_link.append((_RETURN, 0, 0, _PASS if indexes is None else _DROP))
+    lost_route = [(_LOAD_BYTE, 0, 0, 21)] + _if_equal(protocol, _PASS)
+    route_of_main = [(_LOAD_BYTE, 0, 0, 20), (_EQUAL, 1, 0, MAIN), (_RETURN, 0, 0, _DROP), (_LOAD_BYTE, 0, 0, 21)]
+    for other in _OTHERS_ROUTES:
+        route_of_main += _if_equal(other, _PASS)
+    route_of_main.append((_RETURN, 0, 0, _DROP))
+    own = [] if port is None else [(_LOAD, 0, 0, 12)] + _if_equal(_word(port), _DROP)
+    return (
+        own + [(_LOAD_HALF, 0, 0, 4)] + _if_equal(_half(_DELRULE), _PASS)
+        + _if_in((_DELROUTE,), lost_route + route_of_main)
+        + _if_in((_NEWROUTE,), route_of_main)
+        + _if_in((_NEWLINK, _DELLINK, _NEWADDR, _DELADDR), about_a_link)
+        + [(_RETURN, 0, 0, _DROP)])
+
+
+def _if_equal(value: int, verdict: int) -> List[Instruction]:
+    return [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, verdict)]
+
+
+def _if_in(kinds: Sequence[int], block: List[Instruction]) -> List[Instruction]:
+    """The block, which ends with a verdict, for messages of these types."""
+    tests = [(_EQUAL, len(kinds) - place, 0, _half(kind)) for place, kind in enumerate(kinds)]
+    return tests + [(_SKIP, 0, 0, len(block))] + block
+
+
+def _word(number: int) -> int:
+    return int.from_bytes(struct.pack("=I", number), "big")
+
+
+def _half(number: int) -> int:
+    return int.from_bytes(struct.pack("=H", number), "big")
+
+
+def _drain(handed: socket.socket) -> bool:
+    """Read what is there; whether there was anything."""
+    found = False
+    while True:
+        try:
+            handed.recv(_DATAGRAM)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # more came than fitted: that is said once, and means that much came
+                return found
+        found = True
