@@ -46,6 +46,8 @@ class World(NamedTuple):
     deadline: Deadline
     config: Config
     managers: Optional[Managers] = None
+    rivals: Callable[[], List[str]] = list
+    """Names what else on this host sets up ENIs."""
     """Who else works on the network, where that is known."""
     sleep: Callable[[float], None] = time.sleep
 
@@ -146,7 +148,7 @@ def status(world: World) -> Report:
     proven = {verdict.eni for verdict in verdicts}
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
         eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
-    remarks = advice(world.managers) if world.managers is not None else []
+    remarks = (advice(world.managers) if world.managers is not None else []) + world.rivals()
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
 

@@ -13,7 +13,9 @@ from eni_bootstrap import __version__, bootstrap, views, wake
 from eni_bootstrap.bootstrap import Report, World
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.host import command
 from eni_bootstrap.host.managers import look
+from eni_bootstrap.host.rivals import rivals
 from eni_bootstrap.metadata import MetadataClient
 from eni_bootstrap.model import PROTOCOL_KERNEL
 from eni_bootstrap.netlink import Kernel
@@ -50,11 +52,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
         parsed = _parser().parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as stop:  # argparse has said what is wrong, or has shown its help
         return stop.code if isinstance(stop.code, int) else 2
-    _set_up_log(parsed.verbose)
+    _set_up_log(logging.DEBUG if parsed.verbose else logging.WARNING if parsed.unattended else logging.INFO)
     try:
         if parsed.command == "demo":
             from eni_bootstrap.lab import demo  # the laboratory is no part of a boot
             return demo.run(parsed)
+        if parsed.command in ("install", "uninstall"):
+            return int(parsed.run(parsed))
         return _work(parsed)
     except BootstrapError as error:
         LOG.error("%s", error)
@@ -69,9 +73,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _work(parsed: argparse.Namespace) -> int:
-    command = COMMANDS[parsed.command]
+    chosen = COMMANDS[parsed.command]
     _check_kernel(os.uname().release)
-    if command.privileged and not _may_change_network():
+    if chosen.privileged and not _may_change_network():
         raise NotPermitted("{} takes CAP_NET_ADMIN: run it as root, for instance with sudo".format(parsed.command))
     managers = look()
     config = Config()._replace(timeout=parsed.timeout, unattended=parsed.unattended)
@@ -84,7 +88,7 @@ def _work(parsed: argparse.Namespace) -> int:
     kernel = Kernel()
     try:
         with _watched(kernel, config) as watch:
-            report = command.run(World(client.fetch, kernel, deadline, config, managers))
+            report = chosen.run(World(client.fetch, kernel, deadline, config, managers, rivals))
             watch(report)
     finally:
         kernel.close()
@@ -92,7 +96,7 @@ def _work(parsed: argparse.Namespace) -> int:
     if parsed.json:
         text = json.dumps(views.as_json(report), indent=1) + "\n"
     else:
-        text = views.unattended_text(report) if config.unattended else command.text(report)
+        text = views.unattended_text(report) if config.unattended else chosen.text(report)
     return report.exit_code if _write(text) else 1
 
 
@@ -140,11 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
     parser.set_defaults(unattended=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    parsers = {name: commands.add_parser(name, parents=[common], help=command.help, description=command.help)
-               for name, command in COMMANDS.items()}
+    parsers = {name: commands.add_parser(name, parents=[common], help=each.help, description=each.help)
+               for name, each in COMMANDS.items()}
     parsers["apply"].add_argument(
         "--unattended", action="store_true", help="for boot scripts and hooks: undo nothing that a person has done "
         "(a link taken down stays down, what remove took back stays away)")
+    command.add_parsers(commands)
     demo = commands.add_parser("demo", help="a simulated VPC on this machine: symptom, cure, proof")
     _add_demo_arguments(demo)
     return parser
@@ -163,7 +168,7 @@ def _with_default_command(arguments: List[str]) -> List[str]:
     """``apply`` where no command is named; options may come first or last."""
     if any(argument in ("-h", "--help", "--version") for argument in arguments):
         return arguments
-    names = list(COMMANDS) + ["demo"]
+    names = list(COMMANDS) + ["demo", "install", "uninstall"]
     for place, argument in enumerate(arguments):
         if argument in names:
             return [argument] + arguments[:place] + arguments[place + 1:]
@@ -180,14 +185,14 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _set_up_log(verbose: bool) -> None:
+def _set_up_log(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     # Under systemd the journal takes the level from a prefix (sd-daemon(3)) and adds time and name itself.
     handler.setFormatter(_JournalFormatter() if _logs_to_journal() else _Formatter("eni-bootstrap: %(message)s"))
     log = logging.getLogger("eni_bootstrap")
     log.handlers[:] = [handler]
     log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(level)
 
 
 def _logs_to_journal() -> bool:

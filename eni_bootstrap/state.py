@@ -39,7 +39,10 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
     path = os.path.join(directory(), "lock")
     try:
         os.makedirs(directory(), mode=0o755, exist_ok=True)
-        handle = open(path, "w")
+        # To read only: then it does not matter whose file it is, root's or the sandboxed service's.
+        handle = open(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        with contextlib.suppress(PermissionError):
+            os.fchmod(handle.fileno(), 0o644)
     except OSError as error:
         raise _unwritable(path, error)
     with handle:
@@ -102,7 +105,10 @@ def save(made: Made, links: Sequence[Link]) -> None:
         texts.append("{}/{}".format(held.address, held.prefix_length))
     temporary = _path() + ".new"
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)  # of a run that was cut off, perhaps another user's
         with open(temporary, "w") as handle:
+            os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
             json.dump({"links": entries, "taken_back": made.taken_back}, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:

@@ -10,8 +10,8 @@ import eni_bootstrap
 PACKAGE = os.path.dirname(eni_bootstrap.__file__)
 
 # Each module may import what stands before it, and nothing else of ours.
-ORDER = ["errors", "model", "config", "wake", "host.managers", "host.rivals", "host.files", "host.installer",
-         "host.command", "retry", "interfaces", "pairing", "tables", "links", "maintable", "routing",
+ORDER = ["errors", "model", "config", "wake", "host.managers", "host.rooted", "host.rivals", "host.files",
+         "host.installer", "host.command", "retry", "interfaces", "pairing", "tables", "links", "maintable", "routing",
          "plan", "staging", "recall", "proof", "fibrule", "rtnetlink", "netlink", "state", "metadata", "patience",
          "bootstrap", "views", "cli", "__main__"]
 

@@ -1,6 +1,7 @@
 """The record of what the kernel can't remember, and the lock."""
 
 import json
+import os
 
 import pytest
 
@@ -60,6 +61,20 @@ def test_it_is_written_whole_or_not_at_all(directory, monkeypatch):
     monkeypatch.setattr(json, "dump", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(BootstrapError, match="No space left"):
         state.save(Made(), LINKS)
+    assert state.load(LINKS) == MADE
+
+
+def test_root_s_runs_and_the_sandboxed_service_s_share_the_files(directory):
+    """Each may be another user, with a umask of its own, and either may be cut off."""
+    (directory / "state.json.new").symlink_to("/etc/hostname")  # what can't be written through, as another's file
+    former = os.umask(0o077)
+    try:
+        with state.lock(Deadline(5)):
+            state.save(MADE, LINKS)
+    finally:
+        os.umask(former)
+    assert {name: os.stat(str(directory / name)).st_mode & 0o777 for name in os.listdir(str(directory))} == {
+        "lock": 0o644, "state.json": 0o644}
     assert state.load(LINKS) == MADE
 
 

@@ -1,0 +1,180 @@
+"""``install`` and ``uninstall``: the agent at each boot and at each change, on this host or in an image."""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from typing import List, NamedTuple, Sequence
+
+import eni_bootstrap
+from eni_bootstrap.errors import BootstrapError, UsageError
+from eni_bootstrap.host import files, installer
+from eni_bootstrap.host.files import File
+from eni_bootstrap.host.installer import Step
+from eni_bootstrap.host.rivals import rivals
+from eni_bootstrap.host.rooted import inside, outside
+
+LOG = logging.getLogger(__name__)
+
+PROGRAM = "/usr/local/sbin/eni-bootstrap"
+"""Where the single file goes: the operator's own programs for root (hier(7))."""
+
+_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
+"""The second is the system's own on Red Hat Enterprise Linux 8 and its descendants, which may lack the first."""
+
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
+"""What the unit's sandbox does not show it (systemd.exec(5), ProtectHome= and PrivateTmp=)."""
+
+_PATIENCE = 30
+"""Seconds for systemctl, which only queues what we ask of it; a systemd that is that busy has other troubles."""
+
+
+class Start(NamedTuple):
+    """How the host starts the agent."""
+
+    command: List[str]
+    files: List[File]
+    """Which have to be put there for that."""
+
+
+def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for name, run, text in (
+        ("install", _install, "have the agent run at each boot and at each change of an ENI"),
+        ("uninstall", _uninstall, "take back what install has put there; first run remove, for routes and rules"),
+    ):
+        parser = commands.add_parser(name, help=text, description=text)
+        parser.add_argument("-v", "--verbose", action="store_true", help="log each step")
+        parser.add_argument("--root", default="/", metavar="DIR", help="the root file system of an image")
+        parser.add_argument("--dry-run", action="store_true", help="print the files and their content only")
+        parser.set_defaults(run=run)
+
+
+def _install(parsed: argparse.Namespace) -> int:
+    root = _root(parsed)
+    if os.path.exists(inside(root, files.packaged([])[0].path)):
+        raise BootstrapError("a package has put the agent's units there; it takes care of them")
+    start = _start(root)
+    if _has_systemd(root):
+        steps = installer.install(root, start.files + files.installed(start.command), dry=parsed.dry_run)
+    else:
+        steps = installer.install(root, start.files, rc_local=start.command, dry=parsed.dry_run)
+    _print(steps, parsed.dry_run)
+    started = parsed.dry_run or not _runs_systemd(root) or _begin(steps)
+    for rival in rivals(root):
+        print("remark: " + rival)
+    left = [step for step in steps if step.verb == "leave"]
+    return 0 if started and not left else 1
+
+
+def _uninstall(parsed: argparse.Namespace) -> int:
+    root = _root(parsed)
+    live = not parsed.dry_run and _runs_systemd(root)
+    here = live and installer.load(root).files
+    if here:
+        _call("systemctl", "stop", files.TIMER, files.RETRY, files.SETTLE, files.SOCKET, files.SERVICE)
+    steps = installer.uninstall(root, dry=parsed.dry_run)
+    _print(steps, parsed.dry_run)
+    if here:
+        _call("systemctl", "reset-failed", files.SERVICE, quiet=True)
+        _call("systemctl", "daemon-reload")
+    return 1 if any(step.verb == "leave" for step in steps) else 0
+
+
+def _root(parsed: argparse.Namespace) -> str:
+    if not os.path.isdir(parsed.root):
+        raise UsageError("--root {}: there is no such directory".format(parsed.root))
+    return os.path.abspath(parsed.root)
+
+
+def _start(root: str) -> Start:
+    """The single file is put to the host's programs; what pip has installed is run where it is.
+
+    Raises ``UsageError`` where the host, or the sandbox, would not find it.
+    """
+    archive = getattr(eni_bootstrap.__spec__.loader, "archive", None)
+    if archive is not None:
+        with open(archive, "rb") as handle:
+            program = File(PROGRAM, handle.read(), 0o755)
+        return Start(_interpreter(root) + [PROGRAM], [program])
+    script = os.path.realpath(sys.argv[0])
+    command = [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "eni_bootstrap"]
+    for path in (command[0], os.path.realpath(sys.executable), sys.prefix, os.path.dirname(eni_bootstrap.__file__)):
+        if not (path + "/").startswith(os.path.join(root, "")):
+            raise UsageError("{} is not below {}: install the agent inside (chroot), or use the single file".format(
+                path, root))
+        if outside(root, path).startswith(tuple(folder + "/" for folder in _HIDDEN)):
+            raise UsageError("the agent can't be run from {}, which services are not shown: install it in /opt, for "
+                             "instance, or use the single file".format(path))
+    return Start([outside(root, command[0])] + command[1:], [])
+
+
+def _interpreter(root: str) -> List[str]:
+    """Nothing where the single file's own first line finds Python."""
+    found = [path for path in _PYTHONS if os.path.exists(inside(root, path))]
+    if not found:
+        raise UsageError("neither {} nor {} is there: install Python first".format(*_PYTHONS))
+    return [] if found[0] == _PYTHONS[0] else found[:1]
+
+
+def _has_systemd(root: str) -> bool:
+    return any(os.path.exists(inside(root, path)) for path in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd"))
+
+
+def _runs_systemd(root: str) -> bool:
+    """Whether it is this very host, and systemd runs it (sd_booted(3))."""
+    return root == "/" and os.path.isdir("/run/systemd/system")
+
+
+def _begin(steps: Sequence[Step]) -> bool:
+    """From now on, too, not only from the next boot; whether that went well. What has changed is begun anew.
+
+    udev finds its new rules by itself (udev(7)).
+    """
+    if any(step.verb in ("write", "remove") for step in steps):
+        _call("systemctl", "stop", files.TIMER, files.SOCKET, files.SERVICE, quiet=True)
+    return _call("systemctl", "daemon-reload") and _call("systemctl", "start", files.TIMER)
+
+
+def _call(*command: str, quiet: bool = False) -> bool:
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=_PATIENCE)
+        problem = done.stdout.decode(errors="replace").strip() if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        done, problem = None, str(error)
+    if done is not None and done.returncode == 0:
+        return True
+    if not quiet:
+        LOG.error("%s: %s", " ".join(command), problem)
+    return False
+
+
+_DONE = {"write": "wrote", "remove": "removed", "leave": "left alone"}
+
+
+def _print(steps: Sequence[Step], dry: bool) -> None:
+    if dry:
+        for step in steps:
+            _print_plan(step)
+        return
+    for step in steps:
+        if step.verb in _DONE:
+            print("{} {}{}".format(_DONE[step.verb], step.path, ": " + step.why if step.why else ""))
+    if not any(step.verb in ("write", "remove") for step in steps):
+        print("nothing to change")
+
+
+def _print_plan(step: Step) -> None:
+    file = step.file
+    print("# {} {}{}{}".format(
+        step.verb, step.path, " (mode {:04o})".format(file.mode) if file and not file.target else "",
+        ": " + step.why if step.why else ""))
+    if file is None:
+        return
+    if file.target:
+        print("link to " + file.target)
+    elif isinstance(file.content, bytes):
+        print("{} bytes, this program itself".format(len(file.content)))
+    else:
+        print(file.content)

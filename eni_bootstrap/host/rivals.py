@@ -1,0 +1,66 @@
+"""What else on this host sets up ENIs: found by its files, named, never switched off by us."""
+
+import glob
+import os
+import re
+from typing import List
+
+from eni_bootstrap.host.rooted import inside, outside
+
+_UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+_TYPED = re.compile(r"^\s*(sudo\s+)?(/\S*/)?(ip\s+(-\S+\s+)*(route|ro?|rule|ru)\s+(add|append|replace)|route\s+add)\b")
+"""What the vendor's page tells to write into rc.local."""
+_YES = re.compile(r"NM_CLOUD_SETUP_ALIYUN=[\"']?(yes|true|1)\b", re.IGNORECASE)
+
+
+def rivals(root: str = "/") -> List[str]:
+    """A sentence for each: what it is, where, and how it is switched off."""
+    return _nm_cloud_setup(root) + _multi_nic_util(root) + _typed_lines(root) + _terway(root)
+
+
+def _nm_cloud_setup(root: str) -> List[str]:
+    """It does something on Alibaba Cloud only where its environment says so (nm-cloud-setup(8))."""
+    if not _enabled(root, "nm-cloud-setup.service") and not _enabled(root, "nm-cloud-setup.timer"):
+        return []
+    places = [path for unit in _UNITS for pattern in ("nm-cloud-setup.service", "nm-cloud-setup.service.d/*.conf")
+              for path in glob.glob(inside(root, unit) + "/" + pattern)]
+    said = [path for path in places if any(_YES.search(line) and not line.startswith("#") for line in _lines(path))]
+    return ["nm-cloud-setup is enabled and told to set up ENIs ({}): both make rules for the same addresses. To leave "
+            "it to eni-bootstrap: systemctl disable --now nm-cloud-setup.timer nm-cloud-setup.service".format(
+                outside(root, said[0]))] if said else []
+
+
+def _multi_nic_util(root: str) -> List[str]:
+    units = [unit + "/eni.service" for unit in _UNITS if os.path.lexists(inside(root, unit) + "/eni.service")]
+    return ["multi-nic-util is installed ({}) and sets up ENIs too. To leave it to eni-bootstrap: systemctl disable "
+            "--now eni.service".format(units[0])] if units else []
+
+
+def _typed_lines(root: str) -> List[str]:
+    said, seen = [], set()
+    for place in ("/etc/rc.local", "/etc/rc.d/rc.local"):
+        path = inside(root, place)
+        numbers = [str(number) for number, line in enumerate(_lines(path), 1) if _TYPED.match(line)]
+        if numbers and path not in seen:
+            seen.add(path)
+            said.append("{} adds routes or rules at boot (line {}): what they do for ENIs is done by eni-bootstrap, "
+                        "and they may win over it; such lines can go".format(place, ", ".join(numbers)))
+    return said
+
+
+def _terway(root: str) -> List[str]:
+    found = glob.glob(inside(root, "/etc/cni/net.d/*terway*"))
+    return ["the container network plug-in terway is configured ({}): ENIs that it gives to containers are not for "
+            "eni-bootstrap".format(outside(root, found[0]))] if found else []
+
+
+def _enabled(root: str, unit: str) -> bool:
+    return any(glob.glob("{}/*.wants/{}".format(inside(root, place), unit)) for place in _UNITS)
+
+
+def _lines(path: str) -> List[str]:
+    try:
+        with open(path, errors="replace") as lines:
+            return list(lines)
+    except OSError:
+        return []
