@@ -48,7 +48,7 @@ def root(tmp_path):
     for folder in ("usr/lib/systemd/system", "usr/bin", "etc/NetworkManager/dispatcher.d", "etc/dhcp", "etc/network",
                    "var/lib", "usr/local"):
         (tmp_path / "root" / folder).mkdir(parents=True)
-    (tmp_path / "root/usr/lib/systemd/systemd").write_text("")
+    (tmp_path / "root/usr/lib/systemd/libsystemd-shared-239.so").write_text("")
     (tmp_path / "root/usr/bin/python3").write_text("")
     (tmp_path / "root/lib").symlink_to("usr/lib")
     return tmp_path / "root"
@@ -224,7 +224,7 @@ class TestRoot:
     def test_links_are_followed_as_on_that_host(self, root):
         (root / "etc/abs").symlink_to("/usr/lib")
         (root / "etc/up").symlink_to("../../../../usr/bin")
-        assert inside(str(root), "/etc/abs/systemd/systemd") == str(root / "usr/lib/systemd/systemd")
+        assert inside(str(root), "/etc/abs/systemd/x") == str(root / "usr/lib/systemd/x")
         assert inside(str(root), "/etc/up/python3") == str(root / "usr/bin/python3")
         assert place(str(root), "/etc/abs") == str(root / "etc/abs")
 
@@ -468,8 +468,11 @@ class TestCommand:
             if file.only_beside != "/etc/networkd-dispatcher":
                 assert file.path in out and (file.content or file.target) in out
 
-    def test_without_systemd(self, program, root):
-        shutil.rmtree(str(root / "usr/lib/systemd"))
+    @pytest.mark.parametrize("shared", ["", "libsystemd-shared-234.so"])
+    def test_without_systemd_or_with_one_too_old(self, program, root, shared):
+        os.unlink(str(root / "usr/lib/systemd/libsystemd-shared-239.so"))
+        if shared:
+            write(root, "usr/lib/systemd/" + shared, "")
         before = tree(root)
         assert self.run(program, "install", "--root", root)[0] == 0
         assert (root / "etc/rc.local").read_text() == "#!/bin/sh\n" + LINE

@@ -12,6 +12,7 @@ from eni_bootstrap.errors import BootstrapError, UsageError
 from eni_bootstrap.host import files, installer
 from eni_bootstrap.host.files import File
 from eni_bootstrap.host.installer import Step
+from eni_bootstrap.host.managers import systemd_version
 from eni_bootstrap.host.rivals import rivals
 from eni_bootstrap.host.rooted import inside, outside
 
@@ -25,6 +26,10 @@ _PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
 
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 """What the unit's sandbox does not show it (systemd.exec(5), ProtectHome= and PrivateTmp=)."""
+
+_OLDEST_SYSTEMD = 239
+"""That of Red Hat Enterprise Linux 8 and Alibaba Cloud Linux 3. Below 235 there are no sandboxed users, and what a
+oneshot notes in /run is deleted after each run: such a host gets the line in rc.local, as one without systemd."""
 
 _PATIENCE = 30
 """Seconds for systemctl, which only queues what we ask of it; a systemd that is that busy has other troubles."""
@@ -55,7 +60,7 @@ def _install(parsed: argparse.Namespace) -> int:
     if os.path.exists(inside(root, files.packaged([])[0].path)):
         raise BootstrapError("a package has put the agent's units there; it takes care of them")
     start = _start(root)
-    if _has_systemd(root):
+    if systemd_version(root) >= _OLDEST_SYSTEMD:
         steps = installer.install(root, start.files + files.installed(start.command), dry=parsed.dry_run)
     else:
         steps = installer.install(root, start.files, rc_local=start.command, dry=parsed.dry_run)
@@ -115,10 +120,6 @@ def _interpreter(root: str) -> List[str]:
     if not found:
         raise UsageError("neither {} nor {} is there: install Python first".format(*_PYTHONS))
     return [] if found[0] == _PYTHONS[0] else found[:1]
-
-
-def _has_systemd(root: str) -> bool:
-    return any(os.path.exists(inside(root, path)) for path in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd"))
 
 
 def _runs_systemd(root: str) -> bool:

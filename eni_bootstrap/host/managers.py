@@ -90,7 +90,7 @@ def advice(managers: Managers) -> List[str]:
 
 
 def _networkd(root: str, started: float) -> Networkd:
-    version = _systemd_version(root)
+    version = systemd_version(root)
     if 0 < version < _FIRST_THAT_DELETES:
         return Networkd(version, True, "this version knows nothing of foreign rules")
     values = {name: _setting(root, name) for name in _SWITCHES}
@@ -113,8 +113,8 @@ def _started(root: str, unit: str) -> Optional[float]:
         return None
 
 
-def _systemd_version(root: str) -> int:
-    """The library that all of systemd's programs share bears it in its name."""
+def systemd_version(root: str) -> int:
+    """The library that all of systemd's programs share bears it in its name, since 231; 0: older, or there is none."""
     versions = [int(found.group(1)) for place in ("usr/lib", "usr/lib64", "usr/lib/*", "lib")
                 for path in glob.glob(os.path.join(root, place, "systemd/libsystemd-shared-*.so"))
                 for found in [re.search(r"-(\d+)[^/]*\.so$", path)] if found]
