@@ -255,3 +255,11 @@ def test_what_remove_took_back_stays_away_until_somebody_runs_apply(unit):
     assert ip(vpc, "rule show") + ip(vpc, "route show table all") == before
     assert agent("apply").code == 0
     assert "nothing to change" in run()
+
+
+@pytest.mark.kernel
+def test_metadata_that_is_dead_is_one_line_in_the_journal(vpc, make_agent):
+    vpc.service.close()
+    result = make_agent(vpc)("apply", "--unattended", "--timeout", 5)
+    assert (result.code, result.out) == (3, "")
+    assert result.err.count("\n") == 1 and "connection refused; gave up after 5 s" in result.err
