@@ -121,7 +121,7 @@ class MetadataClient:
         if isinstance(error, _NoContact):
             host = urlsplit(self._base).netloc
             advice = f"; is a firewall, a VPN or Tailscale (100.64.0.0/10) between this machine and {host}?"
-        return MetadataError(f"{error}; gave up after {self._deadline.seconds:g} s{advice}")
+        return MetadataError(f"no metadata: {error}; gave up after {self._deadline.seconds:g} s{advice}")
 
     # -- what is asked --
 

@@ -119,7 +119,7 @@ def test_a_busy_service_is_asked_again(client, service, clock, status):
 def test_a_service_that_stays_busy_is_named_at_the_deadline(client, service, clock):
     token(service)
     whole(service, status=429)
-    assert failure(client) == "GET {}{}: 429 Too Many Requests; gave up after 10 s".format(URL, ALL)
+    assert failure(client) == "no metadata: GET {}{}: 429 Too Many Requests; gave up after 10 s".format(URL, ALL)
     assert 9.5 < clock.now < 10
 
 
@@ -127,7 +127,7 @@ def test_a_service_that_goes_on_failing_is_asked_in_both_ways_and_named_at_the_d
     token(service)
     whole(service, status=503)
     leaf(service, MAC, status=503)
-    assert failure(client) == "GET {}{}: 503 Service Unavailable; gave up after 10 s".format(URL, MAC)
+    assert failure(client) == "no metadata: GET {}{}: 503 Service Unavailable; gave up after 10 s".format(URL, MAC)
     assert 9.5 < clock.now < 10
 
 

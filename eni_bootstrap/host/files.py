@@ -200,15 +200,15 @@ AccuracySec=1s
 RemainAfterElapse=no
 """.format(service=SERVICE, times="\n".join("OnActiveSec={}s".format(second) for second in (1, 3, 7, 15, 30, 60, 120)))
 
-# Alibaba's MACs; what has no driver of its own or above it (VLAN, bridge, container link) is no ENI. An event with
-# SYNTH_UUID was asked for (udevadm trigger, at each boot), and is no hot-plug.
+# Alibaba's MACs; what has no driver of its own or above it (VLAN, bridge, container link) is no ENI, which can only be
+# asked positively: != would hold for any parent without one. An event with SYNTH_UUID was asked for (udevadm trigger,
+# at each boot), and is no hot-plug.
 _UDEV = """\
 SUBSYSTEM!="net", GOTO="eni_bootstrap_end"
 ACTION=="remove", ENV{{ENI_BOOTSTRAP}}=="1", RUN+="/bin/systemctl --no-block start {service}"
 ACTION!="add", GOTO="eni_bootstrap_end"
-ATTR{{address}}!="00:16:3e:*", GOTO="eni_bootstrap_end"
-DRIVERS!="?*", GOTO="eni_bootstrap_end"
-ENV{{ENI_BOOTSTRAP}}="1"
+ATTR{{address}}=="00:16:3e:*", DRIVERS=="?*", ENV{{ENI_BOOTSTRAP}}="1"
+ENV{{ENI_BOOTSTRAP}}!="1", GOTO="eni_bootstrap_end"
 ATTR{{netdev_group}}=="0", ATTR{{netdev_group}}="{group}"
 ENV{{SYNTH_UUID}}!="?*", RUN+="/bin/systemctl --no-block restart {settle}"
 LABEL="eni_bootstrap_end"
