@@ -43,6 +43,12 @@ class Start(NamedTuple):
     """Which have to be put there for that."""
 
 
+def single_file() -> str:
+    """The path of the single file, if this program is run out of it; else empty."""
+    archive = getattr(eni_bootstrap.__spec__.loader, "archive", "")
+    return os.path.abspath(archive) if archive else ""
+
+
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     for name, run, text in (
         ("install", _install, "have the agent run at each boot and at each change of an ENI"),
@@ -77,7 +83,7 @@ def _uninstall(parsed: argparse.Namespace) -> int:
     live = not parsed.dry_run and _runs_systemd(root)
     here = live and installer.load(root).files
     if here:
-        _call("systemctl", "stop", files.TIMER, files.RETRY, files.SETTLE, files.SOCKET, files.SERVICE)
+        _end()
     steps = installer.uninstall(root, dry=parsed.dry_run)
     _print(steps, parsed.dry_run)
     if here:
@@ -97,9 +103,8 @@ def _start(root: str) -> Start:
 
     Raises ``UsageError`` where the host, or the sandbox, would not find it.
     """
-    archive = getattr(eni_bootstrap.__spec__.loader, "archive", None)
-    if archive is not None:
-        with open(archive, "rb") as handle:
+    if single_file():
+        with open(single_file(), "rb") as handle:
             program = File(PROGRAM, handle.read(), 0o755)
         return Start(_interpreter(root) + [PROGRAM], [program])
     script = os.path.realpath(sys.argv[0])
@@ -133,8 +138,14 @@ def _begin(steps: Sequence[Step]) -> bool:
     udev finds its new rules by itself (udev(7)).
     """
     if any(step.verb in ("write", "remove") for step in steps):
-        _call("systemctl", "stop", files.TIMER, files.SOCKET, files.SERVICE, quiet=True)
+        _end()
     return _call("systemctl", "daemon-reload") and _call("systemctl", "start", files.TIMER)
+
+
+def _end() -> None:
+    """A service that is stopped at work has failed, and so starts the retry's timer: that is stopped last."""
+    _call("systemctl", "stop", files.TIMER, files.SETTLE, files.SOCKET, files.SERVICE, quiet=True)
+    _call("systemctl", "stop", files.RETRY, quiet=True)
 
 
 def _call(*command: str, quiet: bool = False) -> bool:
