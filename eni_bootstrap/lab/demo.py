@@ -21,7 +21,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 import eni_bootstrap
 from eni_bootstrap.errors import BootstrapError, MetadataError, UsageError
-from eni_bootstrap.host.command import single_file
+from eni_bootstrap.host import singlefile
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab import probe, story
 from eni_bootstrap.lab.fabric import FORWARDED, Packet
@@ -29,7 +29,7 @@ from eni_bootstrap.lab.namespace import isolate
 from eni_bootstrap.lab.story import Question, Run, Trace
 from eni_bootstrap.lab.vpc import METADATA, Tree, Vpc, make_tree
 
-AGENT = (sys.executable,) + ((single_file(),) if single_file() else ("-m", "eni_bootstrap"))
+AGENT = (sys.executable,) + ((singlefile.path(),) if singlefile.path() else ("-m", "eni_bootstrap"))
 """The agent as a program; out of the single file, where that is what runs."""
 
 MOST_ENIS = 32

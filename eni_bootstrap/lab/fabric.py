@@ -5,6 +5,7 @@ an ENI may send from its own addresses only, EIPs are translated one to one, and
 """
 
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -17,7 +18,7 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tu
 
 from pyroute2 import IPRoute
 
-from eni_bootstrap.lab import wire
+from eni_bootstrap.lab import dhcp, wire
 from eni_bootstrap.lab.namespace import Namespace, set_up
 from eni_bootstrap.model import Address, Network
 
@@ -34,11 +35,16 @@ _FRAME = 65536
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_OFF = (0x17, 0x1F, 0x24)
 """Transmit checksums, TCP segmentation, generic segmentation: otherwise a veth hands over unfinished packets."""
+_TUN = "/dev/net/tun"
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 
 
 FORWARDED = "forwarded"
 ANSWERED = "answered"
 """A gateway was pinged."""
+LEASED = "leased"
+"""The DHCP server was asked, and has answered."""
 SOURCE_CHECK = "source check"
 """Dropped: it came from an ENI that does not own its source."""
 NO_ROUTE = "no route"
@@ -79,6 +85,8 @@ class Port:
         """How many packets from here got which verdict; ``lost``: how many could not be handed over to here."""
         self.device = ""
         self.socket: socket.socket
+        self.lease: Optional[dhcp.Lease] = None
+        """What the DHCP server at this port gives; None: there is no such server."""
 
     def owns(self, address: Address) -> bool:
         return any(address in network for network in self.owned)
@@ -134,22 +142,44 @@ class Fabric:
         nat: bool = False,
     ) -> Port:
         """Make a link ``device`` in ``namespace``, down, and plug it in as port ``name``."""
+        port = self._new_port(name, mac, owned, gateways, nat)
+        with self.namespace, IPRoute() as kernel:
+            peer = {"ifname": device, "address": mac, "net_ns_fd": namespace.descriptor}
+            kernel.link("add", ifname=port.device, kind="veth", address=MAC, peer=peer)
+        with namespace:
+            _finish_packets(device)
+        return self._open(port)
+
+    def attach_tap(self, name: str, mac: str, owned: Iterable[Network], gateways: Iterable[Address] = ()) -> Port:
+        """Plug in a tap: its other end is for a virtual machine, which is started in the fabric's namespace and has
+        the device ``port.device`` and this MAC."""
+        port = self._new_port(name, mac, owned, gateways, nat=False)
+        with self.namespace:
+            tun = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", port.device.encode(), _IFF_TAP | _IFF_NO_PI))
+                fcntl.ioctl(tun, _TUNSETPERSIST, 1)
+            finally:
+                os.close(tun)
+        return self._open(port)
+
+    def _new_port(
+        self, name: str, mac: str, owned: Iterable[Network], gateways: Iterable[Address], nat: bool
+    ) -> Port:
         port = Port(name, mac, owned, gateways, nat)
         self._made += 1
         port.device = f"port{self._made}"
+        return port
+
+    def _open(self, port: Port) -> Port:
         with self.namespace:
-            with IPRoute() as kernel:
-                peer = {"ifname": device, "address": mac, "net_ns_fd": namespace.descriptor}
-                kernel.link("add", ifname=port.device, kind="veth", address=MAC, peer=peer)
             set_up(port.device, True)
             port.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
             # Otherwise a fresh link swallows packets until the kernel's link watch has given it a queue.
             port.socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
             port.socket.bind((port.device, _ETH_P_ALL))
-        with namespace:
-            _finish_packets(device)
         with self._lock:
-            self.ports[name] = port
+            self.ports[port.name] = port
             self._by_descriptor[port.socket.fileno()] = port
             self._learn()
         self._epoll.register(port.socket, select.EPOLLIN)
@@ -242,6 +272,17 @@ class Fabric:
             return  # whoever asks for his own address checks that nobody else has it
         self._send(port, wire.ARP, wire.arp_reply(request, wire.mac(MAC)))
 
+    def _answer_dhcp(self, port: Port, packet: wire.Packet) -> None:
+        """A lease that is renewed is asked for from the address itself, for which the source check holds as well."""
+        if not packet.src.is_unspecified and not port.owns(packet.src):
+            port.counters[SOURCE_CHECK] += 1
+            self._observe(port, "from", packet, SOURCE_CHECK)
+        elif port.lease is not None and not self._is_mute(port, port.lease.gateway):
+            answer = dhcp.answer(packet, wire.mac(port.mac), port.lease)
+            if answer is not None:
+                port.counters[LEASED] += 1
+                self._send(port, wire.IPV4, answer)
+
     def _take(self, port: Port, packet: wire.Packet) -> None:
         """A packet came out of a port."""
         if packet.is_solicitation:
@@ -249,6 +290,8 @@ class Fabric:
             if packet.src.is_unspecified or self._is_mute(port, target) or port.owns(target):
                 return
             self._send(port, wire.IPV6, wire.advertisement(packet, wire.mac(MAC), target in self._gateways))
+        elif dhcp.is_request(packet):
+            self._answer_dhcp(port, packet)
         elif packet.is_link_upkeep:
             return
         else:

@@ -126,6 +126,8 @@ class MetadataService:
 
     def __init__(self, tree: Dict[str, Any], address: Tuple[str, int] = ("127.0.0.1", 0), **faults: Any) -> None:
         self.tree = tree
+        self.user_data: Optional[str] = None
+        """What the operator gave the instance; beside ``meta-data``."""
         self.faults = Faults(**faults)
         self.requests: List[Request] = []
         self.connections = 0
@@ -143,6 +145,11 @@ class MetadataService:
     def url(self) -> str:
         host, port = map(str, self._server.server_address[:2])
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def age(self) -> float:
+        """Seconds since ``start()``, in which ``Faults.late`` counts."""
+        return time.monotonic() - self._started
 
     def start(self) -> "MetadataService":
         self._started = time.monotonic()
@@ -240,7 +247,7 @@ class MetadataService:
             return NOT_FOUND
         if names[1:] == ["meta-data", "all"]:
             return self._all()
-        node: Any = {"meta-data": self._visible(self.faults.still_listed)}
+        node: Any = {"meta-data": self._visible(self.faults.still_listed), "user-data": self.user_data}
         for name in names[1:]:
             if not isinstance(node, dict) or name not in node:
                 return NOT_FOUND

@@ -15,6 +15,7 @@ from pyroute2 import IPRoute
 
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab import fabric as cloud_fabric
+from eni_bootstrap.lab.dhcp import Lease
 from eni_bootstrap.lab.fabric import Fabric
 from eni_bootstrap.lab.namespace import Namespace, set_up
 from eni_bootstrap.lab.service import MetadataService
@@ -43,8 +44,12 @@ _FIRST_HOST = 10
 _FIRST_HOST6 = 0x1000
 _FIRST_PREFIX6 = 0xA000
 
-DHCP, UP, DOWN = "dhcp", "up", "down"
-"""What the operating system did with a link: all; address but no default (Ubuntu 16); nothing (cloud-init 22.4)."""
+DHCP, UP, DOWN, REAL = "dhcp", "up", "down", "real"
+"""What the operating system did with a link: all; address but no default (Ubuntu 16); nothing (cloud-init 22.4);
+``real``: it is a real one and does it by itself, the primary's too, with leases from the VPC's own DHCP."""
+
+LEASE = 3600
+"""Seconds that a lease lasts there."""
 
 
 # What the cloud knows
@@ -180,7 +185,8 @@ class Vpc:
     ``names``: the links' names, the primary's first (otherwise eth0, eth1, … in the order of the tree).
     ``os``: ``dhcp``, ``up`` or ``down`` for the secondaries, or for each name (the others are ``dhcp``).
     ``assign``: put all addresses on the links, not only the primary one. ``ipv6_onlink``: give the IPv6 address its
-    /64. ``ipv6_defaults``: the secondaries have an IPv6 default route too. ``faults``: for the metadata service.
+    /64. ``ipv6_defaults``: the secondaries have an IPv6 default route too. ``taps``: the instance is a virtual machine
+    on the fabric's taps, and its ENIs are not in ``instance``. ``faults``: for the metadata service.
     """
 
     def __init__(
@@ -192,6 +198,7 @@ class Vpc:
         ipv6_onlink: bool = False,
         ipv6_defaults: bool = True,
         service: bool = True,
+        taps: bool = False,
         **faults: Any,
     ) -> None:
         self.tree = tree
@@ -203,6 +210,7 @@ class Vpc:
         self._assign = assign
         self._ipv6_onlink = ipv6_onlink
         self._ipv6_defaults = ipv6_defaults
+        self._taps = taps
         self._neighbours: Dict[Network, Host] = {}
         self._eip_of: Dict[Address, Address] = {}
         self._free_eips = _free_eips()
@@ -326,21 +334,26 @@ class Vpc:
             if not isinstance(os, str):
                 done = os.get(name, DHCP)
             else:
-                done = DHCP if interface.primary else os
+                done = DHCP if interface.primary and os != REAL else os
             self._plug(name, interface, done)
         _settle(self.instance)
 
     def _plug(self, name: str, interface: NetworkInterface, os: str) -> None:
-        if os not in (DHCP, UP, DOWN):
+        if os not in (DHCP, UP, DOWN, REAL):
             raise ValueError(f"an operating system does not do {os!r} with a link")
         gateways = [subnet.gateway for subnet in interface.subnets]
-        self.fabric.attach(name, self.instance, name, interface.mac, _owned(interface), gateways)
+        if self._taps:
+            port = self.fabric.attach_tap(name, interface.mac, _owned(interface), gateways)
+        else:
+            port = self.fabric.attach(name, self.instance, name, interface.mac, _owned(interface), gateways)
         number = len(self.nics)
         self.nics[name] = interface
         for subnet in interface.subnets:
             if subnet.version == 4:
                 self.eips[name] = self.eip(subnet.addresses[0])
-        if os != DOWN:
+                if os == REAL:
+                    port.lease = _lease(subnet)
+        if os not in (DOWN, REAL):
             with self.instance:
                 set_up(name, True)
                 with IPRoute() as kernel:
@@ -395,6 +408,12 @@ def _owned(interface: NetworkInterface) -> List[Network]:
         owned += [ip_network(address) for address in subnet.addresses]
         owned += subnet.prefixes
     return owned
+
+
+def _lease(subnet: Subnet) -> Lease:
+    return Lease(
+        IPv4Address(subnet.addresses[0]), IPv4Network(subnet.vswitch), IPv4Address(subnet.gateway), LEASE
+    )
 
 
 def _metric(version: int, number: int) -> int:
