@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional
 
-from eni_bootstrap import __version__, bootstrap, views, wake
+from eni_bootstrap import __version__, bootstrap, output, views, wake
 from eni_bootstrap.bootstrap import Report, World
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
@@ -97,7 +97,7 @@ def _work(parsed: argparse.Namespace) -> int:
         text = json.dumps(views.as_json(report), indent=1) + "\n"
     else:
         text = views.unattended_text(report) if config.unattended else chosen.text(report)
-    return report.exit_code if _write(text) else 1
+    return report.exit_code if output.write(text) else 1
 
 
 @contextlib.contextmanager
@@ -114,20 +114,6 @@ def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None
         wake.settle(handed)
         wake.narrow(handed, config, port=kernel.port)
         yield lambda report: wake.narrow(handed, config, indexes=kernel.indexes(report.devs)) if report.devs else None
-
-
-def _write(text: str) -> bool:
-    """Print the result, in an encoding that takes less than all characters too; whether it could be written."""
-    encoding = sys.stdout.encoding or "ascii"
-    try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return False  # whoever was reading has seen enough
-    except OSError as error:
-        LOG.error("the result can't be written: %s", error.strerror)
-        return False
-    return True
 
 
 def _parser() -> argparse.ArgumentParser:

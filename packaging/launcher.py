@@ -1,8 +1,9 @@
 """What Python runs of the single file: its ``__main__``.
 
-The byte code of all modules for one Python is one member of the zip (bytecode.py), read and unpacked at once. So many
-members, one for each module, would take a fifth longer to import than files on disk; like this it is as fast. A Python
-for which there is none compiles the sources, which are members as usual, anew at each start: four times as long.
+The byte code of all modules for one Python is one member of the zip (eni_bootstrap/host/bytecode.py), read and unpacked
+at once. So many members, one for each module, would take a fifth longer to import than files on disk; like this it is as
+fast. A Python for which there is none compiles the sources, which are members as usual, anew at each start: four times as
+long. ``install`` adds the host's.
 """
 
 import marshal

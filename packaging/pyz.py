@@ -10,6 +10,7 @@ same sources, wheels and Pythons give the same bytes.
 import argparse
 import concurrent.futures
 import glob
+import io
 import os
 import re
 import shutil
@@ -35,12 +36,22 @@ def main():
     parser.add_argument("--interpreter", default="/usr/bin/env python3", metavar="LINE", help="the first line's")
     parser.add_argument("file")
     parsed = parser.parse_args()
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, parsed.source)
+    from eni_bootstrap.host import singlefile
+
     with tempfile.TemporaryDirectory() as folder:
         for line in LINES:
             lay_out(os.path.join(folder, line), parsed.source, os.path.join(parsed.wheels, line))
-        code = compile_for(parsed.python or installed_pythons(), folder)
-        write(parsed.file, parsed.interpreter, folder, code)
-    print("{}: {:,} bytes, byte code for {}".format(parsed.file, os.path.getsize(parsed.file), ", ".join(code)))
+        program = pack(parsed.interpreter, folder)
+    pythons = chosen(parsed.python or installed_pythons())
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as at_once:
+        members = dict(at_once.map(lambda python: singlefile.byte_code(program, python), pythons))
+    program = singlefile.with_members(program, members)
+    with open(parsed.file, "wb") as file:
+        file.write(program)
+    os.chmod(parsed.file, 0o755)
+    print("{}: {:,} bytes, with {}".format(parsed.file, len(program), ", ".join(members)))
 
 
 def lay_out(folder, source, wheels):
@@ -67,8 +78,8 @@ def installed_pythons():
     return [path for path in found if os.access(path, os.X_OK) and re.search(r"python3[.0-9]*$", path)]
 
 
-def compile_for(pythons, folder):
-    """Kind of CPython: byte code by the newest of that kind, oldest kind first."""
+def chosen(pythons):
+    """The newest of each kind of CPython, the oldest kind first."""
     newest = {}
     for python in pythons:
         asked = subprocess.run([python, "-c", _ASK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -76,42 +87,30 @@ def compile_for(pythons, folder):
         # Else one of pyenv's place-holders, or PyPy.
         if asked.returncode == 0 and tag.startswith("cpython-") and version >= "3.06":
             newest.setdefault(tag, []).append((version, python))
-    chosen = sorted((max(found, key=lambda each: each[0]), tag) for tag, found in newest.items())
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as at_once:
-        code = at_once.map(lambda each: compile_by(*each[0], folder=folder), chosen)
-        return dict(zip((tag for _, tag in chosen), code))
+    return [python for _, python in sorted(max(found, key=lambda each: each[0]) for found in newest.values())]
 
 
-def compile_by(version, python, folder):
-    line = os.path.join(folder, LINES[0] if version < "3.09" else LINES[1])
-    # The seed is for the order of sets, which become constants.
-    return subprocess.run([python, "-S", "-W", "ignore", os.path.join(HERE, "bytecode.py"), line],
-                          env=dict(os.environ, PYTHONHASHSEED="0"), stdout=subprocess.PIPE, check=True).stdout
-
-
-def write(path, interpreter, folder, code):
+def pack(interpreter, folder):
     # Zip knows no dates before 1980.
     date = time.gmtime(max(int(os.environ.get("SOURCE_DATE_EPOCH", 0)), 315532800))[:6]
-    with open(path, "wb") as file:
-        file.write("#!{}\n".format(interpreter).encode())
-        with zipfile.ZipFile(file, "w") as archive:
+    file = io.BytesIO()
+    file.write("#!{}\n".format(interpreter).encode())
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
 
-            def add(name, data, how=zipfile.ZIP_DEFLATED):
-                member = zipfile.ZipInfo(name, date)
-                member.compress_type = how
-                member.external_attr = 0o100644 << 16
-                archive.writestr(member, data)
+        def add(name, path):
+            member = zipfile.ZipInfo(name, date)
+            member.compress_type = zipfile.ZIP_DEFLATED
+            member.external_attr = 0o100644 << 16
+            with open(path, "rb") as source:
+                archive.writestr(member, source.read())
 
-            with open(os.path.join(HERE, "launcher.py"), "rb") as launcher:
-                add("__main__.py", launcher.read())
-            for tag, data in code.items():
-                add("code/" + tag, data, zipfile.ZIP_STORED)
-            for here, folders, names in os.walk(folder):
-                folders.sort()
-                for name in sorted(names):
-                    with open(os.path.join(here, name), "rb") as source:
-                        add(os.path.relpath(os.path.join(here, name), folder), source.read())
-    os.chmod(path, 0o755)
+        add("__main__.py", os.path.join(HERE, "launcher.py"))
+        for here, folders, names in os.walk(folder):
+            folders.sort()
+            for name in sorted(names):
+                path = os.path.join(here, name)
+                add(os.path.relpath(path, folder), path)
+    return file.getvalue()
 
 
 if __name__ == "__main__":

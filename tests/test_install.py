@@ -442,7 +442,8 @@ class TestCommand:
 
     def test_it_puts_itself_there_too(self, program, root):
         before = tree(root)
-        assert self.run(program, "install", "--root", root)[::2] == (0, "")
+        code, _, err = self.run(program, "install", "--root", root)
+        assert code == 0 and err.count("\n") == 1 and "/usr/bin/python3 can't be run" in err  # it is empty here
         assert (root / "usr/local/sbin/eni-bootstrap").read_bytes() == program.read_bytes()
         assert os.access(str(root / "usr/local/sbin/eni-bootstrap"), os.X_OK)
         assert "ExecStart=/usr/local/sbin/eni-bootstrap apply" in \
@@ -478,6 +479,15 @@ class TestCommand:
         assert (root / "etc/rc.local").read_text() == "#!/bin/sh\n" + LINE
         assert self.run(program, "uninstall", "--root", root)[0] == 0
         assert tree(root) == before
+
+    def test_who_reads_a_part_only_gets_all_of_it_done(self, program, root):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run([sys.executable, str(program), "install", "--root", str(root)], stdout=writing,
+                              stderr=subprocess.PIPE)
+        os.close(writing)
+        assert done.returncode == 1 and b"unexpected" not in done.stderr
+        assert self.run(program, "install", "--root", root)[1] == "nothing to change\n"
 
     def test_rivals_are_named(self, program, root):
         write(root, "etc/systemd/system/eni.service", "[Service]\n")

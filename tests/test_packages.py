@@ -11,7 +11,8 @@ import pytest
 
 import eni_bootstrap
 from eni_bootstrap import cli
-from eni_bootstrap.host import files
+from eni_bootstrap.errors import BootstrapError
+from eni_bootstrap.host import files, singlefile
 from tests.agent import ROOT
 
 BUILD = os.path.join(ROOT, "packaging", "build")
@@ -132,6 +133,32 @@ def test_single_file_without_byte_code_for_a_python_runs_from_its_sources(pyz, t
             elif member.filename == "code/" + TAG:
                 rest.writestr(member, b"another Python's")
     assert eni_bootstrap.__version__ in said(sys.executable, str(less), "--version")
+
+
+def test_single_file_gets_byte_code_for_a_python_that_its_builder_did_not_have(pyz, tmp_path):
+    """Once, and the same each time; then it is what runs."""
+    with zipfile.ZipFile(pyz) as whole:
+        code = whole.read("code/" + TAG)
+        with zipfile.ZipFile(str(tmp_path / "less.pyz"), "w") as rest:
+            for member in whole.infolist():
+                if not member.filename.startswith("code/"):
+                    rest.writestr(member, whole.read(member))
+    less = (tmp_path / "less.pyz").read_bytes()
+    assert singlefile.byte_code(less, sys.executable) == ("code/" + TAG, code)
+    more = singlefile.with_byte_code(less, sys.executable, "/")
+    assert singlefile.with_byte_code(more, sys.executable, "/") == more
+    (tmp_path / "more.pyz").write_bytes(more)
+    said = run(sys.executable, "-v", str(tmp_path / "more.pyz"), "--version").stdout
+    assert "eni-bootstrap {}\n".format(eni_bootstrap.__version__) in said
+    assert not re.search("import '(requests|pyroute2|eni_bootstrap)'.*zipimporter", said)
+    assert re.search("import 'eni_bootstrap'.*Library", said)
+
+
+@pytest.mark.parametrize("python, words", [
+    ("/bin/false", "can't compile the program: 1"), ("/nonexistent", "can't be run"), ("/bin/ls", "can't compile")])
+def test_what_is_no_python_is_named(python, words):
+    with pytest.raises(BootstrapError, match=words):
+        singlefile.byte_code(b"", python)
 
 
 def test_single_file_can_be_installed_into_an_image(pyz, tmp_path):

@@ -1,28 +1,29 @@
-"""Compiles a folder of modules to standard output, as the launcher reads it. Run by each Python that it is for.
+"""Byte code of the single file's modules, for the Python that runs this. A program for itself, which imports nothing of
+ours: packaging runs it on many Pythons, ``install`` on the host's.
 
-    python bytecode.py FOLDER >MEMBER
+    python bytecode.py <eni-bootstrap.pyz
 
-First the magic number of this Python's byte code, and two numbers of four bytes, little end first: how long the rest is
-when unpacked, and where its table is. The rest is packed (zlib): each module's code as marshal has it, and the table,
-name: (path, whether it is a package, start, end).
+It prints a line, the name of the zip's member for this Python, ``code/cpython-3xx``, and behind it the member, as the
+launcher reads it: first the magic number of this Python's byte code, and two numbers of four bytes, little end first:
+how long the rest is when unpacked, and where its table is. The rest is packed (zlib): each module's code as marshal has
+it, and the table, name: (path, whether it is a package, start, end). Where the file has that member, only the line.
 """
 
+import io
 import marshal
-import os
 import sys
+import zipfile
 import zlib
 from importlib.util import MAGIC_NUMBER
+from typing import BinaryIO, Dict
 
 
-def compiled(folder):
-    paths = sorted(os.path.relpath(os.path.join(here, name), folder)
-                   for here, _, names in os.walk(folder) for name in names if name.endswith(".py"))
+def compiled(modules: Dict[str, bytes]) -> bytes:
+    """The member for these modules: path: source."""
     code, table = bytearray(), {}
-    for path in paths:
-        parts = path[:-len(".py")].split(os.sep)
+    for path, text in sorted(modules.items()):
+        parts = path[:-len(".py")].split("/")
         is_package = parts[-1] == "__init__"
-        with open(os.path.join(folder, path), "rb") as source:
-            text = source.read()
         # A name without the folder, so that the same bytes come out wherever it is built; no -O: assertions stay.
         module = marshal.dumps(compile(text, "eni-bootstrap/" + path, "exec", dont_inherit=True, optimize=0))
         name = ".".join(parts[:-1] if is_package else parts)
@@ -33,5 +34,16 @@ def compiled(folder):
                      zlib.compress(whole, 9)))
 
 
+def main(file: BinaryIO, output: BinaryIO) -> None:
+    member = "code/{}".format(sys.implementation.cache_tag)
+    line = "py36/" if sys.version_info < (3, 9) else "py39/"
+    output.write(member.encode() + b"\n")
+    with zipfile.ZipFile(io.BytesIO(file.read())) as archive:
+        names = archive.namelist()
+        if member not in names:
+            output.write(compiled({name[len(line):]: archive.read(name) for name in names
+                                   if name.startswith(line) and name.endswith(".py")}))
+
+
 if __name__ == "__main__":
-    sys.stdout.buffer.write(compiled(sys.argv[1]))
+    main(sys.stdin.buffer, sys.stdout.buffer)

@@ -8,8 +8,9 @@ import sys
 from typing import List, NamedTuple, Sequence
 
 import eni_bootstrap
+from eni_bootstrap import output
 from eni_bootstrap.errors import BootstrapError, UsageError
-from eni_bootstrap.host import files, installer
+from eni_bootstrap.host import files, installer, singlefile
 from eni_bootstrap.host.files import File
 from eni_bootstrap.host.installer import Step
 from eni_bootstrap.host.managers import systemd_version
@@ -43,12 +44,6 @@ class Start(NamedTuple):
     """Which have to be put there for that."""
 
 
-def single_file() -> str:
-    """The path of the single file, if this program is run out of it; else empty."""
-    archive = getattr(eni_bootstrap.__spec__.loader, "archive", "")
-    return os.path.abspath(archive) if archive else ""
-
-
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     for name, run, text in (
         ("install", _install, "have the agent run at each boot and at each change of an ENI"),
@@ -70,12 +65,10 @@ def _install(parsed: argparse.Namespace) -> int:
         steps = installer.install(root, start.files + files.installed(start.command), dry=parsed.dry_run)
     else:
         steps = installer.install(root, start.files, rc_local=start.command, dry=parsed.dry_run)
-    _print(steps, parsed.dry_run)
     started = parsed.dry_run or not _runs_systemd(root) or _begin(steps)
-    for rival in rivals(root):
-        print("remark: " + rival)
+    said = _text(steps, parsed.dry_run) + ["remark: " + rival for rival in rivals(root)]
     left = [step for step in steps if step.verb == "leave"]
-    return 0 if started and not left else 1
+    return 0 if _write(said) and started and not left else 1
 
 
 def _uninstall(parsed: argparse.Namespace) -> int:
@@ -85,11 +78,11 @@ def _uninstall(parsed: argparse.Namespace) -> int:
     if here:
         _end()
     steps = installer.uninstall(root, dry=parsed.dry_run)
-    _print(steps, parsed.dry_run)
     if here:
         _call("systemctl", "reset-failed", files.SERVICE, quiet=True)
         _call("systemctl", "daemon-reload")
-    return 1 if any(step.verb == "leave" for step in steps) else 0
+    left = [step for step in steps if step.verb == "leave"]
+    return 0 if _write(_text(steps, parsed.dry_run)) and not left else 1
 
 
 def _root(parsed: argparse.Namespace) -> str:
@@ -103,10 +96,12 @@ def _start(root: str) -> Start:
 
     Raises ``UsageError`` where the host, or the sandbox, would not find it.
     """
-    if single_file():
-        with open(single_file(), "rb") as handle:
-            program = File(PROGRAM, handle.read(), 0o755)
-        return Start(_interpreter(root) + [PROGRAM], [program])
+    if singlefile.path():
+        python = _python(root)
+        with open(singlefile.path(), "rb") as handle:
+            program = _with_byte_code(handle.read(), python, root)
+        found_by_first_line = python == _PYTHONS[0]
+        return Start(([] if found_by_first_line else [python]) + [PROGRAM], [File(PROGRAM, program, 0o755)])
     script = os.path.realpath(sys.argv[0])
     command = [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "eni_bootstrap"]
     for path in (command[0], os.path.realpath(sys.executable), sys.prefix, os.path.dirname(eni_bootstrap.__file__)):
@@ -119,12 +114,22 @@ def _start(root: str) -> Start:
     return Start([outside(root, command[0])] + command[1:], [])
 
 
-def _interpreter(root: str) -> List[str]:
-    """Nothing where the single file's own first line finds Python."""
-    found = [path for path in _PYTHONS if os.path.exists(inside(root, path))]
-    if not found:
-        raise UsageError("neither {} nor {} is there: install Python first".format(*_PYTHONS))
-    return [] if found[0] == _PYTHONS[0] else found[:1]
+def _python(root: str) -> str:
+    """The host's own."""
+    for path in _PYTHONS:
+        if os.path.exists(inside(root, path)):
+            return path
+    raise UsageError("neither {} nor {} is there: install Python first".format(*_PYTHONS))
+
+
+def _with_byte_code(program: bytes, python: str, root: str) -> bytes:
+    """The single file, such that it starts fast on the host."""
+    try:
+        return singlefile.with_byte_code(program, python, root)
+    except BootstrapError as error:
+        LOG.warning("%s; so each run compiles the program anew, which takes four times as long and does no other harm",
+                    error)
+        return program
 
 
 def _runs_systemd(root: str) -> bool:
@@ -165,28 +170,29 @@ def _call(*command: str, quiet: bool = False) -> bool:
 _DONE = {"write": "wrote", "remove": "removed", "leave": "left alone"}
 
 
-def _print(steps: Sequence[Step], dry: bool) -> None:
+def _write(lines: Sequence[str]) -> bool:
+    return output.write("".join(line + "\n" for line in lines))
+
+
+def _text(steps: Sequence[Step], dry: bool) -> List[str]:
+    """What was done, or each file whole that would be."""
     if dry:
-        for step in steps:
-            _print_plan(step)
-        return
-    for step in steps:
-        if step.verb in _DONE:
-            print("{} {}{}".format(_DONE[step.verb], step.path, ": " + step.why if step.why else ""))
-    if not any(step.verb in ("write", "remove") for step in steps):
-        print("nothing to change")
+        return [line for step in steps for line in _file_text(step)]
+    said = ["{} {}{}".format(_DONE[step.verb], step.path, ": " + step.why if step.why else "")
+            for step in steps if step.verb in _DONE]
+    changed = any(step.verb in ("write", "remove") for step in steps)
+    return said + ([] if changed else ["nothing to change"])
 
 
-def _print_plan(step: Step) -> None:
+def _file_text(step: Step) -> List[str]:
     file = step.file
-    print("# {} {}{}{}".format(
+    said = ["# {} {}{}{}".format(
         step.verb, step.path, " (mode {:04o})".format(file.mode) if file and not file.target else "",
-        ": " + step.why if step.why else ""))
+        ": " + step.why if step.why else "")]
     if file is None:
-        return
+        return said
     if file.target:
-        print("link to " + file.target)
-    elif isinstance(file.content, bytes):
-        print("{} bytes, this program itself".format(len(file.content)))
-    else:
-        print(file.content)
+        return said + ["link to " + file.target]
+    if isinstance(file.content, bytes):
+        return said + ["{} bytes, this program itself".format(len(file.content))]
+    return said + [file.content]
