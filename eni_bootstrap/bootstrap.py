@@ -46,9 +46,9 @@ class World(NamedTuple):
     deadline: Deadline
     config: Config
     managers: Optional[Managers] = None
+    """Who else works on the network, where that is known."""
     rivals: Callable[[], List[str]] = list
     """Names what else on this host sets up ENIs."""
-    """Who else works on the network, where that is known."""
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -87,10 +87,12 @@ class _View(NamedTuple):
 
 def apply(world: World) -> Report:
     """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
-    if world.config.unattended and state.load(world.kernel.links()).taken_back:
+    try:
+        _heed_removal(world)
+        view, changes, problems = _converge(world)
+    except _TakenBack:
         return Report(remarks=("remove has taken back what was set up; that stays so until somebody runs apply, or "
                                "until the next boot",))
-    view, changes, problems = _converge(world)
     decision = view.decision
     problems = [unfit_text(member) for member in decision.unfit] + problems
     problems += [unaddressed_text(member) for member in decision.unaddressed]
@@ -161,8 +163,21 @@ def remove(world: World) -> Report:
         in_use = {dev for dev in made.ups if world.kernel.carries_others(dev, world.config.protocol)}
         todo = withdrawal(snapshot, made, in_use, world.config)
         done, failures = _make(world, todo.removals)
-        state.save(state.after(made, done, world.config.group)._replace(taken_back=True), links)
+        state.save(state.after(made, done, world.config.group), links)
+        state.take_back()
     return Report(None, tuple(done), tuple(_refused(failure) for failure in failures))
+
+
+class _TakenBack(Exception):
+    """Somebody wants nothing to be set up."""
+
+
+def _heed_removal(world: World) -> None:
+    """Who runs apply by hand wants it all again; what runs by itself must not undo a removal, raises ``_TakenBack``."""
+    if not world.config.unattended:
+        state.ask_again()
+    elif state.taken_back():
+        raise _TakenBack
 
 
 def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
@@ -175,6 +190,7 @@ def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
         # Asked before the lock is taken: who waits for the service must not keep others from their work.
         listing = _listing(world)
         with state.lock(world.deadline, world.sleep) as waited:
+            _heed_removal(world)
             view = _look(world, _listing(world) if waited else listing, patience.over())
             before = _ways(world, view)
             done, problems, again = _execute(world, view)

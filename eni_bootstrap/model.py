@@ -283,8 +283,6 @@ class Made(NamedTuple):
     """Addresses that we added."""
     seen_up: FrozenSet[str] = frozenset()
     """Devices of secondary ENIs that were up when a run saw them."""
-    taken_back: bool = False
-    """``remove`` has taken back all, and nobody has asked for it again since."""
 
 
 class Query(NamedTuple):

@@ -65,6 +65,27 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
         yield waited
 
 
+def taken_back() -> bool:
+    """Whether ``remove`` has taken back all, and nobody has asked for it again since."""
+    return os.path.exists(_mark())
+
+
+def take_back() -> None:
+    try:
+        open(_mark(), "w").close()
+    except OSError as error:
+        raise _unwritable(_mark(), error)
+
+
+def ask_again() -> None:
+    try:
+        os.unlink(_mark())
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unwritable(_mark(), error)
+
+
 def load(links: Sequence[Link]) -> Made:
     """The record of what earlier runs changed, as far as those links are still there.
 
@@ -72,8 +93,7 @@ def load(links: Sequence[Link]) -> Made:
     """
     try:
         with open(_path()) as handle:
-            whole = json.load(handle)
-        recorded = whole["links"]
+            recorded = json.load(handle)["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
         return Made(
@@ -81,7 +101,6 @@ def load(links: Sequence[Link]) -> Made:
             tuple(LinkGroup(name, _group(entry["group"])) for name, entry in known if "group" in entry),
             frozenset(_address(name, text) for name, entry in known for text in entry.get("addresses", [])),
             frozenset(name for name, entry in known if entry.get("seen_up")),
-            bool(whole.get("taken_back")),
         )
     except FileNotFoundError:
         return Made()
@@ -109,7 +128,7 @@ def save(made: Made, links: Sequence[Link]) -> None:
             os.unlink(temporary)  # of a run that was cut off, perhaps another user's
         with open(temporary, "w") as handle:
             os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
-            json.dump({"links": entries, "taken_back": made.taken_back}, handle, indent=1, sort_keys=True)
+            json.dump({"links": entries}, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:
         raise _unwritable(temporary, error)
@@ -141,6 +160,11 @@ def after(made: Made, changes: Sequence[Change], group: int, refused: Sequence[C
         made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)},
         made.seen_up,
     )
+
+
+def _mark() -> str:
+    """A file of its own, for the scripts of packages too."""
+    return os.path.join(directory(), "taken-back")
 
 
 def _path() -> str:

@@ -11,9 +11,9 @@ PACKAGE = os.path.dirname(eni_bootstrap.__file__)
 
 # Each module may import what stands before it, and nothing else of ours.
 ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.rooted", "host.rivals", "host.files",
-         "host.installer", "host.bytecode", "host.singlefile", "host.command", "retry", "interfaces", "pairing",
-         "tables", "links", "maintable", "routing", "plan", "staging", "recall", "proof", "fibrule", "rtnetlink",
-         "netlink", "state", "metadata", "patience", "bootstrap", "views", "cli", "__main__"]
+         "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces", "pairing", "tables", "links",
+         "maintable", "routing", "plan", "staging", "recall", "proof", "fibrule", "rtnetlink", "netlink", "state",
+         "host.command", "metadata", "patience", "bootstrap", "views", "cli", "__main__"]
 
 PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "tables", "links", "maintable", "routing",
         "plan", "staging", "recall", "proof", "fibrule", "views"]

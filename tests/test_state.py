@@ -78,6 +78,16 @@ def test_root_s_runs_and_the_sandboxed_service_s_share_the_files(directory):
     assert state.load(LINKS) == MADE
 
 
+def test_the_mark_of_a_removal_stays_until_somebody_asks_again(directory):
+    state.ask_again()
+    assert not state.taken_back()
+    state.take_back()
+    state.save(MADE, LINKS)
+    assert state.taken_back()
+    state.ask_again()
+    assert not state.taken_back() and os.listdir(str(directory)) == ["state.json"]
+
+
 def test_what_is_about_to_be_done_is_recorded_before_and_what_is_undone_forgotten_after():
     up, group = LinkUp("eth2"), LinkGroup("eth2", 60235)
     held = address("eth2", "172.16.10.30/24")

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from ipaddress import ip_network
 
 import pytest
@@ -255,6 +256,22 @@ def test_what_remove_took_back_stays_away_until_somebody_runs_apply(unit):
     assert ip(vpc, "rule show") + ip(vpc, "route show table all") == before
     assert agent("apply").code == 0
     assert "nothing to change" in run()
+
+
+@pytest.mark.kernel
+def test_a_run_that_was_under_way_does_not_undo_a_removal_either(vpc, make_agent):
+    agent = make_agent(vpc)
+    agent("apply")
+    before = ip(vpc, "rule show")
+    vpc.fabric.silence("metadata")
+    with agent.start("apply", "--unattended") as process:
+        time.sleep(1)
+        assert process.poll() is None
+        assert agent("remove").code == 0
+        vpc.fabric.silence("metadata", False)
+        out, err = process.communicate(timeout=30)
+    assert "remove has taken back" in out and process.returncode == 0, out + err
+    assert ip(vpc, "rule show") != before and "lookup 1001" not in ip(vpc, "rule show")
 
 
 @pytest.mark.kernel

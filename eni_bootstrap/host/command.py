@@ -8,7 +8,7 @@ import sys
 from typing import List, NamedTuple, Sequence
 
 import eni_bootstrap
-from eni_bootstrap import output
+from eni_bootstrap import output, state
 from eni_bootstrap.errors import BootstrapError, UsageError
 from eni_bootstrap.host import files, installer, singlefile
 from eni_bootstrap.host.files import File
@@ -61,11 +61,15 @@ def _install(parsed: argparse.Namespace) -> int:
     if os.path.exists(inside(root, files.packaged([])[0].path)):
         raise BootstrapError("a package has put the agent's units there; it takes care of them")
     start = _start(root)
+    fresh = not installer.load(root).files
     if systemd_version(root) >= _OLDEST_SYSTEMD:
         steps = installer.install(root, start.files + files.installed(start.command), dry=parsed.dry_run)
     else:
         steps = installer.install(root, start.files, rc_local=start.command, dry=parsed.dry_run)
-    started = parsed.dry_run or not _runs_systemd(root) or _begin(steps)
+    live = not parsed.dry_run and _runs_systemd(root)
+    if live and fresh:
+        state.ask_again()  # whoever installs it wants it, whatever was removed before
+    started = not live or _begin(steps)
     said = _text(steps, parsed.dry_run) + ["remark: " + rival for rival in rivals(root)]
     left = [step for step in steps if step.verb == "leave"]
     return 0 if _write(said) and started and not left else 1
@@ -77,6 +81,7 @@ def _uninstall(parsed: argparse.Namespace) -> int:
     here = live and installer.load(root).files
     if here:
         _end()
+        state.ask_again()  # nothing is left that would have to heed a removal
     steps = installer.uninstall(root, dry=parsed.dry_run)
     if here:
         _call("systemctl", "reset-failed", files.SERVICE, quiet=True)
