@@ -8,7 +8,7 @@ import time
 from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from tests.boot.delivery import PACKAGE, PROGRAM, REPOSITORY
-from tests.boot.lab import Failed, Lab, Where
+from tests.boot.lab import Failed, Lab, NotHere, Where
 
 ALL = ("networkd", "NetworkManager", "ifupdown", "netplan")
 BOTH = ("container", "vm")
@@ -105,8 +105,10 @@ def status(lab: Lab) -> str:
     for words in ("the network is managed by " + manager, "(eni-bootstrap.socket)"):
         if words not in said:
             raise Failed("'{}' is not said: {}".format(words, said))
-    if manager == "systemd-networkd" and "leaves our rules and fences alone" not in said:
-        raise Failed("the drop-in is not in force: " + said)
+    # Of systemd 247 it is not certain whether it heeds the drop-in, so that our rules bear the other mark.
+    protected = "ours are marked as the kernel's" if lab.where.suite == "bullseye" else "leaves our rules and fences alone"
+    if manager == "systemd-networkd" and protected not in said:
+        raise Failed("'{}' is not said: {}".format(protected, said))
     return [line for line in said.splitlines() if manager in line][-1].strip()
 
 
@@ -119,6 +121,13 @@ NETWORKD_INSIDE = ("networkd", "netplan")
 @case(NETWORKD_INSIDE, quick=True)
 def networkd_restart(lab: Lab) -> str:
     """systemd-networkd is restarted."""
+    return _restart(lab)
+
+
+def _restart(lab: Lab) -> str:
+    if lab.where.suite == "bullseye":
+        raise NotHere("systemd-networkd 247 can't be restarted there: with several links it ends in address_is_ready() "
+                      "again and again, with and without the agent")
     return lab.disturb("systemctl restart systemd-networkd")
 
 
@@ -516,6 +525,6 @@ def live_install(lab: Lab) -> str:
     said = lab.run("eni-bootstrap status")
     if lab.where.suite != "bullseye" and "ours are marked as the kernel's" not in said:
         raise Failed("networkd is taken for one that has read our drop-in: " + said)
-    return "{}; primary reconfigured: {}; secondary: {}; networkd restarted: {}".format(
-        seen, *(lab.disturb(action) for action in (
-            "networkctl reconfigure eth0", "networkctl reconfigure eth1", "systemctl restart systemd-networkd")))
+    seen += "; primary reconfigured: " + lab.disturb("networkctl reconfigure eth0")
+    seen += "; secondary: " + lab.disturb("networkctl reconfigure eth1")
+    return seen + ("" if lab.where.suite == "bullseye" else "; networkd restarted: " + _restart(lab))

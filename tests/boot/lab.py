@@ -31,6 +31,10 @@ class Failed(AssertionError):
     """What was promised did not happen."""
 
 
+class NotHere(Exception):
+    """It can't be tried there, whatever we do; the message says why."""
+
+
 class Where(NamedTuple):
     """On what a case runs."""
 
