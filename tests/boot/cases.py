@@ -126,8 +126,8 @@ def networkd_restart(lab: Lab) -> str:
 
 def _restart(lab: Lab) -> str:
     if lab.where.suite == "bullseye":
-        raise NotHere("systemd-networkd 247 can't be restarted there: with several links it ends in address_is_ready() "
-                      "again and again, with and without the agent")
+        raise NotHere("systemd-networkd 247 can't be restarted: with several links it aborts (address_is_ready) again "
+                      "and again, with and without the agent")
     return lab.disturb("systemctl restart systemd-networkd")
 
 
@@ -462,14 +462,14 @@ def baked(lab: Lab) -> str:
     return "booted in {:.0f} s; {}".format(lab.machine.boot_seconds, seen)
 
 
-# Everything but what is written all the time, and what the lab itself has put there.
+# Everything but what is written all the time, and what the lab itself has put there. Of files the time of the inode's
+# last change, which nobody can turn back: no file that was there before has been written in between.
 _FILES = (
     "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp "
     "-o -path /var/log -o -path /var/lib/systemd -o -path /var/lib/NetworkManager -o -path /var/lib/dhcp "
     "-o -path /var/lib/dpkg "
     "-o -path /usr/local/lib/lab \\) -prune "
-    "-o \\( -type f -fprint0 /tmp/lab-files -printf '%p %M %U %G\\n' -o -printf '%p %M %U %G %l\\n' \\) | sort; "
-    "xargs -0 sha256sum </tmp/lab-files | sort -k 2")
+    "-o \\( -type f -printf '%p %M %U %G %s %C@\\n' -o -printf '%p %M %U %G %l\\n' \\) | sort")
 _NETWORK = ("ip -d rule; ip -d -6 rule; ip route show table all; ip -6 route show table all; "
             "ip -br address; ip -d link | grep -o '^[0-9]*: [^:]*\\|group [^ ]*\\|state [^ ]*'")
 
