@@ -149,10 +149,10 @@ class Program:
                         lab = Lab(where, self.images[where.suite], self.built, case.agent, case.prepare)
                         if case.agent and not case.own:
                             lab.calibrate()
-                            self._remark_on(lab)
                         elif where.kind == "vm":
                             lab.slower = self._slower.get(where.suite, 5.0)
-                        self._slower[where.suite] = max(lab.slower, self._slower.get(where.suite, 0.0))
+                        if where.kind == "vm":
+                            self._slower[where.suite] = max(lab.slower, self._slower.get(where.suite, 0.0))
                     text = case.check(lab)
                     self._tell(Outcome("ok", where, case.name, text), time.monotonic() - started)
                 except NotHere as reason:
@@ -174,11 +174,6 @@ class Program:
                 todo.pop(0)
         finally:
             _bury(lab)
-
-    def _remark_on(self, lab: Lab) -> None:
-        if lab.slower:
-            self.remarks.append("{}: emulated, a run of the agent takes {:.1f} s longer; that much more than 5 s was "
-                                "given".format(lab.where, lab.slower))
 
     def _keep(self, lab: Optional[Lab], where: Where, case: Case, error: Exception) -> str:
         """What is needed to understand a failure, in a file."""
@@ -206,6 +201,9 @@ class Program:
                    if case.fits(where))
         if left:
             reasons.append("{} not asked for: --all".format(left))
+        for suite, slower in sorted(self._slower.items()):
+            self.remarks.append("virtual machines of {}: a run of the agent took up to {:.1f} s longer under emulation, "
+                                "which is not counted".format(suite, slower))
         for remark in self.remarks:
             print("remark: " + remark)
         print("{} passed, {} failed, {} not run{}".format(
