@@ -202,7 +202,7 @@ class Program:
         if left:
             reasons.append("{} not asked for: --all".format(left))
         for suite, slower in sorted(self._slower.items()):
-            self.remarks.append("virtual machines of {}: a run of the agent took up to {:.1f} s longer under emulation, "
+            self.remarks.append("virtual machines of {}: a run of the agent took up to {:.1f} s more, being emulated, "
                                 "which is not counted".format(suite, slower))
         for remark in self.remarks:
             print("remark: " + remark)
