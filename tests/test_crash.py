@@ -343,4 +343,4 @@ def test_killed_at_random_moments_and_run_again(seed, make_agent):
                 assert oracle.kernel(vpc) == state
                 at = there
     assert hits >= 4, "hardly a run was killed before its end"
-    assert not [name for name in os.listdir(agent.directory) if name not in ("lock", "state.json")]
+    assert not [name for name in os.listdir(agent.directory) if name not in ("lock", "state.json", "taken-back")]

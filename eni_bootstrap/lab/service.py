@@ -247,7 +247,9 @@ class MetadataService:
             return NOT_FOUND
         if names[1:] == ["meta-data", "all"]:
             return self._all()
-        node: Any = {"meta-data": self._visible(self.faults.still_listed), "user-data": self.user_data}
+        node: Any = {"meta-data": self._visible(self.faults.still_listed)}
+        if self.user_data is not None:
+            node["user-data"] = self.user_data
         for name in names[1:]:
             if not isinstance(node, dict) or name not in node:
                 return NOT_FOUND
