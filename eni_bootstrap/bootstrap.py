@@ -182,7 +182,9 @@ def _heed_removal(world: World) -> None:
 
 def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
     """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
-    patience = Patience(world.deadline, world.config)
+    # Somebody may have given an ENI to a virtual machine or a container, for good: what runs by itself waits once.
+    missed = state.load(world.kernel.links()).missed if world.config.unattended else frozenset()
+    patience = Patience(world.deadline, world.config, missed)
     changes: List[Change] = []
     looks = 0
 
@@ -206,7 +208,16 @@ def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
         except MetadataError as error:
             LOG.warning("%s; what was waited for is given up", error)
             break
+    _note_missed(world, view)
     return view, changes, problems
+
+
+def _note_missed(world: World, view: _View) -> None:
+    missed = frozenset(member.mac for member in view.decision.unfit if member.passing)
+    if missed != view.made.missed:
+        with state.lock(world.deadline, world.sleep):
+            made = state.load(view.snapshot.links)
+            state.save(made._replace(missed=missed), view.snapshot.links)
 
 
 def _listing(world: World) -> Listing:

@@ -113,7 +113,16 @@ def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None
     with handed:
         wake.settle(handed)
         wake.narrow(handed, config, port=kernel.port)
-        yield lambda report: wake.narrow(handed, config, indexes=kernel.indexes(report.devs)) if report.devs else None
+        devs: List[str] = []
+        ended: List[Report] = []
+        try:
+            yield ended.append
+            devs = [dev for report in ended for dev in report.devs]
+        finally:
+            # A run that has failed does not tell: then the links count that an earlier one has put into our group.
+            devs = devs or [link.name for link in kernel.links() if link.group == config.group]
+            if devs or ended:
+                wake.narrow(handed, config, indexes=kernel.indexes(devs))
 
 
 def _parser() -> argparse.ArgumentParser:

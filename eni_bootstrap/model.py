@@ -283,6 +283,8 @@ class Made(NamedTuple):
     """Addresses that we added."""
     seen_up: FrozenSet[str] = frozenset()
     """Devices of secondary ENIs that were up when a run saw them."""
+    missed: FrozenSet[str] = frozenset()
+    """MACs of ENIs for which the last run has waited in vain."""
 
 
 class Query(NamedTuple):

@@ -1,7 +1,7 @@
 """What is worth waiting for, how long still, and how it is said."""
 
 import logging
-from typing import Dict, FrozenSet, Tuple
+from typing import AbstractSet, Dict, FrozenSet, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import Unaddressed
@@ -18,9 +18,11 @@ POLL = 1.0
 class Patience:
     """How long each thing that may still come is worth waiting for, and what to say meanwhile."""
 
-    def __init__(self, deadline: Deadline, config: Config) -> None:
+    def __init__(self, deadline: Deadline, config: Config, missed: AbstractSet[str] = frozenset()) -> None:
+        """``missed``: MACs that are not worth it any more."""
         self._deadline = deadline
         self._config = config
+        self._missed = missed
         self._since: Dict[object, float] = {}  # by MAC or (device, IP version): when first missed
         self._spoke = float("-inf")
 
@@ -39,7 +41,7 @@ class Patience:
     def worth(self, decision: Decision) -> bool:
         """Whether to wait for another look; says what for, and how long still, when it lasts."""
         waits = [(self._config.interface_wait - self._age(member.mac), unfit_text(member))
-                 for member in decision.unfit if member.passing]
+                 for member in decision.unfit if member.passing and member.mac not in self._missed]
         waits += [(self._config.address_wait - self._age((member.eni.dev, member.version)) + POLL,
                    unaddressed_text(member)) for member in decision.unaddressed]
         waits = [(min(left, self._deadline.remaining() - POLL), what) for left, what in waits]

@@ -93,7 +93,8 @@ def load(links: Sequence[Link]) -> Made:
     """
     try:
         with open(_path()) as handle:
-            recorded = json.load(handle)["links"]
+            whole = json.load(handle)
+        recorded = whole["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
         return Made(
@@ -101,6 +102,7 @@ def load(links: Sequence[Link]) -> Made:
             tuple(LinkGroup(name, _group(entry["group"])) for name, entry in known if "group" in entry),
             frozenset(_address(name, text) for name, entry in known for text in entry.get("addresses", [])),
             frozenset(name for name, entry in known if entry.get("seen_up")),
+            frozenset(map(str, whole.get("missed", []))),
         )
     except FileNotFoundError:
         return Made()
@@ -128,7 +130,7 @@ def save(made: Made, links: Sequence[Link]) -> None:
             os.unlink(temporary)  # of a run that was cut off, perhaps another user's
         with open(temporary, "w") as handle:
             os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
-            json.dump({"links": entries}, handle, indent=1, sort_keys=True)
+            json.dump({"links": entries, "missed": sorted(made.missed)}, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:
         raise _unwritable(temporary, error)
@@ -139,12 +141,13 @@ def before(made: Made, changes: Sequence[Change], links: Sequence[Link], devs: I
     former = {link.name: link.group for link in links}
     added = [change.item for change in changes if change.verb != "remove"]
     recorded = {entry.dev for entry in made.groups}
-    return Made(
-        made.ups | {item.dev for item in added if isinstance(item, LinkUp)},
-        made.groups + tuple(LinkGroup(item.dev, former[item.dev]) for item in added
-                            if isinstance(item, LinkGroup) and item.group == group and item.dev not in recorded),
-        made.addresses | {item for item in added if isinstance(item, LinkAddress)},
-        made.seen_up | {link.name for link in links if link.up}.intersection(devs),
+    groups = tuple(LinkGroup(item.dev, former[item.dev]) for item in added
+                   if isinstance(item, LinkGroup) and item.group == group and item.dev not in recorded)
+    return made._replace(
+        ups=made.ups | {item.dev for item in added if isinstance(item, LinkUp)},
+        groups=made.groups + groups,
+        addresses=made.addresses | {item for item in added if isinstance(item, LinkAddress)},
+        seen_up=made.seen_up | {link.name for link in links if link.up}.intersection(devs),
     )
 
 
@@ -154,11 +157,10 @@ def after(made: Made, changes: Sequence[Change], group: int, refused: Sequence[C
     removed = [change.item for change in changes if change.verb == "remove"]
     restored = {change.item.dev for change in changes
                 if isinstance(change.item, LinkGroup) and change.item.group != group}
-    return Made(
-        made.ups - {item.dev for item in removed if isinstance(item, LinkUp)},
-        tuple(former for former in made.groups if former.dev not in restored),
-        made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)},
-        made.seen_up,
+    return made._replace(
+        ups=made.ups - {item.dev for item in removed if isinstance(item, LinkUp)},
+        groups=tuple(former for former in made.groups if former.dev not in restored),
+        addresses=made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)},
     )
 
 

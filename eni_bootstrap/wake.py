@@ -16,7 +16,7 @@ import time
 from typing import Callable, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN
+from eni_bootstrap.model import MAIN, PROTOCOL_KERNEL
 
 LOG = logging.getLogger(__name__)
 
@@ -35,14 +35,19 @@ _DATAGRAM = 1 << 16
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER
 
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _DELRULE = 16, 17, 20, 21, 24, 25, 33
+_ROUTE_DEVICE, _RULE_PROTOCOL = 4, 21  # RTA_OIF, FRA_PROTOCOL
 _OTHERS_ROUTES = (3, 4, 9, 16)
 """Protocols of routes in main that operators, router advertisements and DHCP clients make, and that ours follow.
-Those of routing daemons are left out: a full table changes all day."""
+Those of routing daemons are left out: a full table changes all day. Of the others those by an ENI count: a container
+network makes a route for each container."""
 
 Instruction = Tuple[int, int, int, int]
 """Of a classic BPF program (linux/filter.h): code, steps to skip if true, if false, operand."""
 
 _LOAD, _LOAD_HALF, _LOAD_BYTE, _EQUAL, _SKIP, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x05, 0x06
+_SET, _SET_INDEX, _COPY_TO_INDEX, _LOAD_AT_INDEX, _LOAD_BYTE_AT_INDEX = 0x00, 0x01, 0x07, 0x40, 0x50
+_FIND_ATTRIBUTE = 0xFFFFF000 + 12
+"""An operand of a load (SKF_AD_OFF + SKF_AD_NLATTR): where the attribute of a kind is after an offset; 0: nowhere."""
 _PASS, _DROP = 0xFFFF, 0  # bytes of the message to keep
 
 
@@ -85,24 +90,37 @@ def filter_program(protocol: int, port: Optional[int], indexes: Optional[Iterabl
     """The filter. A netlink message is in the host's byte order, and BPF loads in the network's: numbers are turned.
 
     struct nlmsghdr: length 4, type 2, flags 2, sequence 4, port 4. At 16 struct ifinfomsg and ifaddrmsg have the index
-    in their second four bytes, struct rtmsg has the table in byte 4 and the protocol in byte 5.
+    in their second four bytes, struct rtmsg has the table in byte 4 and the protocol in byte 5; it and struct
+    fib_rule_hdr have 12 bytes, with attributes behind them.
     """
-    about_a_link: List[Instruction] = [(_LOAD, 0, 0, 20)]
+    known: List[Instruction] = []
     for index in indexes or ():
-        about_a_link += _if_equal(_word(index), _PASS)
-    about_a_link.append((_RETURN, 0, 0, _PASS if indexes is None else _DROP))
+        known += _if_equal(_word(index), _PASS)
+    about_a_link = [(_LOAD, 0, 0, 20)] + known + [(_RETURN, 0, 0, _PASS if indexes is None else _DROP)]
+    lost_rule = _load_attribute(_RULE_PROTOCOL, _LOAD_BYTE_AT_INDEX)
+    for mark in (protocol, PROTOCOL_KERNEL):
+        lost_rule += _if_equal(mark, _PASS)
+    lost_rule.append((_RETURN, 0, 0, _DROP))
     lost_route = [(_LOAD_BYTE, 0, 0, 21)] + _if_equal(protocol, _PASS)
+    by_an_eni = [] if indexes is None else _load_attribute(_ROUTE_DEVICE, _LOAD_AT_INDEX) + known + [
+        (_RETURN, 0, 0, _DROP)]
     route_of_main = [(_LOAD_BYTE, 0, 0, 20), (_EQUAL, 1, 0, MAIN), (_RETURN, 0, 0, _DROP), (_LOAD_BYTE, 0, 0, 21)]
-    for other in _OTHERS_ROUTES:
-        route_of_main += _if_equal(other, _PASS)
-    route_of_main.append((_RETURN, 0, 0, _DROP))
+    for place, other in enumerate(_OTHERS_ROUTES):
+        route_of_main.append((_EQUAL, len(_OTHERS_ROUTES) - place, 0, other))
+    route_of_main += [(_RETURN, 0, 0, _DROP)] + (by_an_eni or [(_RETURN, 0, 0, _PASS)])
     own = [] if port is None else [(_LOAD, 0, 0, 12)] + _if_equal(_word(port), _DROP)
     return (
-        own + [(_LOAD_HALF, 0, 0, 4)] + _if_equal(_half(_DELRULE), _PASS)
+        own + [(_LOAD_HALF, 0, 0, 4)] + _if_in((_DELRULE,), lost_rule)
         + _if_in((_DELROUTE,), lost_route + route_of_main)
         + _if_in((_NEWROUTE,), route_of_main)
         + _if_in((_NEWLINK, _DELLINK, _NEWADDR, _DELADDR), about_a_link)
         + [(_RETURN, 0, 0, _DROP)])
+
+
+def _load_attribute(kind: int, load: int) -> List[Instruction]:
+    """Load an attribute's value; a message without it passes (a route with several ways or none)."""
+    return [(_SET, 0, 0, 28), (_SET_INDEX, 0, 0, kind), (_LOAD, 0, 0, _FIND_ATTRIBUTE), (_EQUAL, 0, 1, 0),
+            (_RETURN, 0, 0, _PASS), (_COPY_TO_INDEX, 0, 0, 0), (load, 0, 0, 4)]
 
 
 def _if_equal(value: int, verdict: int) -> List[Instruction]:

@@ -80,9 +80,10 @@ def test_the_single_file_is_fetched_checked_and_installed(tmp_path, damaged):
 def test_the_wheelhouse_is_installed_without_any_index(tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    (pip,) = glob.glob(os.path.join(os.path.dirname(ensurepip.__file__), "_bundled", "pip-*.whl")) or \
+    # A folder that was installed over holds the pips of several releases.
+    pips = glob.glob(os.path.join(os.path.dirname(ensurepip.__file__), "_bundled", "pip-*.whl")) or \
         glob.glob("/usr/share/python-wheels/pip-*.whl")
-    shutil.copy(pip, str(wheels))
+    shutil.copy(sorted(pips)[-1], str(wheels))
     with zipfile.ZipFile(str(wheels / "eni_bootstrap-0.1.0-py3-none-any.whl"), "w") as wheel:
         info = "eni_bootstrap-0.1.0.dist-info/"
         wheel.writestr("stub.py", "def run():\n" + "".join("    " + line + "\n" for line in AGENT.splitlines()))
@@ -118,7 +119,8 @@ GOES = [
     "etc/systemd/network/10-cloud-init-eth1.network", "etc/udev/rules.d/70-persistent-net.rules",
     "etc/NetworkManager/system-connections/cloud-init-eth1.nmconnection", "var/lib/dhcp/dhclient.eth0.leases",
     "var/lib/NetworkManager/internal-1-eth0.lease", "var/lib/NetworkManager/secret_key",
-    "var/log/journal/0123/system.journal", "var/lib/systemd/network/x",
+    "var/log/journal/0123/system.journal", "var/lib/systemd/network/x", "var/lib/dhcpcd/duid",
+    "var/lib/dhcpcd/eth0.lease",
 ]
 
 
@@ -151,6 +153,48 @@ def test_clean_takes_out_one_machine_s_state_and_nothing_else(root):
     assert {path: left[path].decode() for path in STAYS} == STAYS
     subprocess.run([str(HERE / "clean"), str(root)], check=True)
     assert contents(root) == left
+
+
+NETWORK = [path for path in GOES if path.startswith("etc/") and "ssh" not in path]
+
+
+@pytest.mark.parametrize("path, text", [
+    ("etc/cloud/cloud.cfg.d/99-network.cfg", "network: {config: disabled}\n"), ("etc/cloud/cloud-init.disabled", "")])
+def test_what_nobody_would_make_anew_stays(root, path, text):
+    write(root, path, text)
+    done = subprocess.run([str(HERE / "clean"), str(root)], check=True, stdout=subprocess.PIPE)
+    assert b"the network's configuration stays" in done.stdout
+    left = contents(root)
+    assert set(NETWORK) <= set(left) and "etc/sysconfig/network-scripts/ifcfg-eth1" in left
+    assert ("etc/ssh/ssh_host_ed25519_key" in left) == path.endswith("disabled")
+
+
+def test_without_cloud_init_host_keys_go_only_where_new_ones_are_made(root):
+    shutil.rmtree(str(root / "etc/cloud"))
+    assert b"host keys stay" in subprocess.run([str(HERE / "clean"), str(root)], stdout=subprocess.PIPE).stdout
+    assert (root / "etc/ssh/ssh_host_ed25519_key").exists()
+    write(root, "usr/lib/systemd/system/sshd-keygen.target", "")
+    subprocess.run([str(HERE / "clean"), str(root)], check=True)
+    assert not (root / "etc/ssh/ssh_host_ed25519_key").exists()
+
+
+@pytest.mark.parametrize("link", ["var/log", "var/lib/dhcp", "etc/machine-id", "etc/ssh"])
+def test_a_link_that_leads_out_of_the_image_is_not_followed(root, tmp_path, link):
+    other = tmp_path / "other"
+    moved = root / link
+    moved.rename(other)
+    moved.symlink_to(other)
+    before = tree(tmp_path)
+    done = subprocess.run([str(HERE / "clean"), str(root)], stderr=subprocess.PIPE)
+    assert done.returncode == 1 and b"leads out of there: nothing was cleaned" in done.stderr
+    assert tree(tmp_path) == before
+
+
+def test_bake_leaves_what_a_package_has_put_there(root, tmp_path):
+    write(root, "usr/lib/systemd/system/eni-bootstrap.service", "")
+    subprocess.run([str(HERE / "bake"), str(write(tmp_path, "agent", AGENT)), str(root)], check=True,
+                   env=dict(os.environ, SAID=str(tmp_path / "said")))
+    assert not (tmp_path / "said").exists() and b"of one machine\n" not in contents(root).values()
 
 
 def test_bake_leaves_an_image_ready(root, tmp_path):

@@ -22,9 +22,9 @@ from eni_bootstrap.host.rivals import rivals
 from eni_bootstrap.host.rooted import inside, place
 from eni_bootstrap.wake import GROUPS
 
-COMMAND = ["/usr/local/sbin/eni-bootstrap"]
+COMMAND = ["/usr/bin/python3", "/usr/local/sbin/eni-bootstrap"]
 MARK = "# put here by eni-bootstrap install"
-LINE = "{ /usr/local/sbin/eni-bootstrap apply --unattended 2>&1 | logger -t eni-bootstrap; } & " + MARK + "\n"
+LINE = "{ %s apply --unattended 2>&1 | logger -t eni-bootstrap; } & %s\n" % (" ".join(COMMAND), MARK)
 
 
 def tree(root):
@@ -355,13 +355,15 @@ class TestUnits:
         ("/etc/dhcp/dhclient-exit-hooks.d/eni-bootstrap", {"reason": "PREINIT"}, False),
         ("/etc/networkd-dispatcher/routable.d/50-eni-bootstrap", {}, True),
     ])
-    @pytest.mark.parametrize("works", [True, False])
-    def test_hooks_start_the_service_and_never_fail(self, tmp_path, place, environment, runs, works):
+    @pytest.mark.parametrize("enabled, works", [(True, True), (True, False), (False, True)])
+    def test_hooks_start_the_service_and_never_fail(self, tmp_path, place, environment, runs, enabled, works):
+        """Nor do they start what somebody has switched off by disabling the timer."""
         path, *arguments = place.split()
         content = next(file.content for file in files.installed(COMMAND) if file.path == path)
         hook = write(tmp_path, "hook", content.replace("/run/systemd/system", str(tmp_path)))
-        write(tmp_path, "bin/systemctl", '#!/bin/sh\necho "$@" >>{}/said\nexit {}\n'.format(tmp_path, int(not works)),
-              0o755)
+        write(tmp_path, "bin/systemctl",
+              '#!/bin/sh\n[ "$*" != "--quiet is-active eni-bootstrap.timer" ] || exit {}\necho "$@" >>{}/said\n'
+              'exit {}\n'.format(int(not enabled), tmp_path, int(not works)), 0o755)
         run = subprocess.run(
             ["sh", "-e", "-c", '. "$0"; echo went on', str(hook)] if "dhclient" in path
             else ["sh", "-e", str(hook)] + arguments, stdout=subprocess.PIPE, env=dict(
@@ -370,7 +372,7 @@ class TestUnits:
         assert run.stdout == (b"went on\n" if "dhclient" in path else b"")
         said = tmp_path / "said"
         assert (said.read_text() if said.exists() else "") == \
-            ("--no-block start eni-bootstrap.service\n" if runs else "")
+            ("--no-block start eni-bootstrap.service\n" if runs and enabled else "")
 
 
 class TestRivals:
@@ -446,7 +448,7 @@ class TestCommand:
         assert code == 0 and err.count("\n") == 1 and "/usr/bin/python3 can't be run" in err  # it is empty here
         assert (root / "usr/local/sbin/eni-bootstrap").read_bytes() == program.read_bytes()
         assert os.access(str(root / "usr/local/sbin/eni-bootstrap"), os.X_OK)
-        assert "ExecStart=/usr/local/sbin/eni-bootstrap apply" in \
+        assert "ExecStart=/usr/bin/python3 /usr/local/sbin/eni-bootstrap apply" in \
             (root / "etc/systemd/system/eni-bootstrap.service").read_text()
         assert self.run(program, "install", "--root", root)[:2] == (0, "nothing to change\n")
         # Run from its own place, as at the end of a first boot, it knows itself again.

@@ -26,6 +26,8 @@ def place():
     for name in ("eth1", "veth0"):
         namespace.run(["ip", "link", "add", name, "type", "veth", "peer", "name", name + "-peer"])
         namespace.run(["ip", "link", "set", name + "-peer", "up"])
+        # Else the kernel adds an address when a link goes up, and tells of that when it likes.
+        namespace.run(["ip", "link", "set", name, "addrgenmode", "none"])
     with namespace:
         listening = listen()
         yield Place(namespace, listening)
@@ -66,7 +68,8 @@ pytestmark = pytest.mark.kernel
 PREPARED = ["link set eth1 up", "link set veth0 up", "address add 192.0.2.1/24 dev eth1",
             "address add 198.51.100.1/24 dev veth0", "rule add from 192.0.2.9 lookup 1001 priority 7200 protocol 235",
             "route add 203.0.113.0/24 dev eth1 table 1001 proto 235", "route add 203.0.114.0/24 dev eth1",
-            "-6 rule add from 2001:db8::9 lookup 1001 priority 7200"]
+            "-6 rule add from 2001:db8::9 lookup 1001 priority 7200 protocol 235",
+            "rule add from 192.0.2.8 lookup 7 priority 512", "rule add from 192.0.2.7 lookup 1001 protocol kernel"]
 
 
 @pytest.mark.parametrize("command, passes", [
@@ -80,6 +83,8 @@ PREPARED = ["link set eth1 up", "link set veth0 up", "address add 192.0.2.1/24 d
     ("link del eth1", True),
     ("rule del from 192.0.2.9 lookup 1001", True),
     ("-6 rule del from 2001:db8::9 lookup 1001", True),
+    ("rule del from 192.0.2.7 lookup 1001", True),  # marked as the kernel's
+    ("rule del from 192.0.2.8 lookup 7", False),  # somebody else's
     ("rule add from 192.0.2.10 lookup 1001", False),
     ("route del 203.0.113.0/24 dev eth1 table 1001", True),
     ("route add 203.0.113.128/25 dev eth1 table 1001 proto 235", False),
@@ -88,6 +93,10 @@ PREPARED = ["link set eth1 up", "link set veth0 up", "address add 192.0.2.1/24 d
     ("route add 203.0.115.0/24 dev eth1 proto dhcp table 77", False),
     ("route add 203.0.115.0/24 dev eth1 proto bird", False),
     ("-6 route add 2001:db8:1::/64 dev eth1", True),
+    ("route add 203.0.115.7/32 dev veth0", False),  # a container's
+    ("-6 route add 2001:db8:1::7/128 dev veth0", False),
+    ("route add 203.0.115.0/24 nexthop dev eth1 nexthop dev veth0", True),
+    ("route add unreachable 203.0.115.0/24", True),
 ])
 def test_what_passes_the_filter(place, command, passes):
     for prepare in PREPARED:

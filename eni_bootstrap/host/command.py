@@ -86,6 +86,9 @@ def _uninstall(parsed: argparse.Namespace) -> int:
     if here:
         _call("systemctl", "reset-failed", files.SERVICE, quiet=True)
         _call("systemctl", "daemon-reload")
+        if os.path.exists(files.packaged([])[0].path):
+            # A package's own units come into force; their enablement was the same link as ours.
+            _call("systemctl", "enable", "--now", files.TIMER)
     left = [step for step in steps if step.verb == "leave"]
     return 0 if _write(_text(steps, parsed.dry_run)) and not left else 1
 
@@ -105,8 +108,8 @@ def _start(root: str) -> Start:
         python = _python(root)
         with open(singlefile.path(), "rb") as handle:
             program = _with_byte_code(handle.read(), python, root)
-        found_by_first_line = python == _PYTHONS[0]
-        return Start(([] if found_by_first_line else [python]) + [PROGRAM], [File(PROGRAM, program, 0o755)])
+        # Not by its first line, which finds what is first on the path: a Python of the operator's own, maybe.
+        return Start([python, PROGRAM], [File(PROGRAM, program, 0o755)])
     script = os.path.realpath(sys.argv[0])
     command = [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "eni_bootstrap"]
     for path in (command[0], os.path.realpath(sys.executable), sys.prefix, os.path.dirname(eni_bootstrap.__file__)):
@@ -116,7 +119,19 @@ def _start(root: str) -> Start:
         if outside(root, path).startswith(tuple(folder + "/" for folder in _HIDDEN)):
             raise UsageError("the agent can't be run from {}, which services are not shown: install it in /opt, for "
                              "instance, or use the single file".format(path))
+    if not _runs(command):
+        raise UsageError("{} does not run where services do, outside of this folder; install the agent with pip, or "
+                         "use the single file".format(" ".join(command)))
     return Start([outside(root, command[0])] + command[1:], [])
+
+
+def _runs(command: Sequence[str]) -> bool:
+    """Whether it does in a service's surroundings: a unit that can't start is started for every change again."""
+    try:
+        return subprocess.run(list(command) + ["--version"], cwd="/", env={"PATH": os.defpath}, timeout=_PATIENCE,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def _python(root: str) -> str:

@@ -23,8 +23,9 @@ BOOT = "timers.target"
 """What starts the timer at each boot. Nothing is ordered after it, as most is after sockets.target."""
 
 _METADATA_HOST = Config().metadata_url.split("//")[1]
-_START = "systemctl --no-block start " + SERVICE
-"""Several of these while a run is waiting to start, or at work, are one."""
+_START = "systemctl --quiet is-active {} && systemctl --no-block start {}".format(TIMER, SERVICE)
+"""The timer is the switch: who disables it has switched off all of it. Several starts while a run is waiting to start,
+or at work, are one."""
 
 
 class File(NamedTuple):
@@ -49,14 +50,13 @@ def installed(command: Sequence[str]) -> List[File]:
     """What ``install`` puts on a host that is run by systemd: in /etc, the operator's own place."""
     units = "/etc/systemd/system"
     enabled = File("{}/{}.wants/{}".format(units, BOOT, TIMER), target="{}/{}".format(units, TIMER))
-    return _units(units, command) + [enabled] + _rest("/etc/udev/rules.d", "/etc/NetworkManager/dispatcher.d",
-                                                      "/etc/systemd/networkd.conf.d")
+    return _units(units, command) + [enabled] + _rest("/etc/udev/rules.d", "/etc/NetworkManager/dispatcher.d")
 
 
 def packaged(command: Sequence[str]) -> List[File]:
     """What a distribution's package brings: in /usr/lib as far as that is looked into; it enables units by itself."""
     return _units("/usr/lib/systemd/system", command) + _rest(
-        "/usr/lib/udev/rules.d", "/usr/lib/NetworkManager/dispatcher.d", "/usr/lib/systemd/networkd.conf.d")
+        "/usr/lib/udev/rules.d", "/usr/lib/NetworkManager/dispatcher.d")
 
 
 def _units(folder: str, command: Sequence[str]) -> List[File]:
@@ -64,17 +64,18 @@ def _units(folder: str, command: Sequence[str]) -> List[File]:
     return [File("{}/{}".format(folder, name), content) for name, content in units]
 
 
-def _rest(udev: str, dispatcher: str, networkd: str) -> List[File]:
+def _rest(udev: str, dispatcher: str) -> List[File]:
     return [
         File(udev + "/70-eni-bootstrap.rules", _UDEV),
-        File(networkd + "/50-eni-bootstrap.conf", _NETWORKD),
         File("/etc/iproute2/rt_protos.d/eni-bootstrap.conf", "{} eni-bootstrap\n".format(Config().protocol)),
         File(dispatcher + "/50-eni-bootstrap", _NETWORK_MANAGER, 0o755, only_beside="/etc/NetworkManager"),
         File("/etc/networkd-dispatcher/routable.d/50-eni-bootstrap", _PLAIN_HOOK, 0o755,
              only_beside="/etc/networkd-dispatcher"),
-        # Debian's dhclient-script takes names without a dot only, that of Red Hat's descendants names with .sh only.
+        # Debian's dhclient-script takes names without a dot only, that of Red Hat's descendants what ends in .sh and is
+        # executable, although it is read in like the other.
         File("/etc/dhcp/dhclient-exit-hooks.d/eni-bootstrap", _DHCLIENT, only_beside="/etc/dhcp"),
-        File("/etc/dhcp/dhclient-exit-hooks.d/eni-bootstrap.sh", _DHCLIENT, only_beside="/etc/dhcp"),
+        File("/etc/dhcp/dhclient-exit-hooks.d/eni-bootstrap.sh", "#!/bin/sh\n" + _DHCLIENT, 0o755,
+             only_beside="/etc/dhcp"),
         File("/etc/network/if-up.d/eni-bootstrap", _IFUPDOWN, 0o755, only_beside="/etc/network"),
         File("/etc/network/if-post-down.d/eni-bootstrap", _IFUPDOWN, 0o755, only_beside="/etc/network"),
     ]
@@ -147,12 +148,14 @@ IPAddressAllow={{metadata}}
 """.format(socket=SOCKET, retry=RETRY)
 
 # The mask is rtnetlink's groups for links, addresses, routes and rules. 8 MiB hold a burst of some ten thousand
-# messages. Without the default dependencies sockets.target does not wait for it. A socket unit fails when the service
-# ends twenty times in 2 s with messages unread: then the next run, by the timer, starts it again.
+# messages. Without the default dependencies sockets.target does not wait for it. A program that can't even start reads
+# nothing, and would be started again and again: after twenty starts in 30 s the socket fails, and the run that follows
+# from that gets a new one, in which nothing is unread.
 _SOCKET = """\
 [Unit]
 Description=Changes of links, addresses, routes and rules that may concern an ENI
 OnFailure={service}
+PartOf={timer}
 DefaultDependencies=no
 Conflicts=shutdown.target
 Before=shutdown.target
@@ -160,7 +163,9 @@ Before=shutdown.target
 [Socket]
 ListenNetlink=route {groups}
 ReceiveBuffer=8M
-""".format(service=SERVICE, groups=GROUPS)
+TriggerLimitIntervalSec=30s
+TriggerLimitBurst=20
+""".format(service=SERVICE, timer=TIMER, groups=GROUPS)
 
 # The start at boot, for which nothing waits, and the last resort: an address may be assigned without any event.
 _TIMER = """\
@@ -192,38 +197,33 @@ RemainAfterElapse=no
 _SETTLE = """\
 [Unit]
 Description=Routes for an elastic network interface (ENI) that has just been bound
+Requisite={switch}
+After={switch}
 
 [Timer]
 Unit={service}
 {times}
 AccuracySec=1s
 RemainAfterElapse=no
-""".format(service=SERVICE, times="\n".join("OnActiveSec={}s".format(second) for second in (1, 3, 7, 15, 30, 60, 120)))
+""".format(service=SERVICE, switch=TIMER,
+           times="\n".join("OnActiveSec={}s".format(second) for second in (1, 3, 7, 15, 30, 60, 120)))
 
 # Alibaba's MACs; what has no driver of its own or above it (VLAN, bridge, container link) is no ENI, which can only be
 # asked positively: != would hold for any parent without one. An event with SYNTH_UUID was asked for (udevadm trigger,
 # at each boot), and is no hot-plug.
 _UDEV = """\
 SUBSYSTEM!="net", GOTO="eni_bootstrap_end"
-ACTION=="remove", ENV{{ENI_BOOTSTRAP}}=="1", RUN+="/bin/systemctl --no-block start {service}"
+ACTION=="remove", ENV{{ENI_BOOTSTRAP}}=="1", RUN+="/bin/systemctl --no-block restart {settle}"
 ACTION!="add", GOTO="eni_bootstrap_end"
 ATTR{{address}}=="00:16:3e:*", DRIVERS=="?*", ENV{{ENI_BOOTSTRAP}}="1"
 ENV{{ENI_BOOTSTRAP}}!="1", GOTO="eni_bootstrap_end"
 ATTR{{netdev_group}}=="0", ATTR{{netdev_group}}="{group}"
 ENV{{SYNTH_UUID}}!="?*", RUN+="/bin/systemctl --no-block restart {settle}"
 LABEL="eni_bootstrap_end"
-""".format(service=SERVICE, settle=SETTLE, group=Config().group)
-
-_NETWORKD = """\
-# Else systemd-networkd deletes all rules and routes that it has not made, whenever it configures any link.
-# In force when networkd is next started; until then the agent marks its rules so that networkd leaves them alone.
-[Network]
-ManageForeignRoutingPolicyRules=no
-ManageForeignRoutes=no
-"""
+""".format(settle=SETTLE, group=Config().group)
 
 _GUARD = '[ -d /run/systemd/system ] || {} 0\n'
-_RUN = _START + " >/dev/null 2>&1 || :\n"
+_RUN = "{{ {}; }} >/dev/null 2>&1 || :\n".format(_START)
 
 _PLAIN_HOOK = "#!/bin/sh\n" + _GUARD.format("exit") + _RUN
 
