@@ -38,8 +38,8 @@ _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _DELRULE = 16, 17,
 _ROUTE_DEVICE, _RULE_PROTOCOL = 4, 21  # RTA_OIF, FRA_PROTOCOL
 _OTHERS_ROUTES = (3, 4, 9, 16)
 """Protocols of routes in main that operators, router advertisements and DHCP clients make, and that ours follow.
-Those of routing daemons are left out: a full table changes all day. Of the others those by an ENI count: a container
-network makes a route for each container."""
+Those of routing daemons are left out: a full table changes all day. Of the others defaults count and those by an ENI:
+a container network makes a route for each container."""
 
 Instruction = Tuple[int, int, int, int]
 """Of a classic BPF program (linux/filter.h): code, steps to skip if true, if false, operand."""
@@ -90,8 +90,8 @@ def filter_program(protocol: int, port: Optional[int], indexes: Optional[Iterabl
     """The filter. A netlink message is in the host's byte order, and BPF loads in the network's: numbers are turned.
 
     struct nlmsghdr: length 4, type 2, flags 2, sequence 4, port 4. At 16 struct ifinfomsg and ifaddrmsg have the index
-    in their second four bytes, struct rtmsg has the table in byte 4 and the protocol in byte 5; it and struct
-    fib_rule_hdr have 12 bytes, with attributes behind them.
+    in their second four bytes. There struct rtmsg has the destination's length in byte 1, the table in byte 4, the
+    protocol in byte 5; it and struct fib_rule_hdr have 12 bytes, with attributes behind them.
     """
     known: List[Instruction] = []
     for index in indexes or ():
@@ -102,12 +102,14 @@ def filter_program(protocol: int, port: Optional[int], indexes: Optional[Iterabl
         lost_rule += _if_equal(mark, _PASS)
     lost_rule.append((_RETURN, 0, 0, _DROP))
     lost_route = [(_LOAD_BYTE, 0, 0, 21)] + _if_equal(protocol, _PASS)
-    by_an_eni = [] if indexes is None else _load_attribute(_ROUTE_DEVICE, _LOAD_AT_INDEX) + known + [
-        (_RETURN, 0, 0, _DROP)]
+    # A default route by whatever it is may be the first that is heard of an ENI.
+    default = [(_LOAD_BYTE, 0, 0, 17)] + _if_equal(0, _PASS)
+    by_an_eni = [(_RETURN, 0, 0, _PASS)] if indexes is None else default + _load_attribute(
+        _ROUTE_DEVICE, _LOAD_AT_INDEX) + known + [(_RETURN, 0, 0, _DROP)]
     route_of_main = [(_LOAD_BYTE, 0, 0, 20), (_EQUAL, 1, 0, MAIN), (_RETURN, 0, 0, _DROP), (_LOAD_BYTE, 0, 0, 21)]
     for place, other in enumerate(_OTHERS_ROUTES):
         route_of_main.append((_EQUAL, len(_OTHERS_ROUTES) - place, 0, other))
-    route_of_main += [(_RETURN, 0, 0, _DROP)] + (by_an_eni or [(_RETURN, 0, 0, _PASS)])
+    route_of_main += [(_RETURN, 0, 0, _DROP)] + by_an_eni
     own = [] if port is None else [(_LOAD, 0, 0, 12)] + _if_equal(_word(port), _DROP)
     return (
         own + [(_LOAD_HALF, 0, 0, 4)] + _if_in((_DELRULE,), lost_rule)

@@ -94,6 +94,8 @@ PREPARED = ["link set eth1 up", "link set veth0 up", "address add 192.0.2.1/24 d
     ("route add 203.0.115.0/24 dev eth1 proto bird", False),
     ("-6 route add 2001:db8:1::/64 dev eth1", True),
     ("route add 203.0.115.7/32 dev veth0", False),  # a container's
+    ("route add default dev veth0 metric 7", True),  # by an ENI that is not known yet, maybe
+    ("-6 route add default dev veth0 metric 7", True),
     ("-6 route add 2001:db8:1::7/128 dev veth0", False),
     ("route add 203.0.115.0/24 nexthop dev eth1 nexthop dev veth0", True),
     ("route add unreachable 203.0.115.0/24", True),

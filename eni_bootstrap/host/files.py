@@ -111,6 +111,7 @@ StartLimitIntervalSec=0
 Type=oneshot
 ExecStart={{command}} apply --unattended --timeout 30
 TimeoutStartSec=90s
+SyslogIdentifier=eni-bootstrap
 DynamicUser=yes
 RuntimeDirectory=eni-bootstrap
 RuntimeDirectoryPreserve=yes
