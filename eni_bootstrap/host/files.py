@@ -24,8 +24,8 @@ BOOT = "timers.target"
 
 _METADATA_HOST = Config().metadata_url.split("//")[1]
 _START = "systemctl --quiet is-active {} && systemctl --no-block start {}".format(TIMER, SERVICE)
-"""The timer is the switch: who disables it has switched off all of it. Several starts while a run is waiting to start,
-or at work, are one."""
+"""The timer is the switch: who has disabled it wants none of this. Several starts while a run is waiting to start, or
+at work, are one."""
 
 
 class File(NamedTuple):
@@ -156,7 +156,6 @@ _SOCKET = """\
 [Unit]
 Description=Changes of links, addresses, routes and rules that may concern an ENI
 OnFailure={service}
-PartOf={timer}
 DefaultDependencies=no
 Conflicts=shutdown.target
 Before=shutdown.target
@@ -166,7 +165,7 @@ ListenNetlink=route {groups}
 ReceiveBuffer=8M
 TriggerLimitIntervalSec=30s
 TriggerLimitBurst=20
-""".format(service=SERVICE, timer=TIMER, groups=GROUPS)
+""".format(service=SERVICE, groups=GROUPS)
 
 # The start at boot, for which nothing waits, and the last resort: an address may be assigned without any event.
 _TIMER = """\
