@@ -7,7 +7,7 @@ import time
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 from urllib.parse import urlsplit
 
-from eni_bootstrap import proof, state
+from eni_bootstrap import proof, state, trials
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.host.managers import Managers, advice
@@ -94,7 +94,7 @@ def apply(world: World) -> Report:
         return Report(remarks=("remove has taken back what was set up; that stays so until somebody runs apply, or "
                                "until the next boot",))
     decision = view.decision
-    problems = [unfit_text(member) for member in decision.unfit] + problems
+    problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems) + problems
     problems += [unaddressed_text(member) for member in decision.unaddressed]
     facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), gateways=_gateways(decision),
                         barriers=_barriers(view.snapshot))
@@ -112,7 +112,8 @@ def preview(world: World) -> Report:
     decision = view.decision
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
         unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
-    return Report(decision, view.plan.changes, tuple(unfit_text(member) for member in decision.unfit),
+    problems = tuple(unfit_text(member) for member in decision.unfit) + decision.problems
+    return Report(decision, view.plan.changes, problems,
                   decision.remarks + waits + _in_place(view.plan))
 
 
@@ -120,7 +121,7 @@ def verify(world: World) -> Report:
     """Ask the kernel about every source that metadata gives; changes nothing."""
     view = _look(world, _listing(world), frozenset())
     decision = view.decision
-    problems = [unfit_text(member) for member in decision.unfit]
+    problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems)
     remarks = list(decision.remarks)
     if not decision.rules:
         return Report(decision, (), tuple(problems), tuple(remarks))
@@ -134,6 +135,9 @@ def verify(world: World) -> Report:
     for rule, whose in proof.queue_jumpers(facts, world.config):
         remarks.append("somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule))
     verdicts = _prove(world, proof.full(facts), facts)
+    tried, untried = _try(world, view)
+    verdicts += tried
+    remarks += untried
     remarks.append("looked at {} sources of {} ENIs, and from one source of each to {} local devices".format(
         sum(len(sources) for sources in facts.sources.values()), len(facts.enis),
         len({dev for _, dev in local})))
@@ -303,9 +307,23 @@ def _prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> L
     return proof.judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
 
 
+def _try(world: World, view: _View) -> Tuple[List[proof.Verdict], List[str]]:
+    """Whether the configuration's entries and spreads do what they say."""
+    own = {held.address for held in view.snapshot.addresses}
+    devs = {link.name for link in view.snapshot.links}
+    near = {dev: [proof.some_host(route.dst, own) for route in world.kernel.specific_routes(dev, proof.LOCAL_DEVICES)]
+            for entry in world.config.entries for dev in entry.iifs if dev in devs}
+    working = {link.name for link in view.snapshot.links if link.up and link.carrier}
+    versions = sorted({rule.version for rule in view.decision.rules})
+    asked, remarks = trials.trials(view.decision.enis, working, own, near, versions, world.config)
+    asked = [trial for trial in asked if not trial.query.iif or trial.query.iif in devs]
+    return trials.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
+
+
 def _ways(world: World, view: _View) -> Dict[str, Answer]:
     """By which way this host's own packets leave that choose no source, and the primary's to the metadata service."""
-    queries = {"the internet by IPv{}".format(version): Query(dst) for version, dst in proof.INTERNET.items()}
+    queries = {"the internet by IPv{}".format(version): Query(dst) for version, dst in proof.INTERNET.items()
+               if not world.config.spreads}  # else it is meant to change
     try:
         service = ipaddress.ip_address(urlsplit(world.config.metadata_url).hostname or "")
     except ValueError:

@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional
 
-from eni_bootstrap import __version__, bootstrap, output, views, wake
+from eni_bootstrap import __version__, bootstrap, configfile, output, views, wake
 from eni_bootstrap.bootstrap import Report, World
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
@@ -57,7 +57,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if parsed.command == "demo":
             from eni_bootstrap.lab import demo  # the laboratory is no part of a boot
             return demo.run(parsed)
-        if parsed.command in ("install", "uninstall"):
+        if parsed.command in ("install", "uninstall", "config"):
             return int(parsed.run(parsed))
         return _work(parsed)
     except BootstrapError as error:
@@ -78,7 +78,7 @@ def _work(parsed: argparse.Namespace) -> int:
     if chosen.privileged and not _may_change_network():
         raise NotPermitted("{} takes CAP_NET_ADMIN: run it as root, for instance with sudo".format(parsed.command))
     managers = look()
-    config = Config()._replace(timeout=parsed.timeout, unattended=parsed.unattended)
+    config = configfile.load(parsed.config)._replace(timeout=parsed.timeout, unattended=parsed.unattended)
     if managers.deletes_rules:
         config = config._replace(protocol_guarded=PROTOCOL_KERNEL)
     if parsed.metadata_url is not None:
@@ -131,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--timeout", type=_seconds, default=Config().timeout, metavar="SECONDS",
                         help="for the whole run (default %(default)g)")
     common.add_argument("--metadata-url", metavar="URL", help="default " + Config().metadata_url)
+    common.add_argument("--config", metavar="FILE", default="", help="default {}, if it is there".format(
+        configfile.PATH))
     common.add_argument("--json", action="store_true", help="print the result as JSON")
     parser = argparse.ArgumentParser(
         prog="eni-bootstrap", description="Makes every elastic network interface (ENI) of an Alibaba Cloud ECS "
@@ -145,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         "--unattended", action="store_true", help="for boot scripts and hooks: undo nothing that a person has done "
         "(a link taken down stays down, what remove took back stays away)")
     command.add_parsers(commands)
+    _add_config_parser(commands)
     demo = commands.add_parser("demo", help="a simulated VPC on this machine: symptom, cure, proof")
     _add_demo_arguments(demo)
     return parser
@@ -156,14 +159,35 @@ def _add_demo_arguments(demo: argparse.ArgumentParser) -> None:
     demo.add_argument("--addresses", type=int, default=1, metavar="N", help="private addresses of each ENI (default 1)")
     demo.add_argument("--ipv6", action="store_true", help="IPv6 beside IPv4")
     demo.add_argument("--metadata", metavar="FILE", help="a metadata tree of your own, as JSON")
+    demo.add_argument("--config", metavar="FILE", help="a configuration for the agent; shows whom it sends where")
     demo.add_argument("--keep", action="store_true", help="then open a shell inside the instance")
+
+
+def _add_config_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "the configuration file: check it, show an example, or its JSON Schema"
+    parser = commands.add_parser("config", help=text, description=text)
+    parser.add_argument("what", choices=("check", "example", "schema"))
+    parser.add_argument("file", nargs="?", default=configfile.PATH, help="to check (default %(default)s)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log each step")
+    parser.set_defaults(run=_config)
+
+
+def _config(parsed: argparse.Namespace) -> int:
+    if parsed.what == "check":
+        configfile.load(parsed.file)
+        text = "{}: nothing is wrong\n".format(parsed.file)
+    elif parsed.what == "schema":
+        text = json.dumps(configfile.json_schema(), indent=1) + "\n"
+    else:
+        text = configfile.EXAMPLE
+    return 0 if output.write(text) else 1
 
 
 def _with_default_command(arguments: List[str]) -> List[str]:
     """``apply`` where no command is named; options may come first or last."""
     if any(argument in ("-h", "--help", "--version") for argument in arguments):
         return arguments
-    names = list(COMMANDS) + ["demo", "install", "uninstall"]
+    names = list(COMMANDS) + ["demo", "install", "uninstall", "config"]
     for place, argument in enumerate(arguments):
         if argument in names:
             return [argument] + arguments[:place] + arguments[place + 1:]

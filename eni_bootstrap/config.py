@@ -1,8 +1,49 @@
 """The number ladder and every other setting, in one place, each with its reason."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional, Tuple
 
-from eni_bootstrap.model import PROTOCOL_KERNEL
+from eni_bootstrap.model import PROTOCOL_KERNEL, Network
+
+Span = Tuple[int, int]
+"""First and last number."""
+
+
+class Entry(NamedTuple):
+    """What of the traffic leaves by a certain ENI, or is refused. Of each selector one must hold; an empty one does."""
+
+    line: int
+    """In the file."""
+    via: str
+    """The ENI; empty: refused."""
+    answer: str
+    """``prohibit``, ``unreachable`` or ``blackhole``; empty: it is sent."""
+    src: Tuple[Network, ...] = ()
+    dst: Tuple[Network, ...] = ()
+    iifs: Tuple[str, ...] = ()
+    protocols: Tuple[int, ...] = ()
+    sports: Tuple[Span, ...] = ()
+    dports: Tuple[Span, ...] = ()
+    users: Tuple[Span, ...] = ()
+    mark: Optional[Span] = None
+    """Mark and mask."""
+
+
+class Spread(NamedTuple):
+    """Over which ENIs connections that have chosen no source are spread."""
+
+    line: int
+    dst: Tuple[Network, ...]
+    """Empty: everywhere."""
+    over: Tuple[Tuple[str, int], ...]
+    """ENIs and their weights."""
+
+
+class Source(NamedTuple):
+    """Sources of an ENI that metadata does not tell."""
+
+    line: int
+    eni: str
+    networks: Tuple[Network, ...]
 
 
 class Config(NamedTuple):
@@ -31,6 +72,8 @@ class Config(NamedTuple):
     table_primary: int = 1000
     table_displaced: int = 1100
     """First id for an ENI whose natural id (1000 + n, n up to 99) is in somebody else's use."""
+    table_spread: int = 1999
+    """The default routes over several ENIs; the last of our band, far from those that ENIs may get."""
     table_last: int = 1999
     """1000-1999 is the band in which a table can be ours."""
 
@@ -39,6 +82,8 @@ class Config(NamedTuple):
     priority_first: int = 7000
     priority_early: int = 7000
     """Only without an interface group: the ENI's specific routes, before main's."""
+    priority_refusal: int = 7010
+    """Entries that refuse, one priority each, in front of everything else; up to 7089."""
     priority_main: int = 7100
     """Main's specific routes that don't go through an ENI: Docker, VPN."""
     priority_address: int = 7200
@@ -48,6 +93,16 @@ class Config(NamedTuple):
     """IPv6 only; after every look-up of the same source."""
     priority_device: int = 7500
     priority_primary: int = 7600
+    priority_rest: int = 7650
+    """What the primary's table does not know: as without the entries and spreads behind it."""
+    priority_services: int = 7690
+    """The cloud's own services, likewise."""
+    priority_entry: int = 7700
+    """Entries that name an ENI, two each: the look-up, and for IPv6 the fence; up to 7859."""
+    priority_foreign: int = 7890
+    priority_near: int = 7895
+    priority_spread: int = 7900
+    """Last, for what has chosen no source; before it main's specific routes."""
     priority_last: int = 7999
 
     # Default routes in main.
@@ -68,6 +123,15 @@ class Config(NamedTuple):
 
     group: int = 60235
     """The interface group of all ENI links. High, because people number groups from 1 upwards."""
+
+    # What the configuration file says; an ENI is named by device, MAC, ENI id or vSwitch id, with wildcards.
+    ignore: Tuple[str, ...] = ()
+    only: Tuple[str, ...] = ()
+    assign: str = "primary"
+    """Which addresses are put on a secondary's link: ``primary`` (where nobody else does), ``all``, ``none``."""
+    extra: Tuple[Source, ...] = ()
+    entries: Tuple[Entry, ...] = ()
+    spreads: Tuple[Spread, ...] = ()
 
     copies: int = 1000
     """At most so many of the user's own routes through one ENI are copied into its table: a routing daemon's full

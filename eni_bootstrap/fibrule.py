@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Dict, List, Optional, Tuple
 
-from eni_bootstrap.model import Network, Rule, SeenRule
+from eni_bootstrap.model import ANY, Match, Network, Rule, SeenRule
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -28,23 +28,47 @@ _NONE = 0xFFFFFFFF
 
 
 def pack(rule: Rule, protocol: int) -> bytes:
-    """The message's body, of a rule that has no selectors but ours (``rule.other`` is not written)."""
+    """The message's body (``rule.other`` is not written: ours have none)."""
     parts = [b"", _number(_PRIORITY, rule.priority)]
-    length = 0
+    length = dst_length = 0
     if rule.src is not None:
         length = rule.src.prefixlen
-        parts.append(_attribute(_SRC, rule.src.network_address.packed))
+        parts.append(attribute(_SRC, rule.src.network_address.packed))
     if rule.oif:
-        parts.append(_attribute(_OIF, rule.oif.encode() + b"\0"))
+        parts.append(attribute(_OIF, rule.oif.encode() + b"\0"))
     if rule.table:
         parts.append(_number(_TABLE, rule.table))
+    if rule.goto:
+        parts.append(_number(_GOTO, rule.goto))
     if rule.suppress_prefixlength is not None:
         parts.append(_number(_SUPPRESS_LENGTH, rule.suppress_prefixlength))
     if rule.suppress_ifgroup is not None:
         parts.append(_number(_SUPPRESS_GROUP, rule.suppress_ifgroup))
-    parts.append(_attribute(_PROTOCOL, bytes([protocol])))
-    parts[0] = _HEADER.pack(FAMILY[rule.version], 0, length, 0, 0, 0, 0, _ACTION_NUMBERS[rule.action], 0)
+    if rule.match is not ANY:
+        dst_length = rule.match.dst.prefixlen if rule.match.dst is not None else 0
+        parts += _selectors(rule.match)
+    parts.append(attribute(_PROTOCOL, bytes([protocol])))
+    parts[0] = _HEADER.pack(FAMILY[rule.version], dst_length, length, 0, 0, 0, 0, _ACTION_NUMBERS[rule.action],
+                            _INVERTED if rule.match.inverted else 0)
     return b"".join(parts)
+
+
+def _selectors(match: Match) -> List[bytes]:
+    parts = []
+    if match.dst is not None:
+        parts.append(attribute(_DST, match.dst.network_address.packed))
+    if match.iif:
+        parts.append(attribute(_IIF, match.iif.encode() + b"\0"))
+    if match.mask:
+        parts += [_number(_MARK, match.mark), _number(_MASK, match.mask)]
+    if match.users is not None:
+        parts.append(attribute(_USERS, struct.pack("=II", *match.users)))
+    if match.protocol:
+        parts.append(attribute(_IP_PROTOCOL, bytes([match.protocol])))
+    for kind, ports in ((_SOURCE_PORTS, match.sports), (_DESTINATION_PORTS, match.dports)):
+        if ports is not None:
+            parts.append(attribute(kind, struct.pack("=HH", *ports)))
+    return parts
 
 
 def unpack(body: bytes, version: int) -> SeenRule:
@@ -67,54 +91,53 @@ def unpack(body: bytes, version: int) -> SeenRule:
         return None if value == _NONE else value
 
     name = _ACTIONS.get(action, str(action))
-    other: Tuple[str, ...] = ()
+    match, other = ANY, ()  # type: Match, Tuple[str, ...]
     if dst_length or tos or flags & _INVERTED or not _PLAIN.issuperset(attributes):
-        other = _other(attributes, dst_length, tos, flags, version)
+        match = _match(attributes, dst_length, flags, version)
+        other = _other(attributes, tos)
     rule = Rule(
         version, number(_PRIORITY, 0),
         _network(attributes[_SRC], src_length, version) if _SRC in attributes else None,
         _text(attributes[_OIF]) if _OIF in attributes else "",
         name, number(_TABLE, table) if name == "lookup" else 0,
-        unless_none(_SUPPRESS_LENGTH), unless_none(_SUPPRESS_GROUP), other)
+        unless_none(_SUPPRESS_LENGTH), unless_none(_SUPPRESS_GROUP), match, number(_GOTO, 0), other)
     return SeenRule(rule, attributes[_PROTOCOL][0] if _PROTOCOL in attributes else 0)
 
 
 _PLAIN = frozenset((_SRC, _PRIORITY, _SUPPRESS_GROUP, _SUPPRESS_LENGTH, _TABLE, _OIF, _PROTOCOL))
-"""What our own rules may carry."""
+"""What most rules carry at the most: those of sources, of which there may be thousands."""
 
 
-def _other(attributes: Dict[int, bytes], dst_length: int, tos: int, flags: int, version: int) -> Tuple[str, ...]:
+def _match(attributes: Dict[int, bytes], dst_length: int, flags: int, version: int) -> Match:
+    def pair(kind: int, form: str) -> Optional[Tuple[int, int]]:
+        if kind not in attributes:
+            return None
+        first, last = struct.unpack(form, attributes[kind])
+        return first, last
+
+    mark, mask = (_NUMBER.unpack(attributes.get(kind, b"\0\0\0\0"))[0] for kind in (_MARK, _MASK))
+    match = Match(
+        _network(attributes[_DST], dst_length, version) if _DST in attributes else None,
+        _text(attributes[_IIF]) if _IIF in attributes else "",
+        mark, mask, pair(_USERS, "=II"), attributes[_IP_PROTOCOL][0] if _IP_PROTOCOL in attributes else 0,
+        pair(_SOURCE_PORTS, "=HH"), pair(_DESTINATION_PORTS, "=HH"), bool(flags & _INVERTED))
+    return ANY if match == ANY else match
+
+
+def _other(attributes: Dict[int, bytes], tos: int) -> Tuple[str, ...]:
     """Selectors that we never set, in iproute2's words."""
     words: List[str] = []
-    if flags & _INVERTED:
-        words.append("not")
-    if _DST in attributes:
-        words += ["to", str(_network(attributes[_DST], dst_length, version))]
     if tos:
         words += ["tos", hex(tos)]
-    if _MARK in attributes or _MASK in attributes:
-        mark, mask = (_NUMBER.unpack(attributes.get(kind, b"\0\0\0\0"))[0] for kind in (_MARK, _MASK))
-        if mark or mask:
-            words += ["fwmark", "{:#x}/{:#x}".format(mark, mask)]
-    if _IIF in attributes:
-        words += ["iif", _text(attributes[_IIF])]
     if _TUNNEL in attributes and any(attributes[_TUNNEL]):
         words += ["tun_id", str(int.from_bytes(attributes[_TUNNEL], "big"))]
     if _MASTER in attributes and any(attributes[_MASTER]):
         words.append("l3mdev")
-    if _USERS in attributes:
-        words += ["uidrange", "{}-{}".format(*struct.unpack("=II", attributes[_USERS]))]
-    if _IP_PROTOCOL in attributes:
-        words += ["ipproto", str(attributes[_IP_PROTOCOL][0])]
-    for kind, word in ((_SOURCE_PORTS, "sport"), (_DESTINATION_PORTS, "dport")):
-        if kind in attributes:
-            words += [word, "{}-{}".format(*struct.unpack("=HH", attributes[kind]))]
-    if _GOTO in attributes:
-        words += ["goto", str(_NUMBER.unpack(attributes[_GOTO])[0])]
     return tuple(words)
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
+def attribute(kind: int, data: bytes) -> bytes:
+    """As all of rtnetlink has them: padded to four bytes."""
     length = 4 + len(data)
     return _ATTRIBUTE.pack(length, kind) + data + b"\0" * (-length % 4)
 

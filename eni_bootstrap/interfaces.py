@@ -34,9 +34,10 @@ _IPV6 = _Names(
 )
 _ENI_ID = "network-interface-id"
 _NETMASK = "netmask"
+_VSWITCH_ID = "vswitch-id"
 
-LEAVES = frozenset(name for name in (_ENI_ID, _NETMASK) + _IPV4[1:] + _IPV6[1:] if name)
-"""All that is read of one ENI: what a client has to fetch if it must fetch leaf by leaf (two more exist, unused)."""
+LEAVES = frozenset(name for name in (_ENI_ID, _NETMASK, _VSWITCH_ID) + _IPV4[1:] + _IPV6[1:] if name)
+"""All that is read of one ENI: what a client has to fetch if it must fetch leaf by leaf (one more exists, unused)."""
 
 _SEPARATORS = re.compile(r"[\s,;\[\]\"']+")
 """Lists come as JSON, as ``[a, b]`` without quotes, bare, or in lines with CRLF; no address contains any of these."""
@@ -78,10 +79,11 @@ def parse_interfaces(tree: Any) -> Listing:
                 raise _Sick(f"its MAC is {_quote(key)}")
             if listed[mac] > 1:
                 raise _Sick("its MAC is listed twice")
-            interfaces.append(NetworkInterface(_eni_id(leaves), mac, mac == primary, _subnets(leaves)))
+            interfaces.append(NetworkInterface(_word(leaves, _ENI_ID), mac, mac == primary, _subnets(leaves),
+                                               _word(leaves, _VSWITCH_ID)))
         except _Sick as error:
             name = mac or _quote(key)
-            sick.append(SickInterface(_eni_id(leaves), name, mac == primary, error.reason, error.passing))
+            sick.append(SickInterface(_word(leaves, _ENI_ID), name, mac == primary, error.reason, error.passing))
     return Listing(tuple(interfaces), tuple(sick))
 
 
@@ -205,9 +207,9 @@ def _mac(key: Any) -> Optional[str]:
     return mac if _MAC.match(mac) else None
 
 
-def _eni_id(leaves: Dict[Any, Any]) -> str:
-    """Only ever shown, so anything but a plain word is left out instead of making the ENI sick."""
-    value = leaves.get(_ENI_ID)
+def _word(leaves: Dict[Any, Any], leaf: str) -> str:
+    """Only ever shown or chosen by, so anything but a plain word is left out instead of making the ENI sick."""
+    value = leaves.get(leaf)
     return value.strip() if isinstance(value, str) and re.match(r"[\w.-]{1,64}\Z", value.strip()) else ""
 
 

@@ -30,7 +30,8 @@ class MainTable:
 
     def on_link(self, network: Network, dev: str) -> bool:
         """Whether main reaches a network directly on a device."""
-        return any(route.dst == network and Hop(dev) in route.hops for route, _, _ in self._specific.get(dev, ()))
+        return any(route.dst == network and any(hop.dev == dev and hop.gateway is None for hop in route.hops)
+                   for route, _, _ in self._specific.get(dev, ()))
 
     def elsewhere(self, gateway: Address, dev: str) -> bool:
         """Whether main has an IPv6 gateway as another ENI's neighbour and would refuse a route to it by this one."""
@@ -50,7 +51,7 @@ class MainTable:
         found = []
         for route, protocol, expires in self._specific.get(dev, ()):
             if protocol not in (PROTOCOL_KERNEL, self._protocol) and not expires:
-                hops = tuple(hop for hop in route.hops if hop.dev == dev)
+                hops = tuple(hop._replace(weight=1) for hop in route.hops if hop.dev == dev)
                 found.append(route._replace(table=table, hops=hops))
         neighbours = [near for route in found[:most] for hop in route.hops for near in neighbour(table, hop)]
         return neighbours + found[:most], len(found) > most

@@ -5,7 +5,7 @@ The address family is never stored: it follows from the addresses (``network.ver
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import FrozenSet, NamedTuple, Optional, Tuple, Union
+from typing import FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 Address = Union[IPv4Address, IPv6Address]
 Network = Union[IPv4Network, IPv6Network]
@@ -40,6 +40,8 @@ class NetworkInterface(NamedTuple):
     primary: bool
     subnets: Tuple[Subnet, ...]
     """One per address family that the ENI has, IPv4 first."""
+    vswitch_id: str = ""
+    """Empty where it is not asked for, or not told."""
 
 
 class SickInterface(NamedTuple):
@@ -93,6 +95,7 @@ class Link(NamedTuple):
     group: int = 0
     ipv6: bool = True
     """False where somebody has switched IPv6 off (sysctl disable_ipv6)."""
+    carrier: bool = True
 
 
 class LinkAddress(NamedTuple):
@@ -118,10 +121,12 @@ class Hop(NamedTuple):
 
     dev: str
     gateway: Optional[Address] = None
+    weight: int = 1
+    """Its share where there are several ways, 1 to 256."""
 
     def __str__(self) -> str:
         via = "via {} ".format(self.gateway) if self.gateway is not None else ""
-        return via + "dev " + self.dev
+        return via + "dev " + self.dev + (" weight {}".format(self.weight) if self.weight != 1 else "")
 
 
 class Route(NamedTuple):
@@ -168,12 +173,14 @@ class Route(NamedTuple):
         return tuple(hop.dev for hop in self.hops)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, more: Sequence[str] = (), each: Sequence[str] = ()) -> str:
+        """In iproute2's words, and more of them; ``each``: for each way."""
         words = [] if self.kind == "unicast" else [self.kind]
         words.append("default" if self.is_default else str(self.dst))
         if len(self.hops) == 1:
             words.append(str(self.hops[0]))
-        else:
-            words += ["nexthop " + str(hop) for hop in self.hops]
         words.append("table {}".format("main" if self.table == MAIN else self.table))
         if self.tos:
             words.append("tos {:#x}".format(self.tos))
@@ -182,7 +189,52 @@ class Route(NamedTuple):
         if self.metric:
             words.append("metric {}".format(self.metric))
         words += ["{} {}".format(name, value) for name, value in self.options]
-        return " ".join(words)
+        if len(self.hops) < 2:
+            return " ".join(words + [*each, *more])
+        ways = [" ".join(["nexthop", str(hop), *each]) for hop in self.hops]
+        return " ".join(words + [*more, *ways])  # iproute2 wants them last
+
+
+class Match(NamedTuple):
+    """What a policy rule asks of a packet beside its source and its device; all of it must hold."""
+
+    dst: Optional[Network] = None
+    iif: str = ""
+    """Came in by this device; ``lo``: sent by this host itself."""
+    mark: int = 0
+    mask: int = 0
+    """Of the mark, the bits that count; 0: any mark."""
+    users: Optional[Tuple[int, int]] = None
+    """First and last user id of the sending socket."""
+    protocol: int = 0
+    """IP protocol; 0: any."""
+    sports: Optional[Tuple[int, int]] = None
+    dports: Optional[Tuple[int, int]] = None
+    """First and last port."""
+    inverted: bool = False
+    """The rule holds for all packets but those that match it."""
+
+    def words(self) -> List[str]:
+        """In iproute2's words."""
+        words: List[str] = []
+        if self.dst is not None:
+            words += ["to", _plain(self.dst)]
+        if self.mask:
+            words += ["fwmark", "{:#x}/{:#x}".format(self.mark, self.mask)]
+        if self.iif:
+            words += ["iif", self.iif]
+        if self.users is not None:
+            words += ["uidrange", "{}-{}".format(*self.users)]
+        if self.protocol:
+            words += ["ipproto", str(self.protocol)]
+        for word, ports in (("sport", self.sports), ("dport", self.dports)):
+            if ports is not None:
+                words += [word, "{}-{}".format(*ports)]
+        return words
+
+
+ANY = Match()
+"""No more than the source and the device."""
 
 
 class Rule(NamedTuple):
@@ -197,16 +249,23 @@ class Rule(NamedTuple):
     table: int = 0
     suppress_prefixlength: Optional[int] = None
     suppress_ifgroup: Optional[int] = None
+    match: Match = ANY
+    goto: int = 0
+    """With that action: the priority at which to go on."""
     other: Tuple[str, ...] = ()
     """Selectors that only other people's rules have, in iproute2's words."""
 
     def __str__(self) -> str:
-        words = ["from", "all" if self.src is None else _plain(self.src)]
+        words = ["not"] if self.match.inverted else []
+        words += ["from", "all" if self.src is None else _plain(self.src)]
         if self.oif:
             words += ["oif", self.oif]
+        words += self.match.words()
         words += self.other
         if self.action == "lookup":
             words += ["lookup", "main" if self.table == MAIN else str(self.table)]
+        elif self.action == "goto":
+            words += ["goto", str(self.goto)]
         else:
             words.append(self.action)
         if self.suppress_prefixlength is not None:
@@ -298,6 +357,12 @@ class Query(NamedTuple):
     """From a socket bound to this device."""
     match: bool = False
     """Ask for the route itself rather than for what it makes of this destination."""
+    user: Optional[int] = None
+    """The sending socket's user id."""
+    mark: int = 0
+    protocol: int = 0
+    sport: int = 0
+    dport: int = 0
 
 
 class Answer(NamedTuple):

@@ -42,9 +42,10 @@ _FENCE = _TYPE_NUMBERS["unreachable"]
 _DST_LENGTH, _PROTOCOL, _TYPE = 1, 5, 7  # bytes of struct rtmsg
 _ONLINK = 4  # RTNH_F_ONLINK
 _SCOPE_LINK = 253
+_RTA_UID, _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 25, 27, 28, 29
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
 _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half of a link's message
-_IFF_UP = 1
+_IFF_UP, _IFF_RUNNING = 1, 0x40
 _FOR_EVER = 0xFFFFFFFF  # of an address's life time
 _NODAD = 2  # IFA_F_NODAD: the cloud gives an address to one ENI only, and a vSwitch has no multicast to ask by
 
@@ -104,7 +105,8 @@ class Kernel:
                 name = name.decode(errors="surrogateescape")
             found.append(Link(
                 message["index"], name, mac.lower(), kind or "", message.get_attr("IFLA_MASTER") or 0,
-                bool(message["flags"] & _IFF_UP), message.get_attr("IFLA_GROUP") or 0, _has_ipv6(name)))
+                bool(message["flags"] & _IFF_UP), message.get_attr("IFLA_GROUP") or 0, _has_ipv6(name),
+                bool(message["flags"] & _IFF_RUNNING)))
         self._names = {link.ifindex: link.name for link in found}
         self._indexes = {link.name: link.ifindex for link in found}
         return tuple(found)
@@ -207,7 +209,8 @@ class Kernel:
         if kind == "unicast":
             parts = attributes.get("RTA_MULTIPATH")
             if parts:
-                hops = tuple(Hop(self._names.get(part["oif"], ""), _gateway(dict(part["attrs"]))) for part in parts)
+                hops = tuple(Hop(self._names.get(part["oif"], ""), _gateway(dict(part["attrs"])), part["hops"] + 1)
+                             for part in parts)
             elif "RTA_OIF" in attributes:
                 hops = (Hop(self._names.get(attributes["RTA_OIF"], ""), _gateway(attributes)),)
         metrics = attributes.get("RTA_METRICS")
@@ -239,7 +242,9 @@ class Kernel:
             attributes.append(("RTA_IIF", self._indexes[query.iif]))
         if query.oif:
             attributes.append(("RTA_OIF", self._indexes[query.oif]))
-        return Message(_GETROUTE, 0, _encode(rtmsg, fields, attributes))
+        if query.mark:
+            attributes.append(("RTA_MARK", query.mark))
+        return Message(_GETROUTE, 0, _encode(rtmsg, fields, attributes) + _packed_selectors(query))
 
     def _answer(self, body: bytes) -> Answer:
         message = _decode(rtmsg, body)
@@ -303,7 +308,7 @@ class Kernel:
             attributes += _via(route.hops[0], route.version)
         elif route.hops:
             attributes.append(("RTA_MULTIPATH", [
-                {"oif": self._indexes[hop.dev], "hops": 0, "flags": _ONLINK if route.onlink else 0,
+                {"oif": self._indexes[hop.dev], "hops": hop.weight - 1, "flags": _ONLINK if route.onlink else 0,
                  "attrs": _via(hop, route.version)} for hop in route.hops]))
         if route.prefsrc is not None:
             attributes.append(("RTA_PREFSRC", str(route.prefsrc)))
@@ -336,6 +341,16 @@ def _has_ipv6(name: str) -> bool:
             return switch.read().strip() == "0"
     except OSError:
         return not os.path.exists("/proc/sys/net/core")
+
+
+def _packed_selectors(query: Query) -> bytes:
+    """Attributes that pyroute2's codecs don't have on both lines; ports are in the network's byte order."""
+    parts = [] if query.user is None else [fibrule.attribute(_RTA_UID, struct.pack("=I", query.user))]
+    if query.protocol:
+        parts.append(fibrule.attribute(_RTA_IP_PROTO, bytes([query.protocol])))
+    parts += [fibrule.attribute(kind, struct.pack("!H", port))
+              for kind, port in ((_RTA_SPORT, query.sport), (_RTA_DPORT, query.dport)) if port]
+    return b"".join(parts)
 
 
 class _Quota:

@@ -6,9 +6,10 @@ child its parent's, a bond's ports the bond's.
 """
 
 import re
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import AbstractSet, Dict, List, NamedTuple, Sequence, Set, Tuple
+from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.model import Address, Link, LinkAddress, Listing, NetworkInterface, Network, Subnet
 
@@ -236,6 +237,31 @@ def leave_resting(enis: Sequence[Eni], links: Sequence[Link], once_up: AbstractS
     resting = [eni for eni in enis if not eni.primary and eni.dev in down and eni.dev in once_up]
     reason = "its link has been taken down and is left so"
     return ([eni for eni in enis if eni not in resting], [eni.unfit(reason)._replace(resting=True) for eni in resting])
+
+
+def names(pattern: str, eni_id: str, mac: str, devs: Iterable[str], vswitch_id: str = "") -> bool:
+    """Whether a word of the configuration, wildcards and all, names this ENI."""
+    return any(name and fnmatchcase(name.lower(), pattern.lower()) for name in (eni_id, mac, vswitch_id, *devs))
+
+
+def named(pattern: str, enis: Sequence[Eni]) -> List[Eni]:
+    return [eni for eni in enis if names(pattern, eni.interface.eni_id, eni.interface.mac, (eni.dev, eni.link.name),
+                                         eni.interface.vswitch_id)]
+
+
+def leave_ignored(enis: Sequence[Eni], unfit: Sequence[Unfit], ignore: Sequence[str], only: Sequence[str]
+                  ) -> Tuple[List[Eni], List[Unfit], List[str]]:
+    """What the configuration lets us work on, and the devices of secondaries that are left alone."""
+    def out(eni_id: str, mac: str, devs: Tuple[str, ...], vswitch_id: str) -> bool:
+        return any(names(pattern, eni_id, mac, devs, vswitch_id) for pattern in ignore) or bool(only) and not any(
+            names(pattern, eni_id, mac, devs, vswitch_id) for pattern in only)
+
+    ignored = [eni for eni in enis if not eni.primary and out(
+        eni.interface.eni_id, eni.interface.mac, (eni.dev, eni.link.name), eni.interface.vswitch_id)]
+    spared = [member for member in unfit if not member.primary and out(member.eni_id, member.mac, (member.dev,), "")]
+    devs = [name for eni in ignored for name in (eni.dev, eni.link.name)] + [member.dev for member in spared]
+    return ([eni for eni in enis if eni not in ignored], [member for member in unfit if member not in spared],
+            [dev for dev in dict.fromkeys(devs) if dev])
 
 
 @lru_cache(maxsize=None)

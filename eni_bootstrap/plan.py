@@ -35,9 +35,9 @@ class Change(NamedTuple):
             quiet = " nodad" if item.address.version == 6 and self.verb == "add" else ""
             words = "-{} address {} {}{}".format(item.address.version, _VERBS[self.verb], item, quiet)
         elif isinstance(item, Route):
-            onlink = " onlink" if item.onlink and self.verb != "remove" else ""
-            words = "-{} route {} {}{} proto {}".format(
-                item.version, _VERBS[self.verb], item, onlink, self.protocol)
+            onlink = ["onlink"] if item.onlink and self.verb != "remove" else []
+            words = "-{} route {} {}".format(
+                item.version, _VERBS[self.verb], item.text(["proto", str(self.protocol)], onlink))
         else:
             words = "-{} rule {} {} protocol {}".format(item.version, _VERBS[self.verb], item, self.protocol)
         return " ".join(shlex.quote(word) for word in ["ip"] + words.split())

@@ -125,7 +125,7 @@ def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: Facts, conf
             "not by " + ", ".join(check.not_by) if check.not_by else by)
         reason = "" if ok else _blame(check, answer, facts, config)
         source = check.query.dst if received else check.query.src
-        verdict = Verdict(check.eni.label, str(source), check.target, ok, expected, _words(answer, received),
+        verdict = Verdict(check.eni.label, str(source), check.target, ok, expected, words(answer, received),
                           reason=reason)
         verdicts.append(verdict)
         for network in check.stands_for:
@@ -151,7 +151,7 @@ def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
     for rule, protocol in facts.rules:
         if config.owns_rule(rule.priority, protocol) or rule.priority == 0:
             continue
-        if rule.priority >= config.priority_primary or rule.oif or "iif" in rule.other:
+        if rule.priority >= config.priority_primary or rule.oif or rule.match.iif:
             continue
         for eni in facts.enis:
             if any(source.version == rule.version and (rule.src is None or rule.src.overlaps(source))
@@ -251,7 +251,8 @@ def _covers(outer: Network, inner: Network) -> bool:
             and inner.network_address in outer)
 
 
-def _words(answer: Answer, received: bool) -> str:
+def words(answer: Answer, received: bool) -> str:
+    """What the kernel's answer says."""
     if answer.error:
         return os.strerror(answer.error)
     if received:

@@ -24,7 +24,10 @@ from eni_bootstrap.model import (
     IPV6_METRIC, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkUp, Listing, Made, Network, Route,
     Rule, Snapshot,
 )
-from eni_bootstrap.pairing import Eni, Unfit, leave_out_ipv6, leave_resting, network_of, pair, refuse_stealing
+from eni_bootstrap.pairing import (
+    Eni, Unfit, leave_ignored, leave_out_ipv6, leave_resting, named, network_of, pair, refuse_stealing,
+)
+from eni_bootstrap.policy import policy
 from eni_bootstrap.tables import Memory, Numbers, assign
 
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -59,6 +62,8 @@ class Decision(NamedTuple):
     kept_tables: FrozenSet[int] = frozenset()
     """Tables of ours whose ENI must stay as it is."""
     kept_devs: FrozenSet[str] = frozenset()
+    problems: Tuple[str, ...] = ()
+    """What the configuration asks for and can't be had."""
 
 
 def decide(
@@ -72,6 +77,7 @@ def decide(
     enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
     enis, without, switched_off = leave_out_ipv6(enis, snapshot.links)
     unfit += thieves + without
+    enis, unfit, ignored = leave_ignored(enis, unfit, config.ignore, config.only)
     if config.unattended:
         enis, resting = leave_resting(enis, snapshot.links, made.ups | made.seen_up)
         unfit += resting
@@ -79,8 +85,10 @@ def decide(
     main = MainTable(snapshot, config)
     on_link = _on_link(snapshot)
     sources = {eni.dev: _sources(eni, on_link, listing) for eni in enis}
+    problems = _more_sources(sources, enis, config)
 
-    kept_tables, gone_devs, remarks = _kept(enis, unfit, sources, snapshot, on_link, memory)
+    kept_tables, gone_devs, remarks = _kept(enis, unfit, ignored, sources, snapshot, on_link, memory)
+    remarks += ["{}: left alone, as the configuration says".format(dev) for dev in ignored]
 
     def base_routes(eni: Eni, table: int) -> List[Route]:
         return (_vswitch_routes if eni.primary else _own_routes)(eni, table, main)
@@ -101,6 +109,8 @@ def decide(
         sources=sources, displaced=crowded,
         kept_tables=kept_tables,
         kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
+    if config.entries:
+        versions |= {subnet.version for eni in enis for subnet in eni.interface.subnets}
     if not versions:
         return outline
 
@@ -137,7 +147,16 @@ def decide(
                                "does not hold for its addresses".format(eni.label, config.copies, table))
         routes += _first_of_each_key(own)
         rules += _rules(eni, table, sources[eni.dev], versions, early=not groups, config=config)
+    if config.entries or config.spreads:
+        kept = {member.dev: memory.tables_of(member.dev, []) for member in unfit}
+        asked = policy(enis, unfit, {dev: own.table for dev, own in numbers.items()}, kept, sources, snapshot.links,
+                       versions, config)
+        rules += asked.rules
+        routes += asked.routes
+        remarks += asked.remarks
+        problems += asked.problems
     return outline._replace(
+        problems=tuple(problems),
         remarks=tuple(remarks), unaddressed=tuple(unaddressed), ups=tuple(ups), groups=tuple(groups),
         addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults),
         rules=tuple(rules),
@@ -158,6 +177,27 @@ def _sources(eni: Eni, on_link: Dict[str, List[LinkAddress]], listing: Listing) 
                     known.add(address)
                     addresses.append(address)
     return [network_of(address) for address in addresses] + prefixes
+
+
+def _more_sources(sources: Dict[str, List[Network]], enis: Sequence[Eni], config: Config) -> List[str]:
+    """Add what the configuration gives to ENIs; what is wrong with that."""
+    problems = []
+    for extra in config.extra:
+        where = "sources on line {}: ".format(extra.line)
+        fitting = named(extra.eni, enis)
+        if len(fitting) != 1 or fitting[0].primary:
+            problems.append(where + "{} names {}".format(extra.eni, "no ENI" if not fitting else "the primary ENI"
+                            if len(fitting) == 1 else "several ENIs"))
+            continue
+        own = sources[fitting[0].dev]
+        for network in extra.networks:
+            owner = next((dev for dev, others in sources.items() if others is not own and any(
+                network.overlaps(other) for other in others if other.version == network.version)), "")
+            if owner:
+                problems.append(where + "{} is {}'s".format(network, owner))
+            elif network not in own:
+                own.append(network)
+    return problems
 
 
 def _claimed_by_another(address: Address, eni: Eni, listing: Listing) -> bool:
@@ -315,8 +355,8 @@ def _rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], ear
 
 
 def _kept(
-    enis: Sequence[Eni], unfit: Sequence[Unfit], sources: Dict[str, List[Network]], snapshot: Snapshot,
-    on_link: Dict[str, List[LinkAddress]], memory: Memory
+    enis: Sequence[Eni], unfit: Sequence[Unfit], ignored: Sequence[str], sources: Dict[str, List[Network]],
+    snapshot: Snapshot, on_link: Dict[str, List[LinkAddress]], memory: Memory
 ) -> Tuple[FrozenSet[int], List[str], List[str]]:
     """Tables of ours that must stay as they are, devices that metadata no longer lists, and what to say of those.
 
@@ -334,6 +374,7 @@ def _kept(
         kept.update(tables)
         lost = lost or not (tables or member.dev)
     listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unfit}
+    listed.update(ignored)
     for link in snapshot.links:
         if link.name in listed:
             continue

@@ -32,7 +32,7 @@ class Memory:
                 self.foreign_routes[route.table].append(route)
                 continue
             self.own_routes.add(route)
-            for dev in route.devs():
+            for dev in route.devs() if route.table != config.table_spread else ():
                 self._by_route[dev].add(route.table)
         for rule, protocol in snapshot.rules:
             if not config.owns_rule(rule.priority, protocol):

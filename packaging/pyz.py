@@ -25,6 +25,8 @@ LINES = ("py36", "py39")
 _ASK = "import sys; print(sys.implementation.cache_tag, '%d.%02d.%02d' % sys.version_info[:3])"
 _LEFT_OUT = ("certifi-", "importlib_metadata-", "pip-", "typing_extensions-", "zipp-")
 """Ours stands for certifi; pip is for the wheelhouse; the others pyroute2 0.7 asks for and does not import."""
+_BESIDE = ("yaml/",)
+"""What these have of machine code they do without."""
 _LICENCE = re.compile(r"[^/]+\.dist-info/(.*/)?(LICEN[CS]E|COPYING|NOTICE|AUTHORS)[^/]*$")
 
 
@@ -61,7 +63,7 @@ def lay_out(folder, source, wheels):
             for member in wheel.namelist():
                 if member.endswith(".py") or _LICENCE.match(member):
                     wheel.extract(member, folder)
-                elif member.endswith((".so", ".pyd")):
+                elif member.endswith((".so", ".pyd")) and not member.startswith(_BESIDE):
                     sys.exit("{} is not pure Python: {}".format(name, member))
     os.mkdir(os.path.join(folder, "certifi"))
     shutil.copy(os.path.join(HERE, "certifi.py"), os.path.join(folder, "certifi", "__init__.py"))

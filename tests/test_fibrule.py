@@ -4,7 +4,7 @@ import pytest
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 
 from eni_bootstrap.fibrule import FAMILY, pack, unpack
-from eni_bootstrap.model import Rule, SeenRule
+from eni_bootstrap.model import Match, Rule, SeenRule
 from tests.build import net
 
 RULES = [
@@ -15,6 +15,13 @@ RULES = [
     Rule(4, 7500, oif="enp0s5", table=1999),
     Rule(4, 7100, table=254, suppress_prefixlength=0, suppress_ifgroup=60235),
     Rule(6, 7000, net("2001:db8::/80"), table=1001, suppress_prefixlength=0),
+    Rule(4, 7700, table=1002, match=Match(net("10.60.0.0/16"), protocol=6, dports=(443, 443))),
+    Rule(6, 7701, action="unreachable", match=Match(net("2001:db8:1::/48"), protocol=17, sports=(1024, 65535))),
+    Rule(4, 7702, net("172.30.0.0/16"), table=1001, match=Match(iif="br0", mark=0x10, mask=0xFF, users=(1001, 1002))),
+    Rule(4, 7010, action="prohibit", match=Match(net("192.0.2.0/24"))),
+    Rule(4, 7011, action="goto", goto=7100, match=Match(users=(0, 0))),
+    Rule(6, 7900, net("::/1"), table=1900, match=Match(inverted=True)),
+    Rule(4, 7900, net("0.0.0.0/32"), table=1900),
 ]
 
 
@@ -38,17 +45,25 @@ def test_pyroute2_reads_what_we_pack(rule):
     assert attributes.get("FRA_SUPPRESS_PREFIXLEN") == rule.suppress_prefixlength
     if rule.src is not None:
         assert (attributes["FRA_SRC"], message["src_len"]) == (str(rule.src.network_address), rule.src.prefixlen)
-    assert message["action"] == {"lookup": 1, "unreachable": 7}[rule.action]
+    assert message["action"] == {"lookup": 1, "goto": 2, "unreachable": 7, "prohibit": 8}[rule.action]
+    match = rule.match
+    if match.dst is not None:
+        assert (attributes["FRA_DST"], message["dst_len"]) == (str(match.dst.network_address), match.dst.prefixlen)
+    assert (attributes.get("FRA_FWMARK", 0), attributes.get("FRA_FWMASK", 0)) == (match.mark, match.mask)
+    assert attributes.get("FRA_IIFNAME", "") == match.iif
+    assert attributes.get("FRA_IP_PROTO", 0) == match.protocol
+    assert attributes.get("FRA_GOTO", 0) == rule.goto
+    assert bool(message["flags"] & 2) == match.inverted
 
 
 @pytest.mark.parametrize("attributes, fields, words", [
-    ([("FRA_FWMARK", 0x10), ("FRA_FWMASK", 0xFF)], {}, ("fwmark", "0x10/0xff")),
-    ([("FRA_IIFNAME", "docker0")], {}, ("iif", "docker0")),
-    ([("FRA_DST", "10.0.0.0")], {"dst_len": 8}, ("to", "10.0.0.0/8")),
-    ([("FRA_IP_PROTO", 6), ("FRA_DPORT_RANGE", "443:443")], {}, ("ipproto", "6", "dport", "443-443")),
-    ([("FRA_UID_RANGE", "1001:1002")], {}, ("uidrange", "1001-1002")),
-    ([], {"flags": 2}, ("not",)),
-    ([], {"tos": 16}, ("tos", "0x10")),
+    ([("FRA_FWMARK", 0x10), ("FRA_FWMASK", 0xFF)], {}, "from all fwmark 0x10/0xff"),
+    ([("FRA_IIFNAME", "docker0")], {}, "from all iif docker0"),
+    ([("FRA_DST", "10.0.0.0")], {"dst_len": 8}, "from all to 10.0.0.0/8"),
+    ([("FRA_IP_PROTO", 6), ("FRA_DPORT_RANGE", "443:443")], {}, "from all ipproto 6 dport 443-443"),
+    ([("FRA_UID_RANGE", "1001:1002")], {}, "from all uidrange 1001-1002"),
+    ([], {"flags": 2}, "not from all"),
+    ([], {"tos": 16}, "from all tos 0x10"),
 ])
 def test_other_peoples_selectors_are_told_in_iproute2s_words(attributes, fields, words):
     message = fibmsg()
@@ -57,7 +72,7 @@ def test_other_peoples_selectors_are_told_in_iproute2s_words(attributes, fields,
     message["attrs"] = [("FRA_TABLE", 52), ("FRA_PRIORITY", 5210)] + attributes
     message.encode()
     rule, protocol = unpack(bytes(message.data[16:]), 4)
-    assert (rule.table, rule.priority, rule.other, protocol) == (52, 5210, words, 0)
+    assert (str(rule), protocol) == (words + " lookup 52 priority 5210", 0)
 
 
 def _header(body):

@@ -11,14 +11,15 @@ PACKAGE = os.path.dirname(eni_bootstrap.__file__)
 
 # Each module may import what stands before it, and nothing else of ours.
 ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.rooted", "host.rivals", "host.files",
-         "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces", "pairing", "tables", "links",
-         "maintable", "routing", "plan", "staging", "recall", "proof", "fibrule", "rtnetlink", "netlink", "state",
-         "host.command", "metadata", "patience", "bootstrap", "views", "cli", "__main__"]
+         "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces", "pairing", "schema", "configfile",
+         "tables", "links", "maintable", "policy", "routing", "plan", "staging", "recall", "proof", "trials", "fibrule",
+         "rtnetlink", "netlink", "state", "host.command", "metadata", "patience", "bootstrap", "views", "cli",
+         "__main__"]
 
-PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "tables", "links", "maintable", "routing",
-        "plan", "staging", "recall", "proof", "fibrule", "views"]
+PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "schema", "tables", "links", "maintable",
+        "policy", "routing", "plan", "staging", "recall", "proof", "trials", "fibrule", "views"]
 
-DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}}
+DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}, "yaml": {"configfile"}}
 
 WORLDLY = {"socket", "os", "subprocess", "time", "threading", "requests", "tenacity", "pyroute2", "fcntl", "logging"}
 

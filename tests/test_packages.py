@@ -173,10 +173,12 @@ def test_single_file_holds_both_lines_of_libraries_and_their_licences(pyz):
     names = zipfile.ZipFile(pyz).namelist()
     assert [name for name in names if name.startswith("code/")] == ["code/" + TAG]
     for line in ("py36", "py39"):
-        for package in ("eni_bootstrap", "pyroute2", "requests", "tenacity", "urllib3", "idna", "charset_normalizer"):
+        for package, called in (("eni_bootstrap", ""), ("pyroute2", "pyroute2"), ("requests", "requests"),
+                                ("tenacity", "tenacity"), ("urllib3", "urllib3"), ("idna", "idna"),
+                                ("charset_normalizer", "charset_normalizer"), ("yaml", "(?i)pyyaml")):
             assert "{}/{}/__init__.py".format(line, package) in names
-            assert package == "eni_bootstrap" or [
-                name for name in names if re.match(line + "/" + package + r"-.*\.dist-info/.*LICENSE", name)]
+            assert not called or [name for name in names if re.match(
+                called + r"-.*\.dist-info/.*LICENSE", name[len(line) + 1:])]
     assert not [name for name in names if name.endswith((".so", ".pem")) or "__pycache__" in name]
 
 

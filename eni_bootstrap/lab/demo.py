@@ -9,10 +9,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
@@ -20,6 +22,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 from pyroute2.netlink.exceptions import NetlinkError
 
 import eni_bootstrap
+from eni_bootstrap import configfile
 from eni_bootstrap.errors import BootstrapError, MetadataError, UsageError
 from eni_bootstrap.host import singlefile
 from eni_bootstrap.interfaces import parse_interfaces
@@ -28,6 +31,7 @@ from eni_bootstrap.lab.fabric import FORWARDED, Packet
 from eni_bootstrap.lab.namespace import isolate
 from eni_bootstrap.lab.story import Question, Run, Trace
 from eni_bootstrap.lab.vpc import METADATA, Tree, Vpc, make_tree
+from eni_bootstrap.model import Address
 
 AGENT = (sys.executable,) + ((singlefile.path(),) if singlefile.path() else ("-m", "eni_bootstrap"))
 """The agent as a program; out of the single file, where that is what runs."""
@@ -45,6 +49,8 @@ _SYMPTOM_TIMEOUT = 0.5
 _CURE_TIMEOUT = 3.0
 """Seconds for one that does."""
 _AT_ONCE = 32
+FLOWS = 600
+"""Enough to see the weights of a spread."""
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -52,11 +58,15 @@ def run(parsed: argparse.Namespace) -> int:
     gc.enable()  # the program does without, a lab lives for longer
     isolate()
     tree = _read_tree(parsed.metadata) if parsed.metadata else _make_tree(parsed)
-    return demonstrate(tree, keep=parsed.keep, options=["--verbose"] if parsed.verbose else [])
+    options = ["--verbose"] if parsed.verbose else []
+    if parsed.config:
+        configfile.load(parsed.config)  # what is wrong with it is said before anything is built
+        options += ["--config", os.path.abspath(parsed.config)]
+    return demonstrate(tree, keep=parsed.keep, options=options)
 
 
 def demonstrate(tree: Tree, keep: bool = False, options: Sequence[str] = (), agent: Sequence[str] = AGENT) -> int:
-    """Tell the whole story of one VPC."""
+    """Tell the whole story of one VPC; with a configuration among the options, that of connections without a source."""
     started = time.monotonic()
     try:
         with _tidy(), tempfile.TemporaryDirectory(prefix="eni-bootstrap-demo-") as directory:
@@ -84,6 +94,7 @@ class Lab:
         root = os.path.dirname(os.path.dirname(os.path.abspath(eni_bootstrap.__file__)))
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self.environment = dict(os.environ, RUNTIME_DIRECTORY=directory, PYTHONPATH=path, CLIENT=vpc.client.path)
+        self.configured = "--config" in options
         self._agent = agent
         self._options = options
 
@@ -129,6 +140,21 @@ def trace(question: Question, answered: Sequence[bool], packets: Sequence[Packet
                  _distinct(packet.verdict for packet in left if packet.verdict != FORWARDED))
 
 
+def flows(vpc: Vpc) -> Dict[Tuple[str, str], int]:
+    """How many flows without a source of their own left by which ENI, with which source."""
+    with vpc.instance:
+        talking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    ways: Dict[Address, Tuple[str, str]] = {}
+    with talking, vpc.fabric.capture() as seen:
+        for number in range(FLOWS):
+            talking.sendto(b"?", (f"10.{200 + number // 250}.{number % 250}.1", 9))
+        time.sleep(_SYMPTOM_TIMEOUT)
+    for packet in seen:
+        if packet.direction == "from":
+            ways[packet.dst] = packet.port, str(packet.src)
+    return dict(Counter(ways.values()))
+
+
 def _tell(lab: Lab) -> List[str]:
     """Symptom, agent, cure, proof; the sentences about what is not as it should be."""
     vpc = lab.vpc
@@ -157,6 +183,10 @@ def _tell(lab: Lab) -> List[str]:
     _say(story.quote(verified))
     if verified.code:
         failures.append(f"verify ended with exit code {verified.code}.")
+
+    if lab.configured:
+        _say(story.heading(f"The configuration: {FLOWS} flows that have chosen no source, to as many destinations"))
+        _say(story.shares(flows(vpc)))
 
     nothing = not any(question.misled for question in lab.questions)
     _say("\n" + story.conclusion(failures, nothing))

@@ -198,6 +198,12 @@ def conclusion(failures: Sequence[str], nothing_to_cure: bool) -> str:
     return "Cured: every ENI answers by itself, and the kernel agrees.\n"
 
 
+def shares(flows: Mapping[Tuple[str, str], int]) -> str:
+    """By which ENI flows left, and with which source."""
+    rows = ["  {:<8} {:<18} {:>5}".format(dev, source, number) for (dev, source), number in sorted(flows.items())]
+    return "\n".join(rows) + "\n"
+
+
 def invitation(program: str, question: Question) -> str:
     """What can be tried in the shell."""
     lines = [

@@ -1,0 +1,275 @@
+"""The configuration file: YAML in, a ``Config`` out, or all that is wrong with it, each with its line.
+
+Only this file knows YAML; the library is imported when there is a file. Of YAML what people write by hand is
+understood: mappings, lists and words. Anchors and aliases, by which a small file becomes a huge one, are refused; so
+are tags and several documents. A word is what is written there: no octal numbers, no sexagesimal MACs.
+"""
+
+import logging
+import os
+from typing import Any, Dict, List, Optional, Tuple
+
+from eni_bootstrap.config import Config, Entry, Source, Spread
+from eni_bootstrap.errors import UsageError
+from eni_bootstrap.model import Network
+from eni_bootstrap.pairing import CLOUD_SERVICES
+from eni_bootstrap.schema import (
+    Key, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network,
+)
+
+LOG = logging.getLogger(__name__)
+
+PATH = "/etc/eni-bootstrap.yaml"
+
+_LARGEST = 1 << 20
+"""Bytes: a thousand entries with comments are a tenth of that."""
+_DEEPEST = 10
+"""Lists and mappings inside each other: the schema has four."""
+
+
+def load(path: str = "", base: Config = Config()) -> Config:
+    """The settings with those of the file; without a path, of the usual one if it is there.
+
+    Raises ``UsageError``, which has a line for each problem.
+    """
+    if not path and not os.path.lexists(PATH):
+        return base
+    name = path or PATH
+    try:
+        with open(name, "rb") as handle:
+            data = handle.read(_LARGEST + 1)
+    except PermissionError:
+        raise UsageError("{}: it has to be readable for everybody: the service is no root".format(name))
+    except OSError as error:
+        raise UsageError("{}: {}".format(name, error.strerror))
+    found, problems = read(data, base)
+    if found is None:
+        raise UsageError("\n".join("{}:{}: {}".format(name, problem.line, problem) for problem in problems))
+    return found
+
+
+def read(data: bytes, base: Config = Config()) -> Tuple[Optional[Config], List[Problem]]:
+    """The settings that a file's content makes, or what is wrong with it, in the order of its lines."""
+    problems: List[Problem] = []
+    if len(data) > _LARGEST:
+        return None, [Problem(1, "", "the file is larger than {} MiB".format(_LARGEST >> 20))]
+    root = _parse(data, problems)
+    if root is not None and not problems:
+        found = _FILE.read(root, Place(problems))
+        if not problems:
+            return _settings(base, found, problems), problems
+    return None, sorted(problems, key=lambda problem: problem.line)
+
+
+EXAMPLE = """\
+# /etc/eni-bootstrap.yaml: all of it is optional, and so is the file. What is said here counts from the next run on:
+# "eni-bootstrap config check", "eni-bootstrap plan", "eni-bootstrap".
+#
+# An ENI is named by its device, its MAC, its id or its vSwitch's id; *, ? and [...] stand for others.
+
+# Left alone: nothing of theirs is changed. With "only", all secondary ENIs but those.
+ignore: [eth9, "eni-bp1spare*"]
+
+# Sources of an ENI that the metadata service does not tell.
+sources:
+  - eni: eth1
+    address: [172.16.20.99]  # a HAVIP
+
+# What leaves by which ENI, or not at all; the first entry that fits counts. What comes from an ENI's own address leaves
+# by that ENI in any case: entries that name an ENI are for what has chosen no source, and for what is forwarded.
+access:
+  - {to: 10.60.0.0/16, protocol: tcp, port: 443, via: eth2}
+  - {user: 1001, via: eth1}
+  - {to: [192.0.2.0/24, "2001:db8:bad::/48"], answer: prohibit}
+  - {mark: 0x10/0xff, via: eth2}
+  - {in: br0, from: 172.30.0.0/16, via: eth1}
+
+# Connections that have chosen no source, spread by weight. The cloud's own services stay on the primary.
+balance:
+  - over: {eth0: 1, eth1: 2, eth2: 3}
+  - {to: 10.70.0.0/16, over: {eth1: 1, eth2: 1}}
+"""
+
+
+def json_schema() -> Dict[str, Any]:
+    """The published description of the file, for editors."""
+    return dict(_FILE.schema(), **{"$schema": "http://json-schema.org/draft-07/schema#",
+                                   "title": "eni-bootstrap.yaml"})
+
+
+# What may be in it
+
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "dccp": 33, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "sctp": 132,
+              "udplite": 136}
+_WITH_PORTS = (6, 17, 33, 132, 136)
+_ENTRIES = 80
+"""As many as there are priorities for."""
+
+
+def _span(least: int, most: int, what: str) -> Text:
+    def parse(text: str) -> Tuple[int, int]:
+        first, dash, last = text.partition("-")
+        if not first.isdigit() or dash and not last.isdigit():
+            raise ValueError(text)
+        span = int(first), int(last or first)
+        if not least <= span[0] <= span[1] <= most:
+            raise ValueError(text)
+        return span
+    return Text("{} from {} to {}, or two with a dash between them".format(what, least, most), parse,
+                type=["integer", "string"], pattern=r"^[0-9]+(-[0-9]+)?$")
+
+
+def _protocol(text: str) -> int:
+    number = _PROTOCOLS.get(text) or int(text)
+    if not 1 <= number <= 255:
+        raise ValueError(text)
+    return number
+
+
+def _mark(text: str) -> Tuple[int, int]:
+    mark, slash, mask = text.partition("/")
+    value, bits = int(mark, 0), int(mask, 0) if slash else 0xFFFFFFFF
+    if not 0 <= value <= 0xFFFFFFFF or not 0 < bits <= 0xFFFFFFFF or value & ~bits:
+        raise ValueError(text)
+    return value, bits
+
+
+def _word(most: int) -> Any:
+    def parse(text: str) -> str:
+        if len(text) > most or any(letter.isspace() or letter in "/\0" for letter in text):
+            raise ValueError(text)
+        return text
+    return parse
+
+
+_ENI = Text("an ENI by its device, MAC, ENI id or vSwitch id; *, ? and [..] stand for others", _word(64))
+_DEVICE = Text("the name of a network device", _word(15))
+
+
+def _entry(found: Dict[str, Any], node: Node, place: Place) -> Optional[Entry]:
+    if ("via" in found) == ("answer" in found):
+        place.wrong(node, "either via, an ENI, or answer, a refusal, says what becomes of the packets")
+        return None
+    protocols = found.get("protocol", ())
+    if ("port" in found or "source-port" in found) and not (protocols and set(protocols) <= set(_WITH_PORTS)):
+        place.wrong(node, "a port needs a protocol that has ports: tcp, udp, sctp, dccp or udplite")
+        return None
+    versions = [{network.version for network in found[key]} for key in ("from", "to") if key in found]
+    if len(versions) == 2 and not versions[0] & versions[1]:
+        place.wrong(node, "from and to contradict each other: no packet has one of IPv4 and the other of IPv6")
+        return None
+    if not set(found) - {"via", "answer"}:
+        place.wrong(node, "nothing is said of the packets that it is for: from, to, in, protocol, port, source-port, "
+                          "user or mark")
+        return None
+    if "answer" in found and not set(found) - {"answer", "to"} and any(map(_is_vital, found["to"])):
+        place.wrong(node, "this would cut off the whole machine: its default route, or the cloud's own services "
+                          "(100.64.0.0/10)")
+        return None
+    return Entry(node.line, found.get("via", ""), found.get("answer", ""), found.get("from", ()), found.get("to", ()),
+                 found.get("in", ()), protocols, found.get("source-port", ()), found.get("port", ()),
+                 found.get("user", ()), found.get("mark"))
+
+
+def _is_vital(network: Network) -> bool:
+    return network.prefixlen == 0 or network.version == 4 and network.overlaps(CLOUD_SERVICES)
+
+
+def _spread(found: Dict[str, Any], node: Node, place: Place) -> Optional[Spread]:
+    for block in found.get("to", ()):
+        if block.version == 4 and block.overlaps(CLOUD_SERVICES) and block.prefixlen >= CLOUD_SERVICES.prefixlen:
+            place.wrong(node, "{} is the cloud's own services', which the primary ENI alone reaches".format(block))
+            return None
+    return Spread(node.line, found.get("to", ()), found["over"])
+
+
+_NUMBERS = Mapping({
+    "table": Key(integer(1000, 4294966000), "the primary's routing table; eth1's is the next, and so on (1000)"),
+    "priority": Key(integer(1, 31766), "the first of 1000 priorities of rules (7000)"),
+    "metric-step": Key(integer(1, 1000000), "by which each ENI's default route in main is worse (100)"),
+    "protocol": Key(integer(5, 255), "marks our routes and rules in the kernel (235)"),
+    "group": Key(integer(1, 4294967295), "the interface group of all ENI links (60235)"),
+})
+
+_FILE = Mapping({
+    "ignore": Key(ListOf(_ENI), "ENIs that are left alone: nothing of theirs is changed"),
+    "only": Key(ListOf(_ENI), "if it is there, all other secondary ENIs are left alone"),
+    "assign": Key(choice("primary", "all", "none"), "which addresses are put on an ENI's link: its primary one where "
+                  "nobody else does (the default), all that the cloud assigned to it, or none"),
+    "sources": Key(ListOf(Mapping({
+        "eni": Key(_ENI, "whose they are", needed=True),
+        "address": Key(ListOf(network()), "addresses or networks that leave by it, too", needed=True),
+    }, lambda found, node, place: Source(node.line, found["eni"], found["address"])), single=False),
+        "more sources of an ENI than metadata tells: HAVIP, keepalived"),
+    "access": Key(ListOf(Mapping({
+        "from": Key(ListOf(network()), "source"),
+        "to": Key(ListOf(network()), "destination"),
+        "in": Key(ListOf(_DEVICE), "came in by this device"),
+        "protocol": Key(ListOf(Text("tcp, udp, icmp, icmpv6, sctp, gre, esp, ah, or a number to 255", _protocol)),
+                        "IP protocol"),
+        "port": Key(ListOf(_span(1, 65535, "a port")), "destination port"),
+        "source-port": Key(ListOf(_span(1, 65535, "a port")), "source port"),
+        "user": Key(ListOf(_span(0, 4294967294, "a user id")), "user id of the sending process"),
+        "mark": Key(Text("a firewall mark such as 0x10, or with a mask, 0x10/0xff", _mark), "firewall mark"),
+        "via": Key(_ENI, "the ENI by which they leave, or not at all"),
+        "answer": Key(choice("prohibit", "unreachable", "blackhole"), "they are refused"),
+    }, _entry), single=False, most=_ENTRIES), "what leaves by which ENI, or not at all; the first that fits counts"),
+    "balance": Key(ListOf(Mapping({
+        "to": Key(ListOf(network()), "destinations; without it, all"),
+        "over": Key(Pairs(_ENI, integer(1, 256)), "ENIs and their weights", needed=True),
+    }, _spread), single=False), "over which ENIs connections are spread that have chosen no source"),
+    "numbers": Key(_NUMBERS, "where the usual numbers are somebody else's"),
+})
+
+
+def _settings(base: Config, found: Dict[str, Any], problems: List[Problem]) -> Config:
+    return base._replace(
+        ignore=found.get("ignore", ()), only=found.get("only", ()),
+        assign=found.get("assign", base.assign), extra=found.get("sources", ()), entries=found.get("access", ()),
+        spreads=found.get("balance", ()))
+
+
+# YAML
+
+
+def _parse(data: bytes, problems: List[Problem]) -> Optional[Node]:
+    """The file as nodes; nothing, and why, when it is not what people write by hand."""
+    import yaml  # a boot without a file does not pay for it
+
+    try:
+        text = data.decode("utf-8")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            line = getattr(event.start_mark, "line", 0) + 1
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                problems.append(Problem(line, "", "anchors and aliases (& and *) are not for this file; a word that "
+                                                  "begins with one of these has to be quoted"))
+            elif getattr(event, "tag", None):
+                problems.append(Problem(line, "", "tags (!) are not for this file"))
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                problems.append(Problem(line, "", "lists and mappings are nested too deeply"))
+            if problems:
+                return None
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        found = _node(root) if root is not None else Node(None, "scalar", 1)
+        return found if found.value is not None else Node([], "mapping", found.line)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        words = error.problem or error.context or "this is no YAML"
+        if "'\\t'" in words:
+            words = "a tab: YAML is indented by spaces"
+        problems.append(Problem(getattr(mark, "line", 0) + 1, "", words))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problems.append(Problem(1, "", "this is no YAML: {}".format(error)))
+    return None
+
+
+def _node(node: Any) -> Node:
+    line = node.start_mark.line + 1
+    if node.id == "mapping":
+        return Node([(_node(key), _node(value)) for key, value in node.value], "mapping", line)
+    if node.id == "sequence":
+        return Node([_node(each) for each in node.value], "list", line)
+    empty = node.tag == "tag:yaml.org,2002:null"
+    return Node(None if empty else node.value, "scalar", line)

@@ -1,0 +1,137 @@
+"""Whether access entries and spreads do what they say: for each a packet that it is for, of which the kernel is asked.
+PURE; the verdicts are like those of ``proof``.
+"""
+
+from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from eni_bootstrap.config import Config, Entry, Span
+from eni_bootstrap.model import MAIN, Address, Answer, Network, Query
+from eni_bootstrap.pairing import Eni, named
+from eni_bootstrap.policy import SERVICES, matches, shadowed
+from eni_bootstrap.proof import INTERNET, Verdict, some_host, words
+
+
+class Trial(NamedTuple):
+    """A packet, and what has to become of it."""
+
+    what: str
+    """In words for an operator: "access entry on line 7"."""
+    query: Query
+    devs: Tuple[str, ...]
+    """By one of these; none: it is refused."""
+
+
+def trials(
+    enis: Sequence[Eni], working: AbstractSet[str], own: AbstractSet[Address], near: Dict[str, List[Address]],
+    versions: Sequence[int], config: Config
+) -> Tuple[List[Trial], List[str]]:
+    """What to ask, and what can't be asked.
+
+    ``working``: devices that are up. ``own``: this host's addresses. ``near``: by device, addresses behind it.
+    """
+    found: List[Trial] = []
+    remarks: List[str] = []
+    for place, entry in enumerate(config.entries):
+        what = "access entry on line {}".format(entry.line)
+        earlier = config.entries[:place]
+        if any(shadowed(entry, other) for other in earlier):
+            continue  # that is said already
+        asked = 0
+        for version in versions:
+            query = next((query for query in _packets(entry, version, own, near)
+                          if not any(_fits(other, query) for other in earlier)), None)
+            if query is not None:
+                asked += 1
+                found.append(Trial(what, query, _devs(entry, version, enis, working)))
+        if not asked:
+            remarks.append(what + ": the kernel can't be asked, its packets are forwarded ones or fit earlier entries")
+    for version in versions:
+        found += _spread_trials(enis, working, own, version, config)
+    return found, remarks
+
+
+def judge(asked: Sequence[Trial], answers: Sequence[Answer]) -> List[Verdict]:
+    """A verdict for each trial."""
+    found = []
+    for trial, answer in zip(asked, answers):
+        ok = not answer.error and answer.dev in trial.devs if trial.devs else bool(answer.error)
+        expected = "by " + " or ".join(trial.devs) if trial.devs else "refused"
+        reason = ""
+        if not ok:
+            by_main = answer.table == MAIN and answer.dev
+            reason = "main sends it by {}, which comes first".format(answer.dev) if by_main else "run apply"
+        found.append(Verdict(trial.what, str(trial.query.src or "any"), _target(trial.query), ok, expected,
+                             words(answer, False), reason=reason))
+    return found
+
+
+def _devs(entry: Entry, version: int, enis: Sequence[Eni], working: AbstractSet[str]) -> Tuple[str, ...]:
+    fitting = named(entry.via, enis) if entry.via else []
+    if len(fitting) != 1:
+        return ()
+    (eni,) = fitting
+    has = any(subnet.version == version for subnet in eni.interface.subnets)
+    return (eni.dev,) if has and eni.dev in working or eni.primary else ()
+
+
+def _packets(
+    entry: Entry, version: int, own: AbstractSet[Address], near: Dict[str, List[Address]]
+) -> Iterator[Query]:
+    """Packets that an entry is for. The kernel can't be asked about what comes from elsewhere and by no device."""
+    for src, match in matches(entry, version):
+        source = None
+        if match.iif or src is not None:
+            candidates = near.get(match.iif, ()) if match.iif else sorted(own, key=str)
+            source = next((address for address in candidates if address.version == version
+                           and (src is None or address in src)), None)
+        dst = INTERNET[version] if match.dst is None else some_host(match.dst, set(own))
+        if source is not None or not match.iif and src is None:
+            user = match.users[0] if match.users else None
+            yield Query(dst, source, iif=match.iif, user=user, mark=match.mark,
+                        protocol=match.protocol, sport=_first(match.sports), dport=_first(match.dports))
+
+
+def _first(span: Optional[Span]) -> int:
+    return span[0] if span else 0
+
+
+def _fits(entry: Entry, query: Query) -> bool:
+    """Whether a packet fits an entry."""
+    def inside(networks: Sequence[Network], address: Optional[Address]) -> bool:
+        return not networks or address is not None and any(
+            address.version == network.version and address in network for network in networks)
+
+    def within(spans: Sequence[Span], number: Optional[int]) -> bool:
+        return not spans or number is not None and any(first <= number <= last for first, last in spans)
+
+    return (inside(entry.src, query.src) and inside(entry.dst, query.dst)
+            and (not entry.iifs or query.iif in entry.iifs)
+            and (not entry.protocols or query.protocol in entry.protocols)
+            and within(entry.sports, query.sport) and within(entry.dports, query.dport)
+            and within(entry.users, query.user)
+            and (entry.mark is None or query.mark & entry.mark[1] == entry.mark[0]))
+
+
+def _spread_trials(
+    enis: Sequence[Eni], working: AbstractSet[str], own: AbstractSet[Address], version: int, config: Config
+) -> Iterator[Trial]:
+    for place, spread in enumerate(config.spreads):
+        shares = {eni.dev for pattern, _ in spread.over for eni in named(pattern, enis) if eni.dev in working
+                  and any(subnet.version == version for subnet in eni.interface.subnets)}
+        blocks = [block for block in spread.dst if block.version == version]
+        if not shares or spread.dst and not blocks:
+            continue
+        dst = some_host(blocks[0], set(own)) if blocks else INTERNET[version]
+        if not any(_fits(entry, Query(dst)) for entry in config.entries):
+            yield Trial("balance on line {}".format(spread.line), Query(dst), tuple(sorted(shares)))
+    primary = tuple(eni.dev for eni in enis if eni.primary)
+    if config.spreads and version == 4 and primary:
+        yield Trial("balance", Query(some_host(SERVICES[4], set(own))), primary)
+
+
+def _target(query: Query) -> str:
+    parts = [str(query.dst)]
+    parts += ["{} {}".format(name, value) for name, value in (
+        ("protocol", query.protocol), ("port", query.dport), ("user", query.user), ("mark", hex(query.mark))
+    ) if value not in (0, None, "0x0")]
+    return " ".join(parts + (["in by " + query.iif] if query.iif else []))
