@@ -8,9 +8,11 @@ from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, S
 from urllib.parse import urlsplit
 
 from eni_bootstrap import proof, state, trials
+from eni_bootstrap.adoption import Adoption, Line, Script, adoption, places
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
-from eni_bootstrap.host.managers import Managers, advice
+from eni_bootstrap.host import rclocal
+from eni_bootstrap.host.managers import Managers, advice, timed
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.model import (
     MAIN, Address, Answer, Link, LinkAddress, Listing, Made, Query, Route, Rule, SeenRule, Snapshot,
@@ -49,6 +51,8 @@ class World(NamedTuple):
     """Who else works on the network, where that is known."""
     rivals: Callable[[], List[str]] = list
     """Names what else on this host sets up ENIs."""
+    root: str = "/"
+    """Where the boot scripts are that people have written into."""
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -62,6 +66,10 @@ class Report(NamedTuple):
     remarks: Tuple[str, ...] = ()
     """What an operator should know although nothing is wrong."""
     verdicts: Tuple[proof.Verdict, ...] = ()
+    adopted: Tuple[Change, ...] = ()
+    """Those of the changes that take over what people have typed."""
+    lines: Tuple[Line, ...] = ()
+    """Of boot scripts: commented out, or to be."""
 
     @property
     def devs(self) -> FrozenSet[str]:
@@ -96,8 +104,7 @@ def apply(world: World) -> Report:
     decision = view.decision
     problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems) + problems
     problems += [unaddressed_text(member) for member in decision.unaddressed]
-    facts = proof.Facts(decision.enis, decision.sources, world.kernel.addresses(), gateways=_gateways(decision),
-                        barriers=_barriers(view.snapshot))
+    facts = _few_facts(world, view)
     verdicts: List[proof.Verdict] = []
     if decision.rules:
         waited_for = {(member.eni, member.version) for member in decision.unaddressed}
@@ -108,7 +115,10 @@ def apply(world: World) -> Report:
 
 def preview(world: World) -> Report:
     """What ``apply`` would do now; changes nothing."""
-    view = _look(world, _listing(world), frozenset())
+    return _preview(world, _look(world, _listing(world), frozenset()))
+
+
+def _preview(world: World, view: _View) -> Report:
     decision = view.decision
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
         unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
@@ -119,7 +129,10 @@ def preview(world: World) -> Report:
 
 def verify(world: World) -> Report:
     """Ask the kernel about every source that metadata gives; changes nothing."""
-    view = _look(world, _listing(world), frozenset())
+    return _verify(world, _look(world, _listing(world), frozenset()))
+
+
+def _verify(world: World, view: _View) -> Report:
     decision = view.decision
     problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems)
     remarks = list(decision.remarks)
@@ -170,6 +183,78 @@ def remove(world: World) -> Report:
         state.save(state.after(made, done, world.config.group), links)
         state.take_back()
     return Report(None, tuple(done), tuple(_refused(failure) for failure in failures))
+
+
+def preview_adoption(world: World) -> Report:
+    """What ``adopt`` would do now; changes nothing."""
+    scripts, unread = rclocal.read(world.root)
+    view = _look(world, _listing(world), frozenset(), scripts)
+    found = adoption(view.decision, view.snapshot, scripts, world.config, started=timed(world.root))
+    report = _preview(world, view)
+    return report._replace(
+        changes=report.changes + found.changes, adopted=found.changes, lines=found.lines,
+        remarks=report.remarks + _left(found) + tuple(unread))
+
+
+def adopt(world: World) -> Report:
+    """Take over what people have typed: ours first, and of each ENI only when the kernel says that ours works."""
+    report = apply(world)
+    try:
+        return _take_over(world, report)
+    except MetadataError as error:
+        return report._replace(problems=report.problems + ("{}; nothing is taken over".format(error),))
+
+
+def _take_over(world: World, report: Report) -> Report:
+    scripts, unread = rclocal.read(world.root)
+    listing = _listing(world)
+    with state.lock(world.deadline, world.sleep) as waited:
+        listing = _listing(world) if waited else listing
+        view = _look(world, listing, frozenset(), scripts)
+        before = _ways(world, view)
+        sound = _sound(world, view)
+        found = adoption(view.decision, view.snapshot, scripts, world.config, sound, timed(world.root))
+        done, failures = _make(world, found.changes)
+        still = _sound(world, _look(world, listing, frozenset())) if done else sound
+        worse = [eni for eni in view.decision.enis if eni.dev in sound - still]
+        back = _undone([change for change in done if any(
+            _concerns(change.item, eni, view.decision) for eni in worse)])
+        failures += _make(world, back)[1]
+        after = _verify(world, _look(world, listing, frozenset()))
+        wrong = {verdict.eni for verdict in after.verdicts if not verdict.ok}
+        well = {eni.dev for eni in view.decision.enis if eni.dev in still and eni.label not in wrong}
+        lines, unwritten = rclocal.comment_out(world.root, [line for line in found.lines if line.devs <= well])
+        moved = _moved(before, _ways(world, view), view)
+    problems = [*report.problems, *(_refused(failure, view.decision) for failure in failures), *after.problems, *moved]
+    problems += ["{}: what was typed for it is back, since without it not every look-up was as it should be".format(
+        eni.label) for eni in worse if back]
+    taken = [change for change in done if Change("add", change.item, change.protocol) not in back]
+    return after._replace(
+        changes=report.changes + tuple(done) + back, problems=tuple(dict.fromkeys(problems + unread + unwritten)),
+        remarks=after.remarks + _left(found), adopted=tuple(taken), lines=tuple(lines))
+
+
+def _undone(changes: Sequence[Change]) -> Tuple[Change, ...]:
+    """What puts back what these have removed: routes first, as they went last."""
+    return tuple(Change("add", change.item, change.protocol) for change in reversed(changes) if change.verb == "remove")
+
+
+def _left(found: Adoption) -> Tuple[str, ...]:
+    return tuple("left as it is: " + text for text in found.left)
+
+
+def _sound(world: World, view: _View) -> Set[str]:
+    """The devices of the ENIs of which all is there that should be and every look-up is as it should be."""
+    decision = view.decision
+    facts = _few_facts(world, view)
+    verdicts = _prove(world, proof.small(facts), facts) if decision.rules else []
+    unsound = {verdict.eni for verdict in verdicts if not verdict.ok}
+    unsound |= {eni.label for eni, _ in proof.unprovable(facts)}
+    missing = [change.item for change in view.plan.routes + view.plan.rules]
+    missing += [conflict.wanted for conflict in view.plan.conflicts]
+    for_all = any(isinstance(item, Rule) and item.table == MAIN for item in missing)
+    return {eni.dev for eni in decision.enis if not for_all and eni.label not in unsound
+            and not any(_concerns(item, eni, decision) for item in missing)}
 
 
 class _TakenBack(Exception):
@@ -229,12 +314,15 @@ def _listing(world: World) -> Listing:
         lambda: parse_interfaces(world.fetch()))
 
 
-def _look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]]) -> _View:
-    """Read the kernel, decide, compare."""
+def _look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]],
+          scripts: Optional[Sequence[Script]] = None) -> _View:
+    """Read the kernel, decide, compare. With ``scripts`` also what people may have typed is read."""
     links, rules = world.kernel.links(), world.kernel.rules()
     made = state.load(links)
     for crowded in (False, True):
         devs, tables = _places(listing, links, rules, crowded, world.config)
+        if scripts is not None:
+            tables |= places(listing, rules, scripts, world.config)
         snapshot = world.kernel.snapshot(links, rules, devs, tables, world.config)
         decision = decide(listing, snapshot, made, patience_over, world.config)
         if not decision.displaced:
@@ -347,6 +435,12 @@ def _moved(before: Dict[str, Answer], after: Dict[str, Answer], view: _View) -> 
             and (way.dev, way.gateway) != (after[what].dev, after[what].gateway)]
 
 
+def _few_facts(world: World, view: _View) -> proof.Facts:
+    """What ``proof.small`` needs."""
+    return proof.Facts(view.decision.enis, view.decision.sources, world.kernel.addresses(),
+                       gateways=_gateways(view.decision), barriers=_barriers(view.snapshot))
+
+
 def _local(world: World, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
     """A destination by each local device that is no ENI, of some of them: where this host's own packets leave by it."""
     own = {held.address for held in snapshot.addresses}
@@ -394,6 +488,11 @@ def _is_about(item: Item, eni: Eni, table: int) -> bool:
     if isinstance(item, Route):
         return item.table == table or eni.dev in item.devs()
     return item.table == table if isinstance(item, Rule) else item.dev == eni.dev
+
+
+def _concerns(item: Item, eni: Eni, decision: Decision) -> bool:
+    own = isinstance(item, Rule) and item.src in decision.sources[eni.dev]
+    return own or _is_about(item, eni, decision.numbers[eni.dev].table)
 
 
 def _in_place(todo: Plan) -> Tuple[str, ...]:

@@ -42,8 +42,14 @@ COMMANDS: Dict[str, Command] = {
     "verify": Command(bootstrap.verify, views.verify_text, False, "proof by the kernel's own look-ups"),
     "status": Command(bootstrap.status, views.status_text, False,
                       "what is installed and whether it works; needs no metadata"),
+    "adopt": Command(bootstrap.preview_adoption, views.adoption_plan_text, False,
+                     "take over what the vendor's page had people type: shows the plan; with --yes does it"),
     "remove": Command(bootstrap.remove, views.remove_text, True, "take back all that is ours; needs no metadata"),
 }
+
+
+_ADOPT = Command(bootstrap.adopt, views.adoption_text, True, "")
+"""``adopt --yes``."""
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -73,7 +79,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _work(parsed: argparse.Namespace) -> int:
-    chosen = COMMANDS[parsed.command]
+    chosen = _ADOPT if parsed.command == "adopt" and parsed.yes else COMMANDS[parsed.command]
     _check_kernel(os.uname().release)
     if chosen.privileged and not _may_change_network():
         raise NotPermitted("{} takes CAP_NET_ADMIN: run it as root, for instance with sudo".format(parsed.command))
@@ -88,7 +94,7 @@ def _work(parsed: argparse.Namespace) -> int:
     kernel = Kernel()
     try:
         with _watched(kernel, config) as watch:
-            report = chosen.run(World(client.fetch, kernel, deadline, config, managers, rivals))
+            report = chosen.run(World(client.fetch, kernel, deadline, config, managers, rivals, root=parsed.root))
             watch(report)
     finally:
         kernel.close()
@@ -139,13 +145,16 @@ def _parser() -> argparse.ArgumentParser:
         "instance answer by itself.", epilog="exit codes: 0 as desired; 1 something could not be made so; 2 usage; "
         "3 metadata unusable; 4 not permitted")
     parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
-    parser.set_defaults(unattended=False)
+    parser.set_defaults(unattended=False, root="/")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     parsers = {name: commands.add_parser(name, parents=[common], help=each.help, description=each.help)
                for name, each in COMMANDS.items()}
     parsers["apply"].add_argument(
         "--unattended", action="store_true", help="for boot scripts and hooks: undo nothing that a person has done "
         "(a link taken down stays down, what remove took back stays away)")
+    parsers["adopt"].add_argument(
+        "--yes", action="store_true", help="apply, prove, then take over; without it nothing changes")
+    parsers["adopt"].add_argument("--root", metavar="DIR", default="/", help=argparse.SUPPRESS)  # for tests
     command.add_parsers(commands)
     _add_config_parser(commands)
     demo = commands.add_parser("demo", help="a simulated VPC on this machine: symptom, cure, proof")

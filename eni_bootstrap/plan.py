@@ -20,7 +20,7 @@ class Change(NamedTuple):
     """One step; as text, the ``ip`` command that does it."""
 
     verb: str
-    """"add", "replace" (routes of ours only) or "remove"."""
+    """"add", "replace" (routes of ours, or what is equal and becomes ours) or "remove"."""
     item: Item
     protocol: int
     """What marks the route or rule as ours."""

@@ -120,7 +120,7 @@ def decide(
     ups, addresses, dropped, unaddressed, said = link_changes(secondaries, on_link, snapshot, made, patience_over)
     remarks += said
     primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unfit if member.primary}
-    defaults = _main_defaults(secondaries, primary_devs, numbers, main, config)
+    defaults = main_defaults(secondaries, primary_devs, numbers, main, config)
     secondary_devs = ({eni.dev for eni in secondaries} | outline.kept_devs) - primary_devs
 
     routes: List[Route] = []
@@ -284,8 +284,8 @@ def _blocks(networks: Iterable[Network]) -> Set[Tuple[int, int]]:
             for block in networks}
 
 
-def _main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: Dict[str, Numbers], main: MainTable,
-                   config: Config) -> List[Route]:
+def main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: Dict[str, Numbers], main: MainTable,
+                  config: Config) -> List[Route]:
     """A default route in main for each secondary to which the operating system gave none, worse than the primary's.
 
     Some systems (Ubuntu 16, wicked) make none for a second interface; then nothing is reachable from its device.

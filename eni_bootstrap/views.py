@@ -65,6 +65,26 @@ def remove_text(report: Report) -> str:
     return _page(["{} taken back".format(_count(len(report.changes), "thing"))] + _rest(report))
 
 
+def adoption_plan_text(report: Report) -> str:
+    """Like a plan's, and for each line of a boot script what would become of it."""
+    lines = [str(change) for change in report.changes]
+    if not report.adopted and not report.lines:
+        lines.append("# nothing to adopt")
+    lines += ["# line {} of {} would be commented out: {}".format(line.number, line.path, line.text.strip())
+              for line in report.lines]
+    lines += ["# remark: " + remark for remark in report.remarks]
+    return _page(lines + ["# problem: " + problem for problem in report.problems])
+
+
+def adoption_text(report: Report) -> str:
+    lines = _enis(report) + [str(change) for change in report.adopted]
+    lines += ["commented out line {} of {}: {}".format(line.number, line.path, line.text.strip())
+              for line in report.lines]
+    taken = len(report.adopted) + len(report.lines)
+    lines.append("{} taken over".format(_count(taken, "thing")) if taken else "nothing to adopt")
+    return _page(lines + _failures(report) + _rest(report))
+
+
 def as_json(report: Report) -> Dict[str, Any]:
     """One shape for all commands; a list is empty where a command has nothing to say."""
     return {
@@ -73,6 +93,8 @@ def as_json(report: Report) -> Dict[str, Any]:
         if report.decision else [],
         "changes": [{"action": change.verb, "object": type(change.item).__name__.lower(), "command": str(change)}
                     for change in report.changes],
+        "adopted": [str(change) for change in report.adopted],
+        "lines": [{"file": line.path, "line": line.number, "text": line.text} for line in report.lines],
         "verdicts": [dict(verdict._asdict()) for verdict in report.verdicts],
         "problems": list(report.problems),
         "remarks": list(report.remarks),

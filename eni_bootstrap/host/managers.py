@@ -59,9 +59,14 @@ def look(root: str = "/") -> Managers:
     """Who is in charge now."""
     running = [name for name, unit in sorted(_UNITS.items()) if _started(root, unit) is not None]
     started = _started(root, _UNITS["systemd-networkd"])
+    networkd = None if started is None else _networkd(root, started)
+    return Managers(tuple(running), networkd, _listening(root), timed(root))
+
+
+def timed(root: str = "/") -> bool:
+    """Whether systemd starts the agent at boot and by its timer."""
     wants = "{}/*/timers.target.wants/eni-bootstrap.timer"
-    timed = any(glob.glob(wants.format(os.path.join(root, place.lstrip("/")))) for place in _SETTINGS)
-    return Managers(tuple(running), None if started is None else _networkd(root, started), _listening(root), timed)
+    return any(glob.glob(wants.format(os.path.join(root, place.lstrip("/")))) for place in _SETTINGS)
 
 
 def advice(managers: Managers) -> List[str]:

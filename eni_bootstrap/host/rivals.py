@@ -44,7 +44,8 @@ def _typed_lines(root: str) -> List[str]:
         if numbers and path not in seen:
             seen.add(path)
             said.append("{} adds routes or rules at boot (line {}): what they do for ENIs is done by eni-bootstrap, "
-                        "and they may win over it; such lines can go".format(place, ", ".join(numbers)))
+                        "and they may win over it; `eni-bootstrap adopt` tells which of them can go".format(
+                            place, ", ".join(numbers)))
     return said
 
 

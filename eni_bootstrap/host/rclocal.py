@@ -1,0 +1,83 @@
+"""The boot script in which people persist what they have typed: read, and edited line by line."""
+
+import contextlib
+import os
+import shutil
+import stat
+from typing import Dict, List, Sequence, Tuple
+
+from eni_bootstrap.adoption import Line, Script
+from eni_bootstrap.host.rooted import inside, outside
+
+MARKER = "# taken over by eni-bootstrap: "
+
+_PLACES = ("/etc/rc.local", "/etc/rc.d/rc.local")
+"""On Red Hat's descendants the first is a link to the second."""
+
+
+def read(root: str = "/") -> Tuple[List[Script], List[str]]:
+    """The scripts that there are, each once, and what could not be read."""
+    scripts: Dict[str, Script] = {}
+    problems = []
+    for place in _PLACES:
+        here = inside(root, place)
+        try:
+            if os.path.isfile(here) and here not in scripts:
+                scripts[here] = Script(outside(root, here), tuple(_text(here).split("\n")))
+        except OSError as error:
+            problems.append("{} can't be read ({}); what people wrote into it is not known".format(
+                place, error.strerror))
+    return list(scripts.values()), problems
+
+
+def comment_out(root: str, lines: Sequence[Line]) -> Tuple[List[Line], List[str]]:
+    """Put the marker in front of these lines; those that have it now, and what went wrong.
+
+    All else stays as it is: mode, owner, the bytes of every other line. The file changes at once or not at all.
+    """
+    done: List[Line] = []
+    problems = []
+    for path in dict.fromkeys(line.path for line in lines):
+        own = [line for line in lines if line.path == path]
+        here = inside(root, path)
+        try:
+            parts = _text(here).split("\n")
+            if any(parts[line.number - 1:line.number] != [line.text] for line in own):
+                problems.append("{} was edited just now and is left as it is; try again".format(path))
+                continue
+            for line in own:
+                parts[line.number - 1] = MARKER + line.text
+            _replace(here, "\n".join(parts))
+            done += own
+        except OSError as error:
+            problems.append("can't write {}: {}; its lines do again at each boot what eni-bootstrap does".format(
+                path, error.strerror))
+    return done, problems
+
+
+def _text(path: str) -> str:
+    """Bytes that are no UTF-8 come through unharmed, and so do ends of lines."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
+        return handle.read()
+
+
+def _replace(path: str, text: str) -> None:
+    temporary = path + ".eni-bootstrap"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)  # of a run that was cut off
+    former = os.stat(path)
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+            handle.write(text.encode("utf-8", "surrogateescape"))
+            if (former.st_uid, former.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(handle.fileno(), former.st_uid, former.st_gid)
+            shutil.copystat(path, temporary)  # SELinux's label too
+            os.fchmod(handle.fileno(), stat.S_IMODE(former.st_mode))
+            os.utime(temporary)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
