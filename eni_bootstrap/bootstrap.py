@@ -4,16 +4,17 @@ import ipaddress
 import itertools
 import logging
 import time
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 from urllib.parse import urlsplit
 
-from eni_bootstrap import proof, state, trials
+from eni_bootstrap import nftables, proof, state, trials
 from eni_bootstrap.adoption import Adoption, Line, Script, adoption, places
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import MetadataError
+from eni_bootstrap.errors import BootstrapError, MetadataError, NotPermitted
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.managers import Managers, advice, timed
 from eni_bootstrap.interfaces import parse_interfaces
+from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step, marked, value
 from eni_bootstrap.model import (
     MAIN, Address, Answer, Link, LinkAddress, Listing, Made, Query, Route, Rule, SeenRule, Snapshot,
 )
@@ -60,7 +61,7 @@ class Report(NamedTuple):
     """What a command has to say."""
 
     decision: Optional[Decision] = None
-    changes: Tuple[Change, ...] = ()
+    changes: Tuple[Union[Change, Step], ...] = ()
     problems: Tuple[str, ...] = ()
     """What is not as it should be; any of them makes the exit code 1."""
     remarks: Tuple[str, ...] = ()
@@ -122,9 +123,10 @@ def _preview(world: World, view: _View) -> Report:
     decision = view.decision
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
         unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
-    problems = tuple(unfit_text(member) for member in decision.unfit) + decision.problems
-    return Report(decision, view.plan.changes, problems,
-                  decision.remarks + waits + _in_place(view.plan))
+    problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems)
+    remarks = list(decision.remarks + waits + _in_place(view.plan))
+    steps, _ = _seen(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
+    return Report(decision, view.plan.changes + tuple(steps), tuple(problems), tuple(remarks))
 
 
 def verify(world: World) -> Report:
@@ -136,12 +138,13 @@ def _verify(world: World, view: _View) -> Report:
     decision = view.decision
     problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems)
     remarks = list(decision.remarks)
+    _see_table(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
     if not decision.rules:
         return Report(decision, (), tuple(problems), tuple(remarks))
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
     local = _local(world, eni_devs, view.snapshot)
     facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local,
-                        _gateways(decision), _barriers(view.snapshot))
+                        _gateways(decision), _barriers(view.snapshot), _marks(decision.marked, world.config))
     problems += [_unprovable(*member) for member in proof.unprovable(facts)]
     remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
                 for route in _shared(view.snapshot, eni_devs)]
@@ -162,12 +165,18 @@ def status(world: World) -> Report:
     links, rules = world.kernel.links(), world.kernel.rules()
     snapshot = world.kernel.snapshot(links, rules, (), (), world.config)
     decision = recall(snapshot, world.config)
-    facts = proof.Facts(decision.enis, decision.sources, snapshot.addresses, rules)
+    members: List[Marked] = []
+    if world.config.connection_marks:
+        tables = {dev: numbers.table for dev, numbers in decision.numbers.items()}
+        members, _ = marked(decision.enis, (), tables, {}, (4, 6), world.config)
+    facts = proof.Facts(decision.enis, decision.sources, snapshot.addresses, rules,
+                        marks=_marks(members, world.config))
     verdicts = _prove(world, proof.full(facts), facts)
     proven = {verdict.eni for verdict in verdicts}
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
         eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
     remarks = (advice(world.managers) if world.managers is not None else []) + world.rivals()
+    _see_table(world, members, state.load(links), rules, problems, remarks)
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
 
@@ -175,14 +184,18 @@ def remove(world: World) -> Report:
     """Take back all that is ours; needs no metadata."""
     with state.lock(world.deadline, world.sleep):
         links, rules = world.kernel.links(), world.kernel.rules()
-        made = state.load(links)
         snapshot = world.kernel.snapshot(links, rules, (), (), world.config)
+        made = state.load(links)
+        steps, problems = _mark(world, (), made, snapshot)
+        if made.marked or made.valid_marks:
+            made = state.load(links)  # without these
         in_use = {dev for dev in made.ups if world.kernel.carries_others(dev, world.config.protocol)}
         todo = withdrawal(snapshot, made, in_use, world.config)
         done, failures = _make(world, todo.removals)
         state.save(state.after(made, done, world.config.group), links)
         state.take_back()
-    return Report(None, tuple(done), tuple(_refused(failure) for failure in failures))
+    changes: List[Union[Change, Step]] = [*steps, *done]
+    return Report(None, tuple(changes), tuple(problems + [_refused(failure) for failure in failures]))
 
 
 def preview_adoption(world: World) -> Report:
@@ -269,12 +282,12 @@ def _heed_removal(world: World) -> None:
         raise _TakenBack
 
 
-def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
+def _converge(world: World) -> Tuple[_View, List[Union[Change, Step]], List[str]]:
     """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
     # Somebody may have given an ENI to a virtual machine or a container, for good: what runs by itself waits once.
     missed = state.load(world.kernel.links()).missed if world.config.unattended else frozenset()
     patience = Patience(world.deadline, world.config, missed)
-    changes: List[Change] = []
+    changes: List[Union[Change, Step]] = []
     looks = 0
 
     def step() -> Tuple[_View, List[str], bool]:
@@ -286,6 +299,9 @@ def _converge(world: World) -> Tuple[_View, List[Change], List[str]]:
             before = _ways(world, view)
             done, problems, again = _execute(world, view)
             changes.extend(done)
+            steps, wrong = _mark(world, view.decision.marked, view.made, view.snapshot)
+            changes.extend(steps)
+            problems += wrong
             return view, problems + _moved(before, _ways(world, view), view), again
 
     view, problems, again = step()
@@ -371,6 +387,63 @@ def _execute(world: World, view: _View) -> Tuple[List[Change], List[str], bool]:
     return done, [_refused(failure, decision) for failure in failures], again
 
 
+def _mark(world: World, members: Sequence[Marked], made: Made, snapshot: Snapshot) -> Tuple[List[Step], List[str]]:
+    """Have the table of connection marks as it should be: what was done, and what went wrong.
+
+    What it leads to is there by now; a mark whose rule has gone leads where none would.
+    """
+    steps, unusable = _steps(world, members, made, snapshot.rules)
+    if steps or made.marked and not members:
+        made = state.load(snapshot.links)  # since the look, links have been changed
+    recorded = nftables.before(made, steps)
+    if recorded != made:
+        state.save(recorded, snapshot.links)
+    for step in steps if LOG.isEnabledFor(logging.DEBUG) else ():
+        LOG.debug("%s", step)
+    done, failed, problems = nftables.do(steps)
+    settled = nftables.after(recorded, bool(members) or unusable is not None, done, failed)
+    if settled != recorded:  # also where somebody else has deleted the table
+        state.save(settled, snapshot.links)
+    return done, problems + ([str(unusable)] if unusable is not None else [])
+
+
+def _steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule]
+           ) -> Tuple[List[Step], Optional[BootstrapError]]:
+    config = world.config
+    ours = any(rule.priority == config.priority_mark and config.owns_rule(rule.priority, protocol)
+               for rule, protocol in rules)
+    return nftables.todo(members, made, ours, config)
+
+
+def _seen(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule], problems: List[str],
+          remarks: List[str]) -> Tuple[List[Step], bool]:
+    """What there is to do for connection marks, and whether that could be found out.
+
+    That nft can't be used is a problem; that an ordinary user may not ask it, a remark.
+    """
+    steps, unusable = _steps(world, members, made, rules)
+    if isinstance(unusable, NotPermitted):
+        remarks.append("connection marks can't be looked at: {}".format(unusable))
+    elif unusable is not None:
+        problems.append(str(unusable))
+    return steps, unusable is None
+
+
+def _see_table(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule], problems: List[str],
+               remarks: List[str]) -> None:
+    """Say how things are with the connection marks; nothing where nobody asked for them and none are left."""
+    steps, known = _seen(world, members, made, rules, problems, remarks)
+    problems += ["connection marks: {} is not as it should be; run apply".format(
+        "table " + TABLE if isinstance(step.item, Ruleset) else step.item.path) for step in steps]
+    if members and known and not steps:
+        remarks.append("connection marks: table {} is as it should be, for {}".format(
+            TABLE, ", ".join(member.dev for member in members)))
+
+
+def _marks(members: Sequence[Marked], config: Config) -> Dict[str, int]:
+    return {member.dev: value(member, config) for member in members}
+
+
 def _make(world: World, changes: Sequence[Change]) -> Tuple[List[Change], List[Failure]]:
     """Apply; the changes made, and those refused."""
     for change in changes if LOG.isEnabledFor(logging.DEBUG) else ():
@@ -438,7 +511,8 @@ def _moved(before: Dict[str, Answer], after: Dict[str, Answer], view: _View) -> 
 def _few_facts(world: World, view: _View) -> proof.Facts:
     """What ``proof.small`` needs."""
     return proof.Facts(view.decision.enis, view.decision.sources, world.kernel.addresses(),
-                       gateways=_gateways(view.decision), barriers=_barriers(view.snapshot))
+                       gateways=_gateways(view.decision), barriers=_barriers(view.snapshot),
+                       marks=_marks(view.decision.marked, world.config))
 
 
 def _local(world: World, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:

@@ -86,6 +86,13 @@ class Config(NamedTuple):
     """Entries that refuse, one priority each, in front of everything else; up to 7089."""
     priority_main: int = 7100
     """Main's specific routes that don't go through an ENI: Docker, VPN."""
+    priority_mark_inwards: int = 7140
+    """With connection marks: what comes in by the ENI whose mark it bears goes on behind all of these."""
+    priority_mark: int = 7150
+    """Before the sources: a container may have an address that belongs to another ENI."""
+    priority_mark_fence: int = 7151
+    """The fence of IPv6; for the primary, main."""
+    priority_mark_end: int = 7160
     priority_address: int = 7200
     priority_prefix: int = 7300
     """After the addresses: the more specific source wins."""
@@ -132,6 +139,9 @@ class Config(NamedTuple):
     extra: Tuple[Source, ...] = ()
     entries: Tuple[Entry, ...] = ()
     spreads: Tuple[Spread, ...] = ()
+
+    connection_marks: int = 0
+    """The bits of the mark that are ours; 0: connections are not marked."""
 
     copies: int = 1000
     """At most so many of the user's own routes through one ENI are copied into its table: a routing daemon's full

@@ -57,7 +57,8 @@ def read(data: bytes, base: Config = Config()) -> Tuple[Optional[Config], List[P
     if root is not None and not problems:
         found = _FILE.read(root, Place(problems))
         if not problems:
-            return _settings(base, found, problems), problems
+            settings = _settings(base, found, problems)
+            return None if problems else settings, problems
     return None, sorted(problems, key=lambda problem: problem.line)
 
 
@@ -88,6 +89,10 @@ access:
 balance:
   - over: {eth0: 1, eth1: 2, eth2: 3}
   - {to: 10.70.0.0/16, over: {eth1: 1, eth2: 1}}
+
+# Replies of containers' published ports, and of all else that is forwarded, leave by the ENI that the connection came
+# in by: it is remembered in these bits of its mark. Needs the package nftables.
+connection-marks: {mask: 0x7f000000}
 """
 
 
@@ -140,6 +145,20 @@ def _word(most: int) -> Any:
             raise ValueError(text)
         return text
     return parse
+
+
+_MARKS = 0x7F000000
+"""In the highest byte, where of those who take marks bit by bit only Calico (0xffff0000, can be told others) and Cilium
+are: kube-proxy has 0xc000, CNI's port mapping 0x2000, Tailscale 0xff0000, Weave 0x60000, AWS and terway bits of the
+lowest byte, people small numbers. Without the sign, which Antrea uses; 127 ENIs."""
+
+
+def _mask(text: str) -> int:
+    mask = int(text, 0)
+    lowest = mask & -mask
+    if not 0 < mask <= 0xFFFFFFFF or mask & (mask + lowest) or mask // lowest < 15:
+        raise ValueError(text)
+    return mask
 
 
 _ENI = Text("an ENI by its device, MAC, ENI id or vSwitch id; *, ? and [..] stand for others", _word(64))
@@ -218,13 +237,23 @@ _FILE = Mapping({
         "to": Key(ListOf(network()), "destinations; without it, all"),
         "over": Key(Pairs(_ENI, integer(1, 256)), "ENIs and their weights", needed=True),
     }, _spread), single=False), "over which ENIs connections are spread that have chosen no source"),
+    "connection-marks": Key(Mapping({
+        "mask": Key(Text("at least four bits side by side, such as 0x7f000000", _mask, type=["integer", "string"]),
+                    "the bits of the mark that are ours (0x7f000000); others' marks live beside them"),
+    }, lambda found, node, place: found.get("mask", _MARKS)),
+        "if it is there, what is forwarded is answered by the ENI that the connection came in by"),
     "numbers": Key(_NUMBERS, "where the usual numbers are somebody else's"),
 })
 
 
 def _settings(base: Config, found: Dict[str, Any], problems: List[Problem]) -> Config:
+    marks = found.get("connection-marks", 0)
+    for entry in found.get("access", ()):
+        if entry.mark is not None and entry.mark[0] & marks:
+            problems.append(Problem(entry.line, "access", "the mark {:#x} lies in the bits of connection-marks, "
+                                                          "{:#x}".format(entry.mark[0], marks)))
     return base._replace(
-        ignore=found.get("ignore", ()), only=found.get("only", ()),
+        connection_marks=marks, ignore=found.get("ignore", ()), only=found.get("only", ()),
         assign=found.get("assign", base.assign), extra=found.get("sources", ()), entries=found.get("access", ()),
         spreads=found.get("balance", ()))
 

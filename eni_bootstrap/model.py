@@ -344,6 +344,10 @@ class Made(NamedTuple):
     """Devices of secondary ENIs that were up when a run saw them."""
     missed: FrozenSet[str] = frozenset()
     """MACs of ENIs for which the last run has waited in vain."""
+    marked: bool = False
+    """We made the table of connection marks."""
+    valid_marks: FrozenSet[str] = frozenset()
+    """Devices whose reverse path filter heeds the mark since we said so."""
 
 
 class Query(NamedTuple):

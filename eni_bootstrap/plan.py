@@ -166,8 +166,8 @@ def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
     devs = {eni.dev for eni in decision.enis}
     kept = {rule for rule in ours.rules if rule.action == "lookup" and rule.table in decision.kept_tables
             and rule.src not in given and rule.oif not in devs}
-    sources = {rule.src for rule in kept}
-    return kept | {rule for rule in ours.rules if rule.action == "unreachable" and rule.src in sources}
+    selected = {(rule.src, rule.match) for rule in kept}
+    return kept | {rule for rule in ours.rules if rule.action == "unreachable" and (rule.src, rule.match) in selected}
 
 
 def _former_groups(made: Made, snapshot: Snapshot, kept_devs: FrozenSet[str], config: Config) -> List[Change]:

@@ -10,7 +10,7 @@ import errno
 import os
 from collections import defaultdict
 from ipaddress import ip_address
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule
@@ -69,6 +69,8 @@ class Facts(NamedTuple):
     """By device: the gateways that the ENI's own table may lead to."""
     barriers: Tuple[Route, ...] = ()
     """Main's default routes that lead nowhere: a VPN's kill-switch."""
+    marks: Dict[str, int] = {}
+    """By device: the mark of connections that came in by it."""
 
 
 def small(facts: Facts) -> List[Check]:
@@ -76,7 +78,7 @@ def small(facts: Facts) -> List[Check]:
     checks: List[Check] = []
     for eni, version, source in _askable(facts):
         checks += _targets(eni, version, source, facts, others=1)
-    return checks
+    return checks + _marked(facts)
 
 
 def full(facts: Facts) -> List[Check]:
@@ -97,7 +99,7 @@ def full(facts: Facts) -> List[Check]:
             place = next(place for place, check in enumerate(checks)
                          if check.eni is eni and check.query.src == source and check.target == "internet")
             checks[place] = checks[place]._replace(stands_for=silent)
-    return checks
+    return checks + _marked(facts)
 
 
 def unprovable(facts: Facts) -> List[Tuple[Eni, int]]:
@@ -124,8 +126,10 @@ def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: Facts, conf
         expected = "accepted on " + check.dev if received else (
             "not by " + ", ".join(check.not_by) if check.not_by else by)
         reason = "" if ok else _blame(check, answer, facts, config)
-        source = check.query.dst if received else check.query.src
-        verdict = Verdict(check.eni.label, str(source), check.target, ok, expected, words(answer, received),
+        source = str(check.query.dst if received else check.query.src)
+        if check.query.mark:
+            source = "mark {:#x}".format(check.query.mark)
+        verdict = Verdict(check.eni.label, source, check.target, ok, expected, words(answer, received),
                           reason=reason)
         verdicts.append(verdict)
         for network in check.stands_for:
@@ -201,7 +205,7 @@ def _targets(eni: Eni, version: int, source: Address, facts: Facts, others: int)
     return checks
 
 
-def _internet(eni: Eni, version: int, source: Address, facts: Facts) -> Check:
+def _internet(eni: Eni, version: int, source: Optional[Address], facts: Facts) -> Check:
     """The primary follows main, wherever that leads but for another ENI; a secondary goes by itself."""
     query = Query(INTERNET[version], source)
     if eni.primary:
@@ -209,6 +213,13 @@ def _internet(eni: Eni, version: int, source: Address, facts: Facts) -> Check:
             other.dev for other in facts.enis if other is not eni))
     return Check(eni, "internet", query, eni.dev, tuple(
         gateway for gateway in facts.gateways.get(eni.dev, ()) if gateway.version == version))
+
+
+def _marked(facts: Facts) -> List[Check]:
+    """What bears an ENI's connection mark, of whatever source."""
+    return [_internet(eni, subnet.version, None, facts)._replace(
+        target="internet, forwarded", query=Query(INTERNET[subnet.version], mark=facts.marks[eni.dev]))
+        for eni in facts.enis if eni.dev in facts.marks for subnet in eni.interface.subnets]
 
 
 def some_host(network: Network, local: Set[Address]) -> Address:
@@ -267,6 +278,8 @@ def _blame(check: Check, answer: Answer, facts: Facts, config: Config) -> str:
     if answer.error == errno.EXDEV:
         return "the reverse path filter refuses it: the way back is by another device"
     source = check.query.src
+    if check.query.mark:
+        return "no route; is {} up?".format(check.eni.dev) if answer.error else "run apply"
     if check.query.iif or source is None:
         return "the kernel would not accept it"
     for rule, protocol in facts.rules:

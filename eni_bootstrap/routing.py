@@ -20,6 +20,7 @@ from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, T
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import Unaddressed, link_changes, link_groups
 from eni_bootstrap.maintable import MainTable, neighbour
+from eni_bootstrap.marks import Marked, mark_rules, marked
 from eni_bootstrap.model import (
     IPV6_METRIC, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkUp, Listing, Made, Network, Route,
     Rule, Snapshot,
@@ -64,6 +65,8 @@ class Decision(NamedTuple):
     kept_devs: FrozenSet[str] = frozenset()
     problems: Tuple[str, ...] = ()
     """What the configuration asks for and can't be had."""
+    marked: Tuple[Marked, ...] = ()
+    """The ENIs whose connections are marked."""
 
 
 def decide(
@@ -147,16 +150,21 @@ def decide(
                                "does not hold for its addresses".format(eni.label, config.copies, table))
         routes += _first_of_each_key(own)
         rules += _rules(eni, table, sources[eni.dev], versions, early=not groups, config=config)
+    kept = {member.dev: memory.tables_of(member.dev, []) for member in unfit}
+    tables = {dev: own.table for dev, own in numbers.items()}
+    members: List[Marked] = []
+    if config.connection_marks:
+        members, unmarked = marked(enis, unfit, tables, kept, versions, config)
+        rules += mark_rules(members, config)
+        problems += unmarked
     if config.entries or config.spreads:
-        kept = {member.dev: memory.tables_of(member.dev, []) for member in unfit}
-        asked = policy(enis, unfit, {dev: own.table for dev, own in numbers.items()}, kept, sources, snapshot.links,
-                       versions, config)
+        asked = policy(enis, unfit, tables, kept, sources, snapshot.links, versions, config)
         rules += asked.rules
         routes += asked.routes
         remarks += asked.remarks
         problems += asked.problems
     return outline._replace(
-        problems=tuple(problems),
+        problems=tuple(problems), marked=tuple(members),
         remarks=tuple(remarks), unaddressed=tuple(unaddressed), ups=tuple(ups), groups=tuple(groups),
         addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults),
         rules=tuple(rules),

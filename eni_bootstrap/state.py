@@ -93,8 +93,8 @@ def load(links: Sequence[Link]) -> Made:
     """
     try:
         with open(_path()) as handle:
-            whole = json.load(handle)
-        recorded = whole["links"]
+            content = json.load(handle)
+        recorded = content["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
         return Made(
@@ -102,7 +102,9 @@ def load(links: Sequence[Link]) -> Made:
             tuple(LinkGroup(name, _group(entry["group"])) for name, entry in known if "group" in entry),
             frozenset(_address(name, text) for name, entry in known for text in entry.get("addresses", [])),
             frozenset(name for name, entry in known if entry.get("seen_up")),
-            frozenset(map(str, whole.get("missed", []))),
+            frozenset(map(str, content.get("missed", []))),
+            bool(content.get("marked")),
+            frozenset(name for name, entry in known if entry.get("valid_mark")),
         )
     except FileNotFoundError:
         return Made()
@@ -119,6 +121,8 @@ def save(made: Made, links: Sequence[Link]) -> None:
         entries.setdefault(indexes[dev], {})["up"] = True
     for dev in sorted(made.seen_up):
         entries.setdefault(indexes[dev], {})["seen_up"] = True
+    for dev in sorted(made.valid_marks):
+        entries.setdefault(indexes[dev], {})["valid_mark"] = True
     for former in made.groups:
         entries.setdefault(indexes[former.dev], {})["group"] = former.group
     for held in sorted(made.addresses, key=str):
@@ -130,7 +134,8 @@ def save(made: Made, links: Sequence[Link]) -> None:
             os.unlink(temporary)  # of a run that was cut off, perhaps another user's
         with open(temporary, "w") as handle:
             os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
-            json.dump({"links": entries, "missed": sorted(made.missed)}, handle, indent=1, sort_keys=True)
+            content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked}
+            json.dump(content, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:
         raise _unwritable(temporary, error)

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from eni_bootstrap.model import Answer, Rule, SeenRule
+from eni_bootstrap.model import Answer, Match, Rule, SeenRule
 from eni_bootstrap.proof import Facts, full, judge, may_be_tentative, queue_jumpers, small, unprovable
 from tests.build import (
     BOOT, CONFIG, ETH2, OURS, PRIMARY, address, decision, interface, link, net, subnet, two_enis,
@@ -135,7 +135,7 @@ def test_only_ipv6_addresses_that_are_not_accepted_yet_may_be_tentative():
     (Rule(4, 600, net("172.16.0.0/12"), table=7), BOOT, True),
     (Rule(4, 600, net("172.16.20.33/32"), table=7), BOOT, True),
     (Rule(4, 600, table=7, other=("ipproto", "6")), BOOT, True),
-    (Rule(4, 600, table=7, other=("iif", "docker0")), BOOT, False),
+    (Rule(4, 600, table=7, match=Match(iif="docker0")), BOOT, False),
     (Rule(6, 600, table=7), BOOT, False),
     (Rule(4, 9000, net("172.16.20.20/32"), table=7), BOOT, False),
     (Rule(4, 600, net("10.0.0.0/8"), table=7), BOOT, False),

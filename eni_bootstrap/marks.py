@@ -1,0 +1,160 @@
+"""Connection marks: what is forwarded is answered by the ENI that it came in by. PURE.
+
+A container's reply has the container's address when its route is chosen; the ENI's own comes back into it afterwards.
+So the connection has to remember its ENI. A new connection that comes in by an ENI gets that ENI's number into its
+connection mark, each of its packets gets it from there into the packet's mark before the route is chosen, and a rule
+leads that mark to the ENI's table. Connections that begin inside have no number, and this host's own packets are never
+marked: their addresses decide, as without.
+
+What comes in by the ENI whose mark it bears is on its way inwards: it goes on behind these rules, as without them. It
+is marked all the same, for a strict reverse path filter: with ``src_valid_mark`` that asks with the packet's mark, and
+it asks as the host itself does, not as a packet that came in by the ENI.
+
+All of it is one table of nftables. A rule has constants only: old versions of nft can't combine two registers.
+"""
+
+import hashlib
+import re
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import MAIN, Match, Rule
+from eni_bootstrap.pairing import Eni, Unfit
+
+TABLE = "inet eni_bootstrap"
+
+_HOOK = "type filter hook prerouting priority -150; policy accept;"
+"""Where mangling is done: behind connection tracking (-200), before destinations are translated (-100). As a number:
+old versions of nft know no names."""
+_QUOTABLE = re.compile(r"[A-Za-z0-9_.@-]+\Z")
+"""Device names that mean nothing else to nft: a * at the end would be all that begin so."""
+
+
+class Marked(NamedTuple):
+    """An ENI whose connections are marked."""
+
+    dev: str
+    number: int
+    """In our bits; from 1."""
+    table: int
+    primary: bool
+    versions: Tuple[int, ...]
+
+
+class Ruleset(NamedTuple):
+    """The table, as text for nft; empty: none."""
+
+    text: str
+
+
+class ValidMark(NamedTuple):
+    """A device whose reverse path filter heeds the mark."""
+
+    dev: str
+
+    @property
+    def path(self) -> str:
+        return "net/ipv4/conf/{}/src_valid_mark".format(self.dev)
+
+
+class Step(NamedTuple):
+    """A change that is not made by routing messages; as text, the command that makes it."""
+
+    verb: str
+    """"add" or "remove"."""
+    item: Union[Ruleset, ValidMark]
+
+    def __str__(self) -> str:
+        if isinstance(self.item, ValidMark):
+            return "sysctl -w {}={:d}".format(self.item.path, self.verb == "add")
+        if self.verb == "remove":
+            return "nft delete table " + TABLE
+        return "nft -f - <<'END'\n{}END".format(self.item.text)
+
+
+def marked(
+    enis: Sequence[Eni], unfit: Sequence[Unfit], tables: Dict[str, int], kept: Dict[str, List[int]],
+    versions: Iterable[int], config: Config
+) -> Tuple[List[Marked], List[str]]:
+    """The ENIs whose connections are marked, and what is wrong with the others.
+
+    ``tables``: by device. ``kept``: tables of ours that ENIs have that can't be set up now: those go on, too.
+    """
+    found: List[Marked] = []
+    problems: List[str] = []
+    every = set(versions)
+    candidates = [(eni.label, eni.dev, tables[eni.dev], eni.primary,
+                   {subnet.version for subnet in eni.interface.subnets} & every) for eni in enis]
+    candidates += [(member.label, member.dev, kept[member.dev][0], member.primary, every)
+                   for member in unfit if kept.get(member.dev)]
+    lowest = config.connection_marks & -config.connection_marks
+    most = config.connection_marks // lowest if lowest else 0
+    for label, dev, table, primary, own in candidates:
+        number = table - config.table_primary + 1
+        if number > most:
+            problems.append("{}: its connections are not marked: table {} would be number {}, and the mask {:#x} has "
+                            "room for {}".format(label, table, number, config.connection_marks, most))
+        elif not _QUOTABLE.match(dev):
+            problems.append("{}: its connections are not marked: nft can't be told a name like {}".format(label, dev))
+        else:
+            found.append(Marked(dev, number, table, primary, tuple(sorted(own))))
+    return sorted(found, key=lambda member: member.number), problems
+
+
+def value(member: Marked, config: Config) -> int:
+    """The number, where it stands in the mark."""
+    return member.number * (config.connection_marks & -config.connection_marks)
+
+
+def mark_rules(members: Sequence[Marked], config: Config) -> List[Rule]:
+    """What leads the marks to the ENIs' tables, with IPv6's fence; the primary's has main behind its own table."""
+    rules = [Rule(version, config.priority_mark_end, action="nop")
+             for version in sorted({version for member in members for version in member.versions})]
+    for member in members:
+        match = Match(mark=value(member, config), mask=config.connection_marks)
+        for version in member.versions:
+            rules.append(Rule(version, config.priority_mark_inwards, action="goto", goto=config.priority_mark_end,
+                              match=match._replace(iif=member.dev)))
+            rules.append(Rule(version, config.priority_mark, table=member.table, match=match))
+            if member.primary:
+                rules.append(Rule(version, config.priority_mark_fence, table=MAIN, match=match))
+            elif version == 6:  # the IPv4 table has a fence of its own
+                rules.append(Rule(version, config.priority_mark_fence, action="unreachable", match=match))
+    return rules
+
+
+def ruleset(members: Sequence[Marked], config: Config) -> str:
+    """All that nft is told, in one transaction: the table as it should be, whatever it was."""
+    if not members:
+        return ""
+    rules = _rules(members, config)
+    lines = ["add table " + TABLE, "delete table " + TABLE, "table {} {{".format(TABLE),
+             "\tchain {} {{".format(_name(rules)), "\t}", "\tchain prerouting {", "\t\t" + _HOOK]
+    return "\n".join(lines + ["\t\t" + rule for rule in rules] + ["\t}", "}"]) + "\n"
+
+
+def as_wanted(listing: str, text: str) -> bool:
+    """Whether nft lists what it was told.
+
+    Each version of nft writes rules in a way of its own. So the text's digest is the name of an empty chain, and the
+    rules are counted, as somebody may have taken some away.
+    """
+    wanted = re.findall(r"chain (digest_\w+)", text)
+    return wanted == re.findall(r"chain (digest_\w+)", listing) and _inner(listing) == _inner(text)
+
+
+def _rules(members: Sequence[Marked], config: Config) -> List[str]:
+    mask, rest = config.connection_marks, config.connection_marks ^ 0xFFFFFFFF
+    rules = ['iifname "{}" ct state new ct mark set ct mark & {:#010x} | {:#010x}'.format(
+        member.dev, rest, value(member, config)) for member in members]
+    return rules + ["ct mark & {:#010x} == {:#010x} meta mark set meta mark & {:#010x} | {:#010x}".format(
+        mask, value(member, config), rest, value(member, config)) for member in members]
+
+
+def _name(rules: Sequence[str]) -> str:
+    return "digest_" + hashlib.sha256("\n".join(rules).encode()).hexdigest()[:16]
+
+
+def _inner(text: str) -> int:
+    """The lines inside chains: the hook, and the rules."""
+    return sum(line.startswith("\t\t") for line in text.splitlines())
