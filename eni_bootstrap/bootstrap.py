@@ -4,24 +4,28 @@ import ipaddress
 import itertools
 import logging
 import time
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import (
+    AbstractSet, Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple, Union,
+)
 from urllib.parse import urlsplit
 
 from eni_bootstrap import nftables, proof, state, trials
 from eni_bootstrap.adoption import Adoption, Line, Script, adoption, places
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, MetadataError, NotPermitted
+from eni_bootstrap.evidence import band_tables, leave_contained, parents
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.managers import Managers, advice, timed
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step, marked, value
 from eni_bootstrap.model import (
-    MAIN, Address, Answer, Link, LinkAddress, Listing, Made, Query, Route, Rule, SeenRule, Snapshot,
+    MAIN, PROTOCOL_KERNEL, Address, Answer, ContainerNetwork, Link, LinkAddress, LinkGroup, Listing, Made, Numbering,
+    Query, Route, Rule, SeenRule, Snapshot,
 )
 from eni_bootstrap.netlink import Failure, Kernel
-from eni_bootstrap.pairing import Eni, natural, pair
+from eni_bootstrap.pairing import Eni, likely, named, natural, pair
 from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
-from eni_bootstrap.plan import Change, Item, Plan, plan, withdrawal
+from eni_bootstrap.plan import NOTHING, Change, Item, Plan, outdated, plan, unfinished, withdrawal, without
 from eni_bootstrap.recall import recall
 from eni_bootstrap.retry import Deadline, retrying
 from eni_bootstrap.routing import Decision, decide
@@ -54,6 +58,8 @@ class World(NamedTuple):
     """Names what else on this host sets up ENIs."""
     root: str = "/"
     """Where the boot scripts are that people have written into."""
+    networks: Callable[[], List[ContainerNetwork]] = list
+    """Tells the container networks that are configured here."""
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -92,6 +98,10 @@ class _View(NamedTuple):
     made: Made
     decision: Decision
     plan: Plan
+    config: Config
+    """With the numbers that hold for now."""
+    numberings: Tuple[Numbering, ...] = ()
+    """To be recorded: those with which there are things of ours, the ones in force last."""
 
 
 def apply(world: World) -> Report:
@@ -109,7 +119,8 @@ def apply(world: World) -> Report:
     verdicts: List[proof.Verdict] = []
     if decision.rules:
         waited_for = {(member.eni, member.version) for member in decision.unaddressed}
-        problems += [_unprovable(*member) for member in proof.unprovable(facts) if member not in waited_for]
+        problems += [_unprovable(*member) for member in _unprovable_ones(facts, world.config)
+                     if member not in waited_for]
         verdicts = _prove(world, proof.small(facts), facts)
     return Report(decision, tuple(changes), tuple(problems), decision.remarks + _in_place(view.plan), tuple(verdicts))
 
@@ -144,14 +155,15 @@ def _verify(world: World, view: _View) -> Report:
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
     local = _local(world, eni_devs, view.snapshot)
     facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local,
-                        _gateways(decision), _barriers(view.snapshot), _marks(decision.marked, world.config))
-    problems += [_unprovable(*member) for member in proof.unprovable(facts)]
+                        _gateways(decision), world.config.primary == "full", _barriers(view.snapshot),
+                        _marks(decision.marked, world.config))
+    problems += [_unprovable(*member) for member in _unprovable_ones(facts, world.config)]
     remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
                 for route in _shared(view.snapshot, eni_devs)]
     for rule, whose in proof.queue_jumpers(facts, world.config):
         remarks.append("somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule))
     verdicts = _prove(world, proof.full(facts), facts)
-    tried, untried = _try(world, view)
+    tried, untried = _try(world, view.snapshot, decision, world.config)
     verdicts += tried
     remarks += untried
     remarks.append("looked at {} sources of {} ENIs, and from one source of each to {} local devices".format(
@@ -163,7 +175,9 @@ def _verify(world: World, view: _View) -> Report:
 def status(world: World) -> Report:
     """What is installed and whether it works, from the kernel alone."""
     links, rules = world.kernel.links(), world.kernel.rules()
-    snapshot = world.kernel.snapshot(links, rules, (), (), world.config)
+    networks = _networks(world)
+    ids = band_tables(links, {link.name for link in links}, rules, networks, world.config)
+    snapshot = world.kernel.snapshot(links, rules, (), ids, world.config)
     decision = recall(snapshot, world.config)
     members: List[Marked] = []
     if world.config.connection_marks:
@@ -177,22 +191,54 @@ def status(world: World) -> Report:
         eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
     remarks = (advice(world.managers) if world.managers is not None else []) + world.rivals()
     _see_table(world, members, state.load(links), rules, problems, remarks)
+    remarks += _left_alone(snapshot, networks, world.config)
+    if decision.enis:
+        # By its id or its vSwitch's an ENI is known with metadata only.
+        known = tuple(entry for entry in world.config.entries
+                      if not entry.via or len(named(entry.via, decision.enis)) == 1)
+        remarks += ["access entry on line {}: which ENI it names can't be told without metadata; verify does".format(
+            entry.line) for entry in world.config.entries if entry not in known]
+        tried, untried = _try(world, snapshot, decision, world.config._replace(entries=known))
+        verdicts += tried
+        remarks += untried
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
+
+
+def _networks(world: World) -> List[ContainerNetwork]:
+    """The container networks that count here."""
+    return world.networks() if world.config.container_networks == "leave" else []
+
+
+def _left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config: Config) -> List[str]:
+    """What is left alone as far as it can be told without metadata: whatever has main's best default is the primary."""
+    said = ["left alone, as the configuration says: {}".format(", ".join(config.ignore))] if config.ignore else []
+    said += ["left alone, as the configuration says: all but {}".format(", ".join(config.only))] if config.only else []
+    if config.container_networks != "leave":
+        return said
+    defaults = [seen.route for seen in snapshot.routes if seen.route.table == MAIN and seen.route.is_default]
+    best = min((route.metric for route in defaults if route.hops), default=0)
+    primary = {dev for route in defaults if route.metric == best for dev in route.devs()}
+    enis = [eni for eni in likely(snapshot.links) if eni.dev not in primary]
+    left = leave_contained(enis, [], snapshot.links, Memory(snapshot, config), networks)[2]
+    return said + ["{}: left alone, {}".format(member.label, member.reason) for member in left]
 
 
 def remove(world: World) -> Report:
     """Take back all that is ours; needs no metadata."""
     with state.lock(world.deadline, world.sleep):
         links, rules = world.kernel.links(), world.kernel.rules()
-        snapshot = world.kernel.snapshot(links, rules, (), (), world.config)
         made = state.load(links)
+        former = _former(made, world.config)
+        snapshot = world.kernel.snapshot(links, rules, (), (), world.config, former)
+        snapshot = snapshot._replace(settings=world.kernel.settings(done.setting[:2] for done in made.settings))
         steps, problems = _mark(world, (), made, snapshot)
         if made.marked or made.valid_marks:
             made = state.load(links)  # without these
-        in_use = {dev for dev in made.ups if world.kernel.carries_others(dev, world.config.protocol)}
-        todo = withdrawal(snapshot, made, in_use, world.config)
+        protocols = {each.protocol for each in (world.config, *former)}
+        todo = withdrawal(snapshot, made, _in_use(world, links, made.ups, protocols), world.config, former)
         done, failures = _make(world, todo.removals)
-        state.save(state.after(made, done, world.config.group), links)
+        made = state.after(made, done, -1)
+        state.save(made if failures else made._replace(numberings=()), links)
         state.take_back()
     changes: List[Union[Change, Step]] = [*steps, *done]
     return Report(None, tuple(changes), tuple(problems + [_refused(failure) for failure in failures]))
@@ -305,8 +351,11 @@ def _converge(world: World) -> Tuple[_View, List[Union[Change, Step]], List[str]
             return view, problems + _moved(before, _ways(world, view), view), again
 
     view, problems, again = step()
-    while again and looks < LOOKS or patience.worth(view.decision):
-        world.sleep(0 if again and looks < LOOKS else POLL)
+    while True:
+        at_once = again and looks < LOOKS + len(view.decision.enis)  # each may wait for the next one's table
+        if not at_once and not patience.worth(view.decision):
+            break
+        world.sleep(0 if at_once else POLL)
         looks += 1
         try:
             view, problems, again = step()
@@ -335,15 +384,68 @@ def _look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, in
     """Read the kernel, decide, compare. With ``scripts`` also what people may have typed is read."""
     links, rules = world.kernel.links(), world.kernel.rules()
     made = state.load(links)
+    view = _look_by(world.config, _former(made, world.config), world, listing, links, rules, made, patience_over,
+                    scripts)
+    before = [numbering for numbering in view.numberings if numbering != world.config.numbering]
+    if before and (view.decision.unfit or view.decision.kept_devs):
+        # What can't be set up keeps what it has, so that nothing by any numbers may go now.
+        config = world.config.renumbered(before[-1])._replace(protocol_guarded=_guarded(world.config, before[-1]))
+        numberings = view.numberings
+        view = _look_by(config, [], world, listing, links, rules, made, patience_over, scripts)
+        remark = "other numbers are used once all ENIs can be set up; until then the former ones: {}".format(
+            ", ".join("{} {}".format(name, number) for name, number in before[-1]._asdict().items()))
+        view = view._replace(numberings=numberings, decision=view.decision._replace(
+            remarks=view.decision.remarks + (remark,)))
+    return view
+
+
+def _look_by(
+    config: Config, former: Sequence[Config], world: World, listing: Listing, links: Tuple[Link, ...],
+    rules: Tuple[SeenRule, ...], made: Made, patience_over: FrozenSet[Tuple[str, int]],
+    scripts: Optional[Sequence[Script]]
+) -> _View:
+    """With these numbers; what ``former`` ones have made ours goes once what is wanted is there."""
+    networks = _networks(world)
     for crowded in (False, True):
-        devs, tables = _places(listing, links, rules, crowded, world.config)
+        devs, tables = _places(listing, links, rules, crowded, config)
+        tables |= band_tables(links, devs, rules, networks, config)
         if scripts is not None:
-            tables |= places(listing, rules, scripts, world.config)
-        snapshot = world.kernel.snapshot(links, rules, devs, tables, world.config)
-        decision = decide(listing, snapshot, made, patience_over, world.config)
+            tables |= places(listing, rules, scripts, config)
+        whole = world.kernel.snapshot(links, rules, devs, tables, config, former)
+        outdone = outdated(whole, devs, former, config) if former else NOTHING
+        snapshot = without(whole, outdone) if former else whole
+        decision = decide(listing, snapshot, made, patience_over, config, networks)
         if not decision.displaced:
             break
-    return _View(snapshot, made, decision, plan(decision, snapshot, made, world.config))
+    groups = {link.group for link in links} - {config.group}
+    asked = {setting[:2] for setting in decision.settings} | {done.setting[:2] for done in made.settings}
+    settings = world.kernel.settings(asked) if asked else ()
+    whole, snapshot = whole._replace(settings=settings), snapshot._replace(settings=settings)
+    found = tuple(each.numbering for each in former
+                  if each.group in groups
+                  or unfinished(outdated(whole, devs, [each], config), decision, whole, each, config))
+    numberings = found + (config.numbering,) if decision.rules else found
+    ours = made.ups.union(held.dev for held in made.addresses)
+    in_use = _in_use(world, links, ours & decision.left - decision.used, {each.protocol for each in (config, *former)})
+    return _View(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
+                 () if numberings == (Config().numbering,) else numberings)
+
+
+def _former(made: Made, config: Config) -> List[Config]:
+    """The numbers in force before, as far as is known: without a record the usual ones."""
+    return [config.renumbered(numbering) for numbering in made.numberings or (Config().numbering,)
+            if numbering != config.numbering]
+
+
+def _guarded(config: Config, numbering: Numbering) -> int:
+    return PROTOCOL_KERNEL if config.protocol_guarded == PROTOCOL_KERNEL else numbering.protocol
+
+
+def _in_use(world: World, links: Sequence[Link], devs: AbstractSet[str], protocols: AbstractSet[int]) -> Set[str]:
+    """Those of the devices by which somebody else routes, or of which he has made others."""
+    below = parents(links)
+    return {link.name for link in links if link.name in devs and (
+        link.ifindex in below or world.kernel.carries_others(link.name, protocols))}
 
 
 def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], crowded: bool, config: Config
@@ -362,10 +464,11 @@ def _execute(world: World, view: _View) -> Tuple[List[Change], List[str], bool]:
     look is due: somebody was faster, a table had to be left by others first, or an address went, with which the kernel
     may take others of its subnet and the link's routes.
     """
-    config, links, decision = world.config, view.snapshot.links, view.decision
+    config, links, decision = view.config, view.snapshot.links, view.decision
     todo, again = staged(view.plan)
     devs = [eni.dev for eni in decision.enis if not eni.primary]
-    made = state.before(view.made, todo.links + todo.addresses, links, devs, config.group)
+    made = state.before(view.made, todo.links + todo.addresses, links, devs, config.group, view.snapshot.settings)
+    made = made._replace(numberings=view.numberings)
     if made != view.made:
         state.save(made, links)
     done, failures = _make(world, todo.links + todo.routes)
@@ -383,7 +486,8 @@ def _execute(world: World, view: _View) -> Tuple[List[Change], List[str], bool]:
     if settled != made:
         state.save(settled, links)
     again = again or any(failure.overtaken for failure in failures) or any(
-        change.verb == "remove" and isinstance(change.item, LinkAddress) for change in done)
+        change.verb == "remove" and isinstance(change.item, LinkAddress)
+        or isinstance(change.item, LinkGroup) and change.item.group != config.group for change in done)
     return done, [_refused(failure, decision) for failure in failures], again
 
 
@@ -468,15 +572,16 @@ def _prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> L
     return proof.judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
 
 
-def _try(world: World, view: _View) -> Tuple[List[proof.Verdict], List[str]]:
+def _try(world: World, snapshot: Snapshot, decision: Decision, config: Config
+         ) -> Tuple[List[proof.Verdict], List[str]]:
     """Whether the configuration's entries and spreads do what they say."""
-    own = {held.address for held in view.snapshot.addresses}
-    devs = {link.name for link in view.snapshot.links}
+    own = {held.address for held in snapshot.addresses}
+    devs = {link.name for link in snapshot.links}
     near = {dev: [proof.some_host(route.dst, own) for route in world.kernel.specific_routes(dev, proof.LOCAL_DEVICES)]
-            for entry in world.config.entries for dev in entry.iifs if dev in devs}
-    working = {link.name for link in view.snapshot.links if link.up and link.carrier}
-    versions = sorted({rule.version for rule in view.decision.rules})
-    asked, remarks = trials.trials(view.decision.enis, working, own, near, versions, world.config)
+            for entry in config.entries for dev in entry.iifs if dev in devs}
+    working = {link.name for link in snapshot.links if link.up and link.carrier}
+    versions = sorted({rule.version for rule in decision.rules})
+    asked, remarks = trials.trials(decision.enis, working, own, near, versions, config)
     asked = [trial for trial in asked if not trial.query.iif or trial.query.iif in devs]
     return trials.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
 
@@ -511,8 +616,8 @@ def _moved(before: Dict[str, Answer], after: Dict[str, Answer], view: _View) -> 
 def _few_facts(world: World, view: _View) -> proof.Facts:
     """What ``proof.small`` needs."""
     return proof.Facts(view.decision.enis, view.decision.sources, world.kernel.addresses(),
-                       gateways=_gateways(view.decision), barriers=_barriers(view.snapshot),
-                       marks=_marks(view.decision.marked, world.config))
+                       gateways=_gateways(view.decision), full=world.config.primary == "full",
+                       barriers=_barriers(view.snapshot), marks=_marks(view.decision.marked, world.config))
 
 
 def _local(world: World, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
@@ -545,6 +650,11 @@ def _shared(snapshot: Snapshot, eni_devs: Set[str]) -> List[Route]:
     """Main's multipath routes over an ENI and a device that is none."""
     return [seen.route for seen in snapshot.routes if seen.route.table == MAIN
             and eni_devs.intersection(seen.route.devs()) and not eni_devs.issuperset(seen.route.devs())]
+
+
+def _unprovable_ones(facts: proof.Facts, config: Config) -> List[Tuple[Eni, int]]:
+    """Where the configuration says that no address is put on a link, nothing is wrong with one that has none."""
+    return [] if config.assign == "none" else proof.unprovable(facts)
 
 
 def _unprovable(eni: Eni, version: int) -> str:

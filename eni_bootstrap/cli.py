@@ -14,8 +14,10 @@ from eni_bootstrap.bootstrap import Report, World
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.host import command
+from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals
+from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID
 from eni_bootstrap.metadata import MetadataClient
 from eni_bootstrap.model import PROTOCOL_KERNEL
 from eni_bootstrap.netlink import Kernel
@@ -88,13 +90,16 @@ def _work(parsed: argparse.Namespace) -> int:
     if managers.deletes_rules:
         config = config._replace(protocol_guarded=PROTOCOL_KERNEL)
     if parsed.metadata_url is not None:
-        config = config._replace(metadata_url=parsed.metadata_url)
+        config = config._replace(metadata_url=parsed.metadata_url, metadata_url_ipv6="")
     deadline = Deadline(config.timeout)
-    client = MetadataClient(config.metadata_url, deadline)
+    client = MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6,
+                            ipv6_only=lambda: {held.address.version for held in kernel.addresses()} == {6},
+                            leaves=LEAVES | {VSWITCH_ID} if config.names_enis else LEAVES)
     kernel = Kernel()
     try:
         with _watched(kernel, config) as watch:
-            report = chosen.run(World(client.fetch, kernel, deadline, config, managers, rivals, root=parsed.root))
+            report = chosen.run(World(client.fetch, kernel, deadline, config, managers, rivals, root=parsed.root,
+                                      networks=container_networks))
             watch(report)
     finally:
         kernel.close()

@@ -1,8 +1,8 @@
 """The number ladder and every other setting, in one place, each with its reason."""
 
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-from eni_bootstrap.model import PROTOCOL_KERNEL, Network
+from eni_bootstrap.model import LOCAL, PROTOCOL_KERNEL, Network, Numbering
 
 Span = Tuple[int, int]
 """First and last number."""
@@ -46,11 +46,22 @@ class Source(NamedTuple):
     networks: Tuple[Network, ...]
 
 
+class LinkWish(NamedTuple):
+    """Settings of ENIs' links."""
+
+    line: int
+    eni: str
+    settings: Tuple[Tuple[str, int], ...]
+
+
 class Config(NamedTuple):
     """Settings of one run; the defaults are what the documentation promises."""
 
     metadata_url: str = "http://100.100.100.200"
     """Alibaba Cloud's metadata service: the same address in every VPC."""
+
+    metadata_url_ipv6: str = "http://[fd00:100::100:200]"
+    """The same service for hosts without IPv4; empty where another URL was given."""
 
     timeout: float = 60.0
     """Seconds for a whole run: metadata is reachable once the primary ENI has its lease, which takes well under a
@@ -134,9 +145,17 @@ class Config(NamedTuple):
     # What the configuration file says; an ENI is named by device, MAC, ENI id or vSwitch id, with wildcards.
     ignore: Tuple[str, ...] = ()
     only: Tuple[str, ...] = ()
+    container_networks: str = "leave"
+    """What becomes of ENIs that a container network uses: ``leave`` (as if they were not there) or ``manage``."""
     assign: str = "primary"
     """Which addresses are put on a secondary's link: ``primary`` (where nobody else does), ``all``, ``none``."""
+    primary: str = "main"
+    """Where goes what comes from the primary's addresses: ``main``, as main says, or ``full``, by the primary."""
+    prefixes: str = "route"
+    """What a delegated prefix is: ``route``, a source of its ENI (a container's, for instance), or ``local``, addresses
+    of this host's own as well."""
     extra: Tuple[Source, ...] = ()
+    links: Tuple[LinkWish, ...] = ()
     entries: Tuple[Entry, ...] = ()
     spreads: Tuple[Spread, ...] = ()
 
@@ -146,6 +165,24 @@ class Config(NamedTuple):
     copies: int = 1000
     """At most so many of the user's own routes through one ENI are copied into its table: a routing daemon's full
     table does not belong there."""
+
+    @property
+    def numbering(self) -> Numbering:
+        return Numbering(self.table_primary, self.priority_first, self.protocol, self.group)
+
+    def renumbered(self, numbering: Numbering) -> "Config":
+        """With other numbers: the bands move as a whole."""
+        moved: Dict[str, Any] = {}
+        for prefix, shift in (("table_", numbering.table - self.table_primary),
+                              ("priority_", numbering.priority - self.priority_first)):
+            moved.update({name: getattr(self, name) + shift for name in self._fields if name.startswith(prefix)})
+        return self._replace(protocol=numbering.protocol, protocol_guarded=numbering.protocol, group=numbering.group,
+                             **moved)
+
+    @property
+    def names_enis(self) -> bool:
+        """Whether ENIs are named somewhere, maybe by their vSwitch."""
+        return bool(self.ignore or self.only or self.extra or self.entries or self.spreads or self.links)
 
     def owns_table(self, table: int) -> bool:
         return self.table_primary <= table <= self.table_last
@@ -158,7 +195,9 @@ class Config(NamedTuple):
         return protocol in (self.protocol, PROTOCOL_KERNEL) and self.owns_priority(priority)
 
     def owns_route(self, table: int, protocol: int, kind: str) -> bool:
-        """Likewise a route of a table, where only a fence may carry the kernel's mark; of main's default routes
-        ``plan.owned`` tells."""
+        """Likewise a route of a table, where only a fence may carry the kernel's mark, and a pool in the kernel's table
+        of local addresses; of main's default routes ``plan.owned`` tells."""
+        if table == LOCAL:
+            return protocol == self.protocol and kind == "local"
         marked = protocol == self.protocol or protocol == PROTOCOL_KERNEL and kind == "unreachable"
         return marked and self.owns_table(table)

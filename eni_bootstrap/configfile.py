@@ -7,9 +7,11 @@ are tags and several documents. A word is what is written there: no octal number
 
 import logging
 import os
+import re
 from typing import Any, Dict, List, Optional, Tuple
+from urllib.parse import urlsplit
 
-from eni_bootstrap.config import Config, Entry, Source, Spread
+from eni_bootstrap.config import Config, Entry, LinkWish, Source, Spread
 from eni_bootstrap.errors import UsageError
 from eni_bootstrap.model import Network
 from eni_bootstrap.pairing import CLOUD_SERVICES
@@ -68,13 +70,44 @@ EXAMPLE = """\
 #
 # An ENI is named by its device, its MAC, its id or its vSwitch's id; *, ? and [...] stand for others.
 
+# The metadata service, where it is not at the usual address (a host without IPv4 asks http://[fd00:100::100:200] by
+# itself). The service unit may speak to these two only: allow it another one by IPAddressAllow= in a drop-in.
+metadata: {url: "http://100.100.100.200"}
+
 # Left alone: nothing of theirs is changed. With "only", all secondary ENIs but those.
 ignore: [eth9, "eni-bp1spare*"]
+
+# So are ENIs that a container network uses (terway, Cilium, macvlan ...), unless this says "manage".
+container-networks: leave
+
+# Which addresses are put on the links: "primary" (the usual: an ENI's primary one, where nobody else does), "all" that
+# the cloud assigned to the ENIs, the primary ENI too, or "none". The primary address stays what unbound sockets use.
+assign: all
+
+# What comes from the primary ENI's own addresses: "main" (the usual: as the main table says, by a VPN for instance), or
+# "full": always by the primary ENI, as it is for each secondary one.
+primary: full
+
+# Delegated prefixes: "route" (the usual: what others, containers for instance, send from them leaves by their ENI), or
+# "local": all their addresses are this host's own, too, as if each were on the link. (Who binds to one of IPv6 needs
+# IPV6_FREEBIND, or the sysctl net.ipv6.ip_nonlocal_bind.)
+prefixes: local
 
 # Sources of an ENI that the metadata service does not tell.
 sources:
   - eni: eth1
     address: [172.16.20.99]  # a HAVIP
+
+# Settings of the links, which are left as they are otherwise, and which "eni-bootstrap remove" puts back. Of the
+# sysctls the kernel takes the larger one of a link's and of net.ipv4.conf.all. The service unit may write sysctls only
+# where "eni-bootstrap install" has found some asked for here: run it again after a change.
+links:
+  - {eni: eth1, mtu: 8500}
+  - {eni: "eth*", rp-filter: 2, arp-ignore: 1, arp-announce: 2}
+
+# Where the usual numbers are somebody else's: of tables and rules' priorities the first of a thousand, the protocol and
+# the interface group that mark what is ours, and by how much each ENI's default in main is worse than the one before.
+numbers: {table: 1000, priority: 7000, metric-step: 100, protocol: 235, group: 60235}
 
 # What leaves by which ENI, or not at all; the first entry that fits counts. What comes from an ENI's own address leaves
 # by that ENI in any case: entries that name an ENI are for what has chosen no source, and for what is forwarded.
@@ -161,6 +194,14 @@ def _mask(text: str) -> int:
     return mask
 
 
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s?#]", text):
+        raise ValueError(text)
+    parts.port  # raises ValueError, too
+    return text
+
+
 _ENI = Text("an ENI by its device, MAC, ENI id or vSwitch id; *, ? and [..] stand for others", _word(64))
 _DEVICE = Text("the name of a network device", _word(15))
 
@@ -202,19 +243,49 @@ def _spread(found: Dict[str, Any], node: Node, place: Place) -> Optional[Spread]
     return Spread(node.line, found.get("to", ()), found["over"])
 
 
+def _wish(found: Dict[str, Any], node: Node, place: Place) -> Optional[LinkWish]:
+    settings = tuple((name.replace("-", "_"), value) for name, value in found.items() if name != "eni")
+    if not settings:
+        place.wrong(node, "nothing is said of the link: mtu, rp-filter, arp-ignore or arp-announce")
+        return None
+    return LinkWish(node.line, found["eni"], settings)
+
+
+def _mark_of_ours(text: str) -> int:
+    if not text.isdigit() or int(text) in _TAKEN_PROTOCOLS or int(text) > 255:
+        raise ValueError(text)
+    return int(text)
+
+
+_TAKEN_PROTOCOLS = (*range(5), *range(8, 19), 42, 99, *range(186, 199))
+"""The kernel's, and those of routing daemons, DHCP clients and others (rt_protos of iproute2 and FRR)."""
+
 _NUMBERS = Mapping({
-    "table": Key(integer(1000, 4294966000), "the primary's routing table; eth1's is the next, and so on (1000)"),
-    "priority": Key(integer(1, 31766), "the first of 1000 priorities of rules (7000)"),
+    "table": Key(integer(256, 4294966296), "the primary's routing table; eth1's is the next, and so on (1000). The "
+                 "kernel's own, 253 to 255, must not be among the 1000 that are ours"),
+    "priority": Key(integer(1, 31766), "the first of 1000 priorities of rules (7000), all before main's, 32766"),
     "metric-step": Key(integer(1, 1000000), "by which each ENI's default route in main is worse (100)"),
-    "protocol": Key(integer(5, 255), "marks our routes and rules in the kernel (235)"),
+    "protocol": Key(Text("a number to 255 that is nobody's: 5 to 7, 19 to 41, 43 to 98, 100 to 185 or 199 to 255",
+                         _mark_of_ours, type="integer", minimum=5, maximum=255),
+                    "marks our routes and rules in the kernel (235)"),
     "group": Key(integer(1, 4294967295), "the interface group of all ENI links (60235)"),
 })
 
 _FILE = Mapping({
     "ignore": Key(ListOf(_ENI), "ENIs that are left alone: nothing of theirs is changed"),
     "only": Key(ListOf(_ENI), "if it is there, all other secondary ENIs are left alone"),
+    "metadata": Key(Mapping({
+        "url": Key(Text("the URL of a metadata service, such as http://100.100.100.200", _url), "where it is asked",
+                   needed=True),
+    }), "the metadata service, where it is not the usual one"),
+    "container-networks": Key(choice("leave", "manage"), "ENIs that a container network uses are left alone (the "
+                              "default), or set up like any other"),
     "assign": Key(choice("primary", "all", "none"), "which addresses are put on an ENI's link: its primary one where "
                   "nobody else does (the default), all that the cloud assigned to it, or none"),
+    "primary": Key(choice("main", "full"), "whether what comes from the primary ENI's own addresses follows main's "
+                   "default route (main, the default) or always leaves by the primary (full)"),
+    "prefixes": Key(choice("route", "local"), "what delegated prefixes are: sources of their ENI that others use, "
+                    "containers for instance (route, the default), or all their addresses this host's own (local)"),
     "sources": Key(ListOf(Mapping({
         "eni": Key(_ENI, "whose they are", needed=True),
         "address": Key(ListOf(network()), "addresses or networks that leave by it, too", needed=True),
@@ -242,20 +313,34 @@ _FILE = Mapping({
                     "the bits of the mark that are ours (0x7f000000); others' marks live beside them"),
     }, lambda found, node, place: found.get("mask", _MARKS)),
         "if it is there, what is forwarded is answered by the ENI that the connection came in by"),
+    "links": Key(ListOf(Mapping({
+        "eni": Key(_ENI, "whose links", needed=True),
+        "mtu": Key(integer(1280, 65535), "MTU; 1280 is the least for IPv6"),
+        "rp-filter": Key(integer(0, 2), "reverse path filter: 0 none, 1 strict, 2 loose"),
+        "arp-ignore": Key(integer(0, 8), "which ARP requests are answered (sysctl arp_ignore)"),
+        "arp-announce": Key(integer(0, 2), "with which address ARP asks (sysctl arp_announce)"),
+    }, _wish), single=False), "settings of the ENIs' links, which are left as they are otherwise"),
     "numbers": Key(_NUMBERS, "where the usual numbers are somebody else's"),
 })
 
 
 def _settings(base: Config, found: Dict[str, Any], problems: List[Problem]) -> Config:
+    if "metadata" in found:
+        base = base._replace(metadata_url=found["metadata"]["url"], metadata_url_ipv6="")
+    numbers = dict(found.get("numbers", {}))
+    base = base._replace(metric_step=numbers.pop("metric-step", base.metric_step))
+    base = base.renumbered(base.numbering._replace(**numbers))
     marks = found.get("connection-marks", 0)
     for entry in found.get("access", ()):
         if entry.mark is not None and entry.mark[0] & marks:
             problems.append(Problem(entry.line, "access", "the mark {:#x} lies in the bits of connection-marks, "
                                                           "{:#x}".format(entry.mark[0], marks)))
     return base._replace(
-        connection_marks=marks, ignore=found.get("ignore", ()), only=found.get("only", ()),
-        assign=found.get("assign", base.assign), extra=found.get("sources", ()), entries=found.get("access", ()),
-        spreads=found.get("balance", ()))
+        ignore=found.get("ignore", ()), only=found.get("only", ()), assign=found.get("assign", base.assign),
+        primary=found.get("primary", base.primary), prefixes=found.get("prefixes", base.prefixes),
+        container_networks=found.get("container-networks", base.container_networks), extra=found.get("sources", ()),
+        links=found.get("links", ()), entries=found.get("access", ()), spreads=found.get("balance", ()),
+        connection_marks=marks)
 
 
 # YAML

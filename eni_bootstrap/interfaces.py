@@ -34,10 +34,11 @@ _IPV6 = _Names(
 )
 _ENI_ID = "network-interface-id"
 _NETMASK = "netmask"
-_VSWITCH_ID = "vswitch-id"
+VSWITCH_ID = "vswitch-id"
+"""Of use only where a configuration names ENIs by it."""
 
-LEAVES = frozenset(name for name in (_ENI_ID, _NETMASK, _VSWITCH_ID) + _IPV4[1:] + _IPV6[1:] if name)
-"""All that is read of one ENI: what a client has to fetch if it must fetch leaf by leaf (one more exists, unused)."""
+LEAVES = frozenset(name for name in (_ENI_ID, _NETMASK) + _IPV4[1:] + _IPV6[1:] if name)
+"""All else that is read of one ENI: what a client has to fetch if it must fetch leaf by leaf (one exists, unused)."""
 
 _SEPARATORS = re.compile(r"[\s,;\[\]\"']+")
 """Lists come as JSON, as ``[a, b]`` without quotes, bare, or in lines with CRLF; no address contains any of these."""
@@ -80,7 +81,7 @@ def parse_interfaces(tree: Any) -> Listing:
             if listed[mac] > 1:
                 raise _Sick("its MAC is listed twice")
             interfaces.append(NetworkInterface(_word(leaves, _ENI_ID), mac, mac == primary, _subnets(leaves),
-                                               _word(leaves, _VSWITCH_ID)))
+                                               _word(leaves, VSWITCH_ID)))
         except _Sick as error:
             name = mac or _quote(key)
             sick.append(SickInterface(_word(leaves, _ENI_ID), name, mac == primary, error.reason, error.passing))

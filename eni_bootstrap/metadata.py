@@ -14,7 +14,9 @@ import re
 import socket
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type, TypeVar
+from typing import (
+    AbstractSet, Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type, TypeVar,
+)
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -78,10 +80,20 @@ class _Session(requests.Session):
 
 
 class MetadataClient:
-    """Reads the ``meta-data`` tree; one deadline for all that it ever does."""
+    """Reads the ``meta-data`` tree; one deadline for all that it ever does.
 
-    def __init__(self, base_url: str, deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> None:
+    ``ipv6_url``: where the service is for hosts that have IPv6 only, which ``ipv6_only`` tells. ``leaves``: what is
+    fetched of an ENI if it has to be leaf by leaf.
+    """
+
+    def __init__(
+        self, base_url: str, deadline: Deadline, sleep: Callable[[float], None] = time.sleep, ipv6_url: str = "",
+        ipv6_only: Callable[[], bool] = lambda: False, leaves: AbstractSet[str] = LEAVES
+    ) -> None:
+        self._leaves = leaves
         self._base = _checked(base_url)
+        self._ipv6_url = ipv6_url and _checked(ipv6_url)
+        self._ipv6_only = ipv6_only
         self._deadline = deadline
         self._retrying = retrying("the metadata service", deadline, sleep)
         self._sessions: List[_Session] = []
@@ -91,7 +103,7 @@ class MetadataClient:
         self._trouble: NotReady = _NoContact(f"{self._base}: no time to ask")  # what to say if time were up now
 
     def fetch(self) -> Dict[str, Any]:
-        """The tree as it is now, at least ``mac`` and ``network.interfaces.macs`` with the leaves in ``LEAVES``."""
+        """The tree as it is now, at least ``mac`` and ``network.interfaces.macs`` with the leaves."""
         outcome: "queue.Queue[Tuple[Optional[Dict[str, Any]], Optional[BaseException]]]" = queue.Queue()
 
         def work() -> None:
@@ -128,7 +140,7 @@ class MetadataClient:
     def _fetch(self) -> Dict[str, Any]:
         session = next(self._each_session())
         if self._token is None:
-            self._token = self._retrying(self._new_token, session)
+            self._token = self._retrying(self._first_token, session)
         return self._all(session) or self._walk(session)
 
     def _all(self, session: _Session) -> Optional[Dict[str, Any]]:
@@ -167,7 +179,7 @@ class MetadataClient:
         names = _lines(self._leaf(session, MACS))
         listings = self._side_by_side(lambda session, name: self._leaf(session, _macs_path(name)), names)
         wanted = [
-            (name, leaf) for name, listing in zip(names, listings) for leaf in _lines(listing) if leaf in LEAVES
+            (name, leaf) for name, listing in zip(names, listings) for leaf in _lines(listing) if leaf in self._leaves
         ]
         bodies = self._side_by_side(lambda session, pair: self._leaf(session, _macs_path(*pair)), wanted)
         macs: Dict[str, Dict[str, str]] = {name: {} for name in names}
@@ -250,6 +262,26 @@ class MetadataClient:
                 raise MetadataError(f"GET {answer.url}: 401, even a fresh token is refused")
             self._token = token
             return answer
+
+    def _first_token(self, session: _Session) -> Dict[str, str]:
+        """By IPv6 where there is no contact at all and can be none, as there is no IPv4: that is asked only then.
+
+        A boot whose IPv4 is still to come comes back to it at the next try, unless the service has answered meanwhile.
+        """
+        try:
+            return self._new_token(session)
+        except _NoContact:
+            if not (self._ipv6_url and self._ipv6_only()):
+                raise
+            usual, self._base = self._base, self._ipv6_url
+            try:
+                token = self._new_token(session)
+                if token:
+                    return token
+            except MetadataError as error:
+                LOG.debug("%s", error)
+            self._base = usual
+            raise
 
     def _new_token(self, session: _Session) -> Dict[str, str]:
         answer = self._exchange(session, "PUT", TOKEN, {TOKEN_HEADER + "-ttl-seconds": str(TOKEN_SECONDS)})

@@ -69,6 +69,9 @@ class Listing(NamedTuple):
 MAIN = 254
 """Id of the kernel's main table (rt_tables)."""
 
+LOCAL = 255
+"""Id of the kernel's table of this host's own addresses, the only one that says what can be bound to (rt_tables)."""
+
 PROTOCOL_KERNEL = 2
 """What marks the routes that the kernel makes of an address (rt_protos)."""
 
@@ -77,6 +80,10 @@ IPV6_METRIC = 1024
 
 UNREACHABLE_METRIC = 4294967295
 """The worst metric there is: a route that has it never wins against another."""
+
+
+_TABLES = {MAIN: "main", LOCAL: "local"}
+"""Names that iproute2 always knows."""
 
 
 class Link(NamedTuple):
@@ -96,6 +103,9 @@ class Link(NamedTuple):
     ipv6: bool = True
     """False where somebody has switched IPv6 off (sysctl disable_ipv6)."""
     carrier: bool = True
+    parent: int = 0
+    """Index of the device that it is made of (VLAN, macvlan, ipvlan; a veth: its other end); 0 for none, or for one in
+    another network namespace."""
 
 
 class LinkAddress(NamedTuple):
@@ -106,6 +116,8 @@ class LinkAddress(NamedTuple):
     prefix_length: int
     leased: bool = False
     """It goes by itself unless somebody, a DHCP client, renews it; ours never do."""
+    deprecated: bool = False
+    """Never chosen as a source by itself; used by who binds to it, and answered from."""
 
     @property
     def network(self) -> Network:
@@ -161,6 +173,11 @@ class Route(NamedTuple):
         return self._replace(options=(), prefsrc=None)
 
     @property
+    def is_pool(self) -> bool:
+        """Whether all addresses of the destination are this host's own."""
+        return self.kind == "local" and self.table == LOCAL and self.dst.prefixlen < self.dst.max_prefixlen
+
+    @property
     def is_default(self) -> bool:
         return self.dst.prefixlen == 0
 
@@ -181,7 +198,7 @@ class Route(NamedTuple):
         words.append("default" if self.is_default else str(self.dst))
         if len(self.hops) == 1:
             words.append(str(self.hops[0]))
-        words.append("table {}".format("main" if self.table == MAIN else self.table))
+        words.append("table {}".format(_TABLES.get(self.table, self.table)))
         if self.tos:
             words.append("tos {:#x}".format(self.tos))
         if self.prefsrc is not None:
@@ -300,6 +317,22 @@ class LinkGroup(NamedTuple):
         return "dev {} group {}".format(self.dev, self.group)
 
 
+class LinkSetting(NamedTuple):
+    """A number that the kernel keeps for each link: its MTU, or one of IPv4's sysctls."""
+
+    dev: str
+    name: str
+    """``mtu``, ``rp_filter``, ``arp_ignore`` or ``arp_announce``."""
+    value: int
+
+
+class SettingMade(NamedTuple):
+    """A setting that we changed, and what it was before."""
+
+    setting: LinkSetting
+    former: int
+
+
 class SeenRoute(NamedTuple):
     """A route as the kernel has it."""
 
@@ -329,6 +362,17 @@ class Snapshot(NamedTuple):
     rules: Tuple[SeenRule, ...]
     """In the kernel's order, IPv4 first."""
     routes: Tuple[SeenRoute, ...]
+    settings: Tuple[LinkSetting, ...] = ()
+    """Those that are asked for, or were."""
+
+
+class Numbering(NamedTuple):
+    """The numbers by which the kernel's things are known as ours: the first of each band, and the marks."""
+
+    table: int
+    priority: int
+    protocol: int
+    group: int
 
 
 class Made(NamedTuple):
@@ -348,6 +392,22 @@ class Made(NamedTuple):
     """We made the table of connection marks."""
     valid_marks: FrozenSet[str] = frozenset()
     """Devices whose reverse path filter heeds the mark since we said so."""
+    numberings: Tuple[Numbering, ...] = ()
+    """The numbers with which there may be things of ours, beside the usual ones; those in force are the last."""
+    settings: Tuple[SettingMade, ...] = ()
+
+
+class ContainerNetwork(NamedTuple):
+    """A container network as its configuration describes it."""
+
+    name: str
+    """``terway``, ``Cilium``, ``AWS VPC CNI``, or the type of another plug-in."""
+    path: str
+    """The file that says so."""
+    takes: bool = False
+    """It moves whole devices into containers' network namespaces."""
+    devices: FrozenSet[str] = frozenset()
+    """Names and MACs of devices that the configuration gives to containers, lower case."""
 
 
 class Query(NamedTuple):

@@ -22,8 +22,8 @@ from eni_bootstrap import fibrule
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import NotPermitted
 from eni_bootstrap.model import (
-    MAIN, PROTOCOL_KERNEL, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkUp, Query, Route, Rule, SeenRoute,
-    SeenRule, Snapshot,
+    LOCAL, MAIN, PROTOCOL_KERNEL, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Query, Route,
+    Rule, SeenRoute, SeenRule, Snapshot,
 )
 from eni_bootstrap.plan import Change
 from eni_bootstrap.rtnetlink import HEADER, Message, Socket
@@ -38,15 +38,16 @@ _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _TYPES = {1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable",
           8: "prohibit", 9: "throw", 10: "nat"}
 _TYPE_NUMBERS = {name: number for number, name in _TYPES.items()}
-_FENCE = _TYPE_NUMBERS["unreachable"]
+_FENCE, _LOCAL = _TYPE_NUMBERS["unreachable"], _TYPE_NUMBERS["local"]
 _DST_LENGTH, _PROTOCOL, _TYPE = 1, 5, 7  # bytes of struct rtmsg
 _ONLINK = 4  # RTNH_F_ONLINK
-_SCOPE_LINK = 253
+_SCOPE_LINK, _SCOPE_HOST = 253, 254
 _RTA_UID, _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 25, 27, 28, 29
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
 _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half of a link's message
 _IFF_UP, _IFF_RUNNING = 1, 0x40
 _FOR_EVER = 0xFFFFFFFF  # of an address's life time
+_DEPRECATED = 0x20  # IFA_F_DEPRECATED
 _NODAD = 2  # IFA_F_NODAD: the cloud gives an address to one ENI only, and a vSwitch has no multicast to ask by
 
 _OPTIONS = {"RTAX_MTU": "mtu", "RTAX_WINDOW": "window", "RTAX_SSTHRESH": "ssthresh", "RTAX_CWND": "cwnd",
@@ -76,6 +77,7 @@ class Kernel:
         self._socket = Socket()
         self._names: Dict[int, str] = {}
         self._indexes: Dict[str, int] = {}
+        self._mtus: Dict[str, int] = {}
 
     def close(self) -> None:
         self._socket.close()
@@ -94,19 +96,23 @@ class Kernel:
     def links(self) -> Tuple[Link, ...]:
         """All links of this namespace."""
         found = []
+        mtus: Dict[str, int] = {}
         request = Message(_GETLINK, 0, _encode(ifinfmsg, {"family": 0}, [("IFLA_EXT_MASK", _SKIP_STATISTICS)]))
         for body in self._socket.dump(request):
             message = _decode(ifinfmsg, body)
             info = message.get_attr("IFLA_LINKINFO")
             kind = info.get_attr("IFLA_INFO_KIND") if info is not None else None
             mac = message.get_attr("IFLA_PERM_ADDRESS") or message.get_attr("IFLA_ADDRESS") or ""
+            elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None  # then the parent's index is that one's
             name = message.get_attr("IFLA_IFNAME")
             if isinstance(name, bytes):  # no UTF-8: legal for the kernel, if for nobody else
                 name = name.decode(errors="surrogateescape")
+            mtus[name] = message.get_attr("IFLA_MTU") or 0
             found.append(Link(
                 message["index"], name, mac.lower(), kind or "", message.get_attr("IFLA_MASTER") or 0,
                 bool(message["flags"] & _IFF_UP), message.get_attr("IFLA_GROUP") or 0, _has_ipv6(name),
-                bool(message["flags"] & _IFF_RUNNING)))
+                bool(message["flags"] & _IFF_RUNNING), 0 if elsewhere else message.get_attr("IFLA_LINK") or 0))
+        self._mtus = mtus
         self._names = {link.ifindex: link.name for link in found}
         self._indexes = {link.name: link.ifindex for link in found}
         return tuple(found)
@@ -121,7 +127,18 @@ class Kernel:
             if not (address.is_loopback or address.version == 6 and address.is_link_local):
                 lifetime = message.get_attr("IFA_CACHEINFO")
                 leased = lifetime is not None and lifetime["ifa_valid"] != _FOR_EVER
-                found.append(LinkAddress(self._names.get(message["index"], ""), address, message["prefixlen"], leased))
+                deprecated = bool((message.get_attr("IFA_FLAGS") or message["flags"]) & _DEPRECATED)
+                found.append(LinkAddress(self._names.get(message["index"], ""), address, message["prefixlen"], leased,
+                                         deprecated))
+        return tuple(found)
+
+    def settings(self, asked: Iterable[Tuple[str, str]]) -> Tuple[LinkSetting, ...]:
+        """Settings by device and name, of the devices that were there at the last look."""
+        found = []
+        for dev, name in sorted(asked):
+            value = self._mtus.get(dev) if name == "mtu" else _sysctl(dev, name)
+            if value is not None:
+                found.append(LinkSetting(dev, name, value))
         return tuple(found)
 
     def rules(self) -> Tuple[SeenRule, ...]:
@@ -134,20 +151,30 @@ class Kernel:
 
     def snapshot(
         self, links: Tuple[Link, ...], rules: Tuple[SeenRule, ...], devs: Iterable[str], tables: Iterable[int],
-        config: Config
+        config: Config, former: Sequence[Config] = ()
     ) -> Snapshot:
         """What the decision looks at.
 
         Of ``devs``, main's routes: the kernel's own, and as many others as may be copied, and one more to tell that
-        there are more. Of ``tables``, and of those that hold something of ours, everything.
+        there are more. Of ``tables``, and of those that hold something of ours, everything; ``former`` numbers make
+        it ours too.
         """
+        numbered = [config, *former]
+        protocols = sorted({each.protocol for each in numbered})
         routes: Dict[SeenRoute, None] = {}
         for version in (4, 6):
-            own = list(self._routes(version, lambda body: body[_PROTOCOL] == config.protocol, protocol=config.protocol))
+            own: List[SeenRoute] = []
+            for ours in protocols:
+                own += self._routes(version, _marked(ours), protocol=ours)
             own += self._routes(version, lambda body: body[_PROTOCOL] == PROTOCOL_KERNEL and body[_TYPE] == _FENCE,
                                 protocol=PROTOCOL_KERNEL, kind=_FENCE)
             found = [own, self._routes(version, lambda body: not body[_DST_LENGTH], table=MAIN)]
-            for table in set(tables).union(seen.route.table for seen in own if config.owns_table(seen.route.table)):
+            if config.prefixes == "local":
+                whole = _WHOLE[version]
+                found.append(self._routes(
+                    version, lambda body: body[_TYPE] == _LOCAL and body[_DST_LENGTH] < whole, table=LOCAL))
+            for table in set(tables).union(seen.route.table for seen in own
+                                           if any(each.owns_table(seen.route.table) for each in numbered)):
                 found.append(self._routes(version, lambda body: True, table=table))
             for dev in devs:
                 found.append(self._routes(version, self._worth(config.copies + 1), table=MAIN, dev=dev))
@@ -168,9 +195,9 @@ class Kernel:
                 version, lambda body: body[_DST_LENGTH] > 0 and quota.take(), table=MAIN, dev=dev)]
         return [route for route in found if not (route.dst.is_link_local or route.dst.is_multicast)][:most]
 
-    def carries_others(self, dev: str, protocol: int) -> bool:
-        """Whether any table has a route through a device that neither we (``protocol``) nor the kernel made."""
-        return any(seen.protocol not in (protocol, PROTOCOL_KERNEL)
+    def carries_others(self, dev: str, protocols: Iterable[int]) -> bool:
+        """Whether any table has a route through a device that neither we (``protocols``) nor the kernel made."""
+        return any(seen.protocol not in (PROTOCOL_KERNEL, *protocols)
                    for version in (4, 6) for seen in self._routes(version, lambda body: True, dev=dev))
 
     def _quota(self, most: int) -> "_Quota":
@@ -194,7 +221,7 @@ class Kernel:
         request = Message(_GETROUTE, 0, _encode(rtmsg, fields, attributes))
         for body in self._socket.dump(request, take):
             seen = self._route(_decode(rtmsg, body), version)
-            if seen.route.kind in _UNROUTED or table and seen.route.table != table:
+            if seen.route.kind in _UNROUTED and not seen.route.is_pool or table and seen.route.table != table:
                 continue
             if not dev or dev in seen.route.devs():
                 yield seen
@@ -206,7 +233,7 @@ class Kernel:
         dst = ipaddress.ip_network("{}/{}".format(address or _ANY[version], length), strict=False)
         kind = _TYPES.get(message["type"], str(message["type"]))
         hops: Tuple[Hop, ...] = ()
-        if kind == "unicast":
+        if kind in ("unicast", "local"):
             parts = attributes.get("RTA_MULTIPATH")
             if parts:
                 hops = tuple(Hop(self._names.get(part["oif"], ""), _gateway(dict(part["attrs"])), part["hops"] + 1)
@@ -265,6 +292,10 @@ class Kernel:
         Raises ``NotPermitted`` without CAP_NET_ADMIN.
         """
         failures: List[Failure] = []
+        for change in changes:
+            if _is_sysctl(change):
+                failures += _write(change)
+        changes = [change for change in changes if not _is_sysctl(change)]
         replies = self._socket.order(self._order(change) for change in changes)
         for change, reply in zip(changes, replies):
             if reply.error == errno.EPERM:
@@ -279,6 +310,9 @@ class Kernel:
         if isinstance(item, LinkGroup):
             fields = {"index": self._indexes[item.dev]}
             return Message(_NEWLINK, 0, _encode(ifinfmsg, fields, [("IFLA_GROUP", item.group)]))
+        if isinstance(item, LinkSetting):
+            return Message(_NEWLINK, 0, _encode(ifinfmsg, {"index": self._indexes[item.dev]}, [
+                ("IFLA_MTU", item.value)]))
         if isinstance(item, LinkUp):
             fields = {"index": self._indexes[item.dev], "flags": 0 if away else _IFF_UP, "change": _IFF_UP}
             return Message(_NEWLINK, 0, _encode(ifinfmsg, fields, []))
@@ -286,7 +320,11 @@ class Kernel:
         if isinstance(item, LinkAddress):
             fields = {"family": _FAMILY[item.address.version], "prefixlen": item.prefix_length,
                       "index": self._indexes[item.dev]}
-            attributes = [("IFA_LOCAL", str(item.address)), ("IFA_ADDRESS", str(item.address)), ("IFA_FLAGS", _NODAD)]
+            attributes: List[Tuple[str, Any]] = [
+                ("IFA_LOCAL", str(item.address)), ("IFA_ADDRESS", str(item.address)), ("IFA_FLAGS", _NODAD)]
+            if not away and item.address.version == 6:
+                preferred = 0 if item.deprecated else _FOR_EVER
+                attributes.append(("IFA_CACHEINFO", {"ifa_preferred": preferred, "ifa_valid": _FOR_EVER}))
             body = _encode(ifaddrmsg, fields, attributes)
             return Message(_DELADDR if away else _NEWADDR, flags, body)
         if isinstance(item, Route):
@@ -296,8 +334,7 @@ class Kernel:
     def _route_body(self, route: Route, protocol: int) -> bytes:
         fields = {"family": _FAMILY[route.version], "dst_len": route.dst.prefixlen, "proto": protocol,
                   "type": _TYPE_NUMBERS[route.kind], "tos": route.tos,
-                  "scope": _SCOPE_LINK if route.version == 4 and route.hops and not route.onlink else 0,
-                  "flags": _ONLINK if route.onlink and len(route.hops) == 1 else 0}
+                  "scope": _scope(route), "flags": _ONLINK if route.onlink and len(route.hops) == 1 else 0}
         attributes: List[Tuple[str, Any]] = [("RTA_TABLE", route.table)]
         if route.dst.prefixlen:
             attributes.append(("RTA_DST", str(route.dst.network_address)))
@@ -316,6 +353,19 @@ class Kernel:
             attributes.append(("RTA_METRICS", {
                 "attrs": [(_OPTION_NAMES[name], value) for name, value in route.options]}))
         return _encode(rtmsg, fields, attributes)
+
+
+def _marked(protocol: int) -> Callable[[bytes], bool]:
+    return lambda body: body[_PROTOCOL] == protocol
+
+
+def _scope(route: Route) -> int:
+    """How far away the destination is; IPv6 has no such thing."""
+    if route.version == 6:
+        return 0
+    if route.kind == "local":
+        return _SCOPE_HOST
+    return _SCOPE_LINK if route.hops and not route.onlink else 0
 
 
 def _encode(codec: Type[Any], fields: Dict[str, Any], attributes: List[Tuple[str, Any]]) -> bytes:
@@ -351,6 +401,36 @@ def _packed_selectors(query: Query) -> bytes:
     parts += [fibrule.attribute(kind, struct.pack("!H", port))
               for kind, port in ((_RTA_SPORT, query.sport), (_RTA_DPORT, query.dport)) if port]
     return b"".join(parts)
+
+
+_SYSCTL = "/proc/sys/net/ipv4/conf/{}/{}"
+
+
+def _sysctl(dev: str, name: str) -> Optional[int]:
+    """Nothing where the link has gone."""
+    try:
+        with open(_SYSCTL.format(dev, name)) as handle:
+            return int(handle.read())
+    except OSError:
+        return None
+
+
+def _is_sysctl(change: Change) -> bool:
+    return isinstance(change.item, LinkSetting) and change.item.name != "mtu"
+
+
+def _write(change: Change) -> List[Failure]:
+    """Set a sysctl, which netlink can't. The service's sandbox lets nobody do that unless ``install`` knows of it."""
+    item = change.item
+    assert isinstance(item, LinkSetting)
+    try:
+        with open(_SYSCTL.format(item.dev, item.name), "w") as handle:
+            handle.write(str(item.value))
+    except FileNotFoundError:
+        return []  # with its link
+    except OSError as error:
+        return [Failure(change, "{}; for the service, run eni-bootstrap install again".format(error.strerror), False)]
+    return []
 
 
 class _Quota:

@@ -9,7 +9,7 @@ import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
+from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.model import Address, Link, LinkAddress, Listing, NetworkInterface, Network, Subnet
 
@@ -27,13 +27,27 @@ class Eni(NamedTuple):
         return self.interface.primary
 
     @property
+    def mac(self) -> str:
+        return self.interface.mac
+
+    @property
+    def subnets(self) -> Tuple[Subnet, ...]:
+        return self.interface.subnets
+
+    @property
+    def devs(self) -> Tuple[str, ...]:
+        """All devices that are its own."""
+        return (self.dev,) if self.dev == self.link.name else (self.dev, self.link.name)
+
+    @property
     def label(self) -> str:
-        return label(self.interface.eni_id, self.interface.mac, self.dev)
+        return label(self.interface.eni_id, self.mac, self.dev)
 
     def unfit(self, reason: str) -> "Unfit":
         """This ENI as one that can't be set up, and won't by itself."""
         interface = self.interface
-        return Unfit(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev, interface.subnets)
+        return Unfit(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev, interface.subnets,
+                     vswitch_id=interface.vswitch_id)
 
 
 class Unfit(NamedTuple):
@@ -51,10 +65,26 @@ class Unfit(NamedTuple):
     """What metadata tells of it, where that is whole."""
     resting: bool = False
     """True when nothing is wrong: somebody wants it so."""
+    vswitch_id: str = ""
+
+    @property
+    def devs(self) -> Tuple[str, ...]:
+        return (self.dev,) if self.dev else ()
 
     @property
     def label(self) -> str:
         return label(self.eni_id, self.mac, self.dev)
+
+
+class Left(NamedTuple):
+    """An ENI that is left alone, as if it were not there; what is ours of it goes."""
+
+    label: str
+    devs: Tuple[str, ...]
+    sources: Tuple[Network, ...]
+    reason: str
+    used: bool = False
+    """Somebody else has it: the link stays up, with whatever address it has."""
 
 
 def label(eni_id: str, mac: str, dev: str) -> str:
@@ -75,7 +105,8 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit
     by_index = {link.ifindex: link for link in links}
 
     def give_up(interface: NetworkInterface, reason: str, passing: bool = False, dev: str = "") -> None:
-        unfit.append(Unfit(interface.eni_id, interface.mac, interface.primary, reason, passing, dev, interface.subnets))
+        unfit.append(Unfit(interface.eni_id, interface.mac, interface.primary, reason, passing, dev, interface.subnets,
+                           vswitch_id=interface.vswitch_id))
 
     for sick in listing.sick:
         own = _own_links(sick.mac, links)
@@ -116,6 +147,12 @@ def _own_links(mac: str, links: Sequence[Link]) -> List[Link]:
     return [link for link in links if link.mac == mac and link.kind in ("", "veth")]
 
 
+def likely(links: Sequence[Link]) -> List[Eni]:
+    """Whatever may be an ENI, as long as nobody tells: without addresses."""
+    return [Eni(NetworkInterface("", link.mac, False, ()), link, link.name)
+            for link in links if link.mac and link in _own_links(link.mac, [link])]
+
+
 def refuse_stealing(
     enis: Sequence[Eni], others: Sequence[Unfit], held: Sequence[LinkAddress]
 ) -> Tuple[List[Eni], List[Unfit]]:
@@ -127,10 +164,10 @@ def refuse_stealing(
     """
     primaries: Set[Network] = set()
     for subnets in [eni.interface.subnets for eni in enis if eni.primary]:
-        primaries.update(_claims(subnets))
+        primaries.update(sources_of(subnets))
     for other in others:
         if other.primary:
-            primaries.update(_claims(other.subnets))
+            primaries.update(sources_of(other.subnets))
             primaries.update(network_of(own.address) for own in held if own.dev == other.dev)
     fit: List[Eni] = []
     refused: List[Unfit] = []
@@ -143,7 +180,7 @@ def refuse_stealing(
         if reason:
             refused.append(eni.unfit(reason))
         else:
-            claims = _claims(eni.interface.subnets)
+            claims = sources_of(eni.interface.subnets)
             taken.update(claims)
             wide += [network for network in claims if network.prefixlen < network.max_prefixlen]
             fit.append(eni)
@@ -158,7 +195,7 @@ CLOUD_SERVICES = IPv4Network("100.64.0.0/10")
 """Metadata, DNS, NTP, mirrors: never in a vSwitch."""
 
 
-def _claims(subnets: Sequence[Subnet]) -> List[Network]:
+def sources_of(subnets: Sequence[Subnet]) -> List[Network]:
     """All that an ENI's packets come from."""
     claims = [network_of(address) for subnet in subnets for address in subnet.addresses]
     return claims + [prefix for subnet in subnets for prefix in subnet.prefixes]
@@ -195,7 +232,7 @@ def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Netw
             inside = prefix.network_address in subnet.vswitch and prefix.prefixlen >= subnet.vswitch.prefixlen
             if not inside:
                 return "metadata gives it the prefix {}, which is outside its vSwitch {}".format(prefix, subnet.vswitch)
-    for network in _claims(interface.subnets):
+    for network in sources_of(interface.subnets):
         single = network.prefixlen == network.max_prefixlen
         if network in primaries or any(
                 _overlap(other, network) for other in (wide if single else primaries) if other in primaries):
@@ -250,18 +287,27 @@ def named(pattern: str, enis: Sequence[Eni]) -> List[Eni]:
 
 
 def leave_ignored(enis: Sequence[Eni], unfit: Sequence[Unfit], ignore: Sequence[str], only: Sequence[str]
-                  ) -> Tuple[List[Eni], List[Unfit], List[str]]:
-    """What the configuration lets us work on, and the devices of secondaries that are left alone."""
-    def out(eni_id: str, mac: str, devs: Tuple[str, ...], vswitch_id: str) -> bool:
+                  ) -> Tuple[List[Eni], List[Unfit], List[Left]]:
+    """What the configuration lets us work on, and what it leaves alone: never the primary.
+
+    Metadata may have lost the vSwitch of one that is unfit, and then ``only`` can't tell: what it has stays.
+    """
+    def out(eni_id: str, mac: str, devs: Tuple[str, ...], vswitch_id: str, whole: bool = True) -> bool:
         return any(names(pattern, eni_id, mac, devs, vswitch_id) for pattern in ignore) or bool(only) and not any(
-            names(pattern, eni_id, mac, devs, vswitch_id) for pattern in only)
+            names(pattern, eni_id, mac, devs, vswitch_id) or not whole and "vsw" in pattern for pattern in only)
 
     ignored = [eni for eni in enis if not eni.primary and out(
-        eni.interface.eni_id, eni.interface.mac, (eni.dev, eni.link.name), eni.interface.vswitch_id)]
-    spared = [member for member in unfit if not member.primary and out(member.eni_id, member.mac, (member.dev,), "")]
-    devs = [name for eni in ignored for name in (eni.dev, eni.link.name)] + [member.dev for member in spared]
+        eni.interface.eni_id, eni.mac, eni.devs, eni.interface.vswitch_id)]
+    spared = [member for member in unfit if not member.primary and out(
+        member.eni_id, member.mac, member.devs, member.vswitch_id, bool(member.vswitch_id))]
+    reason = "as the configuration says"
     return ([eni for eni in enis if eni not in ignored], [member for member in unfit if member not in spared],
-            [dev for dev in dict.fromkeys(devs) if dev])
+            [left(eni, reason) for eni in ignored] + [left(member, reason) for member in spared])
+
+
+def left(eni: Union[Eni, Unfit], reason: str, used: bool = False) -> Left:
+    """An ENI, fit or not, as one that is left alone."""
+    return Left(eni.label, eni.devs, tuple(sources_of(eni.subnets)), reason, used)
 
 
 @lru_cache(maxsize=None)

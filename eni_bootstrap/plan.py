@@ -6,33 +6,38 @@ old state, the new one, or traffic that is refused, never a wrong way out.
 """
 
 import shlex
-from typing import AbstractSet, Dict, FrozenSet, Iterable, List, NamedTuple, Set, Tuple, Union
+from typing import AbstractSet, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import takes_others_along
-from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkUp, Made, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Route, Rule, SeenRule, Snapshot
 from eni_bootstrap.routing import Decision
 
-Item = Union[LinkGroup, LinkUp, LinkAddress, Route, Rule]
+Item = Union[LinkGroup, LinkUp, LinkSetting, LinkAddress, Route, Rule]
 
 
 class Change(NamedTuple):
     """One step; as text, the ``ip`` command that does it."""
 
     verb: str
-    """"add", "replace" (routes of ours, or what is equal and becomes ours) or "remove"."""
+    """"add", "replace" (routes and addresses of ours, or what is equal and becomes ours) or "remove"."""
     item: Item
     protocol: int
     """What marks the route or rule as ours."""
 
     def __str__(self) -> str:
         item = self.item
-        if isinstance(item, LinkGroup):
+        if isinstance(item, LinkSetting) and item.name != "mtu":
+            return "sysctl -qw net/ipv4/conf/{0.dev}/{0.name}={0.value}".format(item)
+        if isinstance(item, LinkSetting):
+            words = "link set dev {0.dev} mtu {0.value}".format(item)
+        elif isinstance(item, LinkGroup):
             words = "link set {}".format(item)
         elif isinstance(item, LinkUp):
             words = "link set dev {} {}".format(item.dev, "down" if self.verb == "remove" else "up")
         elif isinstance(item, LinkAddress):
-            quiet = " nodad" if item.address.version == 6 and self.verb == "add" else ""
+            quiet = " nodad" if item.address.version == 6 and self.verb != "remove" else ""
+            quiet += " preferred_lft 0" if quiet and item.deprecated else ""
             words = "-{} address {} {}{}".format(item.address.version, _VERBS[self.verb], item, quiet)
         elif isinstance(item, Route):
             onlink = ["onlink"] if item.onlink and self.verb != "remove" else []
@@ -57,12 +62,13 @@ class Plan(NamedTuple):
     """Changes in stages, each of them in order."""
 
     links: Tuple[Change, ...] = ()
-    """Groups, links up."""
+    """Groups, links up, settings."""
     routes: Tuple[Change, ...] = ()
     rules: Tuple[Change, ...] = ()
     """A rule is only made when the routes that it leads to are there."""
     addresses: Tuple[Change, ...] = ()
-    """An address is only put on a link when its rule is there: until then it would answer by main."""
+    """An address is only put on a link, and a prefix made local, when its rule is there: until then it would answer by
+    main."""
     removals: Tuple[Change, ...] = ()
     conflicts: Tuple[Conflict, ...] = ()
     """What stays undone."""
@@ -92,20 +98,68 @@ def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
     return Owned(frozenset(tables | defaults), frozenset(rules), frozenset(marks))
 
 
-def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> Plan:
-    """The changes that lead from the snapshot to the decision."""
-    ours = owned(snapshot, [eni.dev for eni in decision.enis], config)
+NOTHING = Owned(frozenset(), frozenset(), frozenset())
+
+
+def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Config], config: Config) -> Owned:
+    """What is ours by former numbers, and not by those in force.
+
+    Where the bands of tables overlap, a table of the former ones counts as such: it may be another ENI's now.
+    """
+    routes: Set[Route] = set()
+    marks: Set[SeenRule] = set()
+    protocols = {seen.route: seen.protocol for seen in snapshot.routes}
+    for each in former:
+        found = owned(snapshot, eni_devs, each)
+        moved = each.table_primary != config.table_primary
+        routes |= {route for route in found.routes if moved and each.owns_table(route.table)
+                   or not config.owns_route(route.table, protocols[route], route.kind)
+                   and not (route.table == MAIN and protocols[route] == config.protocol)}
+        marks |= {seen for seen in found.marks if moved and each.owns_table(seen.rule.table)
+                  or not config.owns_rule(seen.rule.priority, seen.protocol)}
+    return Owned(frozenset(routes), frozenset(seen.rule for seen in marks), frozenset(marks))
+
+
+def unfinished(left: Owned, decision: Decision, snapshot: Snapshot, former: Config, config: Config) -> bool:
+    """Whether something by these former numbers is still to be made anew, or to go."""
+    wanted: Set[Item] = {*decision.routes, *decision.rules}
+    found: List[Tuple[Item, int]] = [(seen.route, seen.protocol) for seen in snapshot.routes
+                                     if seen.route in left.routes]
+    found += left.marks
+    return any(item not in wanted or protocol == former.protocol != config.protocol for item, protocol in found)
+
+
+def without(snapshot: Snapshot, left: Owned) -> Snapshot:
+    return snapshot._replace(routes=tuple(seen for seen in snapshot.routes if seen.route not in left.routes),
+                             rules=tuple(seen for seen in snapshot.rules if seen not in left.marks))
+
+
+def plan(
+    decision: Decision, snapshot: Snapshot, made: Made, config: Config, former: Sequence[Config] = (),
+    left: Owned = NOTHING, in_use: AbstractSet[str] = frozenset()
+) -> Plan:
+    """The changes that lead from the snapshot to the decision. ``left``: what there is by ``former`` numbers.
+
+    An ENI that is left alone loses what is ours of its link, too; ``in_use`` as for ``withdrawal``.
+    """
+    ours = owned(snapshot, {eni.dev for eni in decision.enis} | decision.left, config)
     # A fence of ours with the wrong mark has to be made again.
     present_routes = {seen.route for seen in snapshot.routes if seen.route not in ours.routes or seen.route.hops
                       or seen.protocol == config.protocol_guarded}
+    present_routes -= {seen.route for seen in snapshot.routes if seen.route in left.routes
+                       and seen.protocol != _change("add", seen.route, config).protocol}
     by_key = {seen.route.key: seen.route for seen in snapshot.routes}
 
     links = {link.name: link for link in snapshot.links}
     to_links: List[Item] = [group for group in decision.groups if links[group.dev].group != group.group]
     to_links += [up for up in decision.ups if not links[up.dev].up]
-    addresses = [address for address in decision.addresses if address not in snapshot.addresses]
+    to_links += [setting for setting in decision.settings if setting not in snapshot.settings]
+    held = set(snapshot.addresses)
+    addresses = [_change("replace" if address._replace(deprecated=True) in held else "add", address, config)
+                 for address in decision.addresses if address not in held]
 
     routes: List[Change] = []
+    pools: List[Change] = []
     conflicts: List[Conflict] = []
     replaced: Set[Route] = set()
     for route in decision.routes:
@@ -113,8 +167,8 @@ def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> 
             continue
         holder = by_key.get(route.key)
         if holder is None:
-            routes.append(_change("add", route, config))
-        elif holder in ours.routes:
+            (pools if route.is_pool else routes).append(_change("add", route, config))
+        elif holder in ours.routes or holder in left.routes:
             replaced.add(holder)
             routes.append(_change("replace", route, config))
         elif holder.way != route.way:
@@ -123,38 +177,58 @@ def plan(decision: Decision, snapshot: Snapshot, made: Made, config: Config) -> 
     rules: Dict[Rule, None] = dict.fromkeys(decision.rules)
     rules.update(dict.fromkeys(sorted(_kept_rules(decision, ours), key=str)))
     present_rules = {seen.rule for seen in snapshot.rules
-                     if seen.protocol == config.protocol_guarded or seen not in ours.marks}
-    remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks
+                     if seen.protocol == config.protocol_guarded or seen not in ours.marks | left.marks}
+    remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks | left.marks
               if rule not in rules or protocol != config.protocol_guarded]
     remove += _without(snapshot, {
-        route for route in ours.routes - set(decision.routes) - replaced
+        route for route in (ours.routes | left.routes) - set(decision.routes) - replaced
         if route.table not in decision.kept_tables and not decision.kept_devs.intersection(route.devs())})
     remove += [_change("remove", address, config) for address in decision.dropped_addresses]
-    if not decision.groups:
-        remove += _former_groups(made, snapshot, decision.kept_devs, config)
+    remove += _links_back(decision.left - decision.used, snapshot, made, in_use, config)
+    everybody = {link.name for link in snapshot.links} - decision.kept_devs
+    remove += _former_groups(made, snapshot, decision.left if decision.groups else everybody, config)
+    asked = {(setting.dev, setting.name) for setting in decision.settings}
+    remove += [change for change in _former_settings(made, snapshot, config)
+               if change.item[:2] not in asked and change.item[0] not in decision.kept_devs]
+    for group in {each.group for each in (Config(), *former)} - {config.group}:  # udev's rule knows the usual one only
+        remove += _former_groups(made, snapshot, everybody, config._replace(group=group))
     return Plan(
         tuple(_change("add", item, config) for item in to_links), _ordered(routes),
         _ordered([_change("add", rule, config) for rule in rules if rule not in present_rules]),
-        tuple(_change("add", address, config) for address in addresses), _undone(remove),
+        tuple(addresses + pools), _undone(remove),
         tuple(conflicts))
 
 
-def withdrawal(snapshot: Snapshot, made: Made, in_use: Set[str], config: Config) -> Plan:
+def withdrawal(
+    snapshot: Snapshot, made: Made, in_use: AbstractSet[str], config: Config, former: Sequence[Config] = ()
+) -> Plan:
     """The changes that take back all that is ours. Needs no metadata: the kernel and the record tell.
 
     A link that we brought up stays up when somebody has addressed it since or routes by it (``in_use``), and keeps the
     address without which the kernel would drop those routes.
     """
-    ours = owned(snapshot, made.ups | {former.dev for former in made.groups}, config)
-    remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks] + _without(snapshot, ours.routes)
-    remove += [_change("remove", address, config) for address in snapshot.addresses
-               if address in made.addresses and address.dev not in in_use
-               and not takes_others_along(address, snapshot.addresses, made)]
+    remove: List[Change] = []
+    for each in (config, *former):
+        ours = owned(snapshot, made.ups | {group.dev for group in made.groups}, each)
+        remove += [Change("remove", rule, protocol) for rule, protocol in ours.marks]
+        remove += _without(snapshot, ours.routes)
+    devs = {link.name for link in snapshot.links}
+    remove += _links_back(devs, snapshot, made, in_use, config)
+    for group in {each.group for each in (Config(), config, *former)}:
+        remove += _former_groups(made, snapshot, devs, config._replace(group=group))
+    remove += _former_settings(made, snapshot, config)
+    return Plan(removals=_undone(dict.fromkeys(remove)))
+
+
+def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Made, in_use: AbstractSet[str], config: Config
+                ) -> List[Change]:
+    """Takes back the addresses that we put on these devices, and that we brought them up."""
+    back = [_change("remove", address, config) for address in snapshot.addresses
+            if address in made.addresses and address.dev in devs - in_use
+            and not takes_others_along(address, snapshot.addresses, made)]
     used = in_use | {held.dev for held in snapshot.addresses if held not in made.addresses}
-    remove += [_change("remove", LinkUp(link.name), config) for link in snapshot.links
-               if link.up and link.name in made.ups - used]
-    remove += _former_groups(made, snapshot, frozenset(), config)
-    return Plan(removals=_undone(remove))
+    return back + [_change("remove", LinkUp(link.name), config) for link in snapshot.links
+                   if link.up and link.name in devs & made.ups - used]
 
 
 def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
@@ -170,15 +244,21 @@ def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
     return kept | {rule for rule in ours.rules if rule.action == "unreachable" and (rule.src, rule.match) in selected}
 
 
-def _former_groups(made: Made, snapshot: Snapshot, kept_devs: FrozenSet[str], config: Config) -> List[Change]:
-    """The groups that our links had before, of those that nobody has put into another one since.
+def _former_groups(made: Made, snapshot: Snapshot, devs: AbstractSet[str], config: Config) -> List[Change]:
+    """The groups that these devices had before, of those that nobody has put into another one since.
 
     Who is in ours without a record was put there by udev's rule when it was plugged in, out of none.
     """
-    ours = {link.name for link in snapshot.links if link.group == config.group} - kept_devs
+    ours = {link.name for link in snapshot.links if link.group == config.group and link.name in devs}
     former = {dev: 0 for dev in ours}
     former.update((dev, group) for dev, group in made.groups if dev in ours)
     return [_change("add", LinkGroup(dev, group), config) for dev, group in sorted(former.items())]
+
+
+def _former_settings(made: Made, snapshot: Snapshot, config: Config) -> List[Change]:
+    """What our links' settings were, of those that nobody has changed since."""
+    return [_change("remove", done.setting._replace(value=done.former), config) for done in made.settings
+            if done.setting in snapshot.settings]
 
 
 def _ordered(changes: List[Change]) -> Tuple[Change, ...]:
@@ -205,9 +285,11 @@ def _rank(item: Item) -> int:
     """The place of an item in the order of additions."""
     if isinstance(item, LinkGroup):
         return 0
-    if isinstance(item, LinkUp):
+    if isinstance(item, (LinkUp, LinkSetting)):
         return 1
     if isinstance(item, Route):
+        if item.is_pool:
+            return 10
         if not item.hops:
             return 5  # the fence
         if item.table == MAIN:

@@ -67,6 +67,8 @@ class Facts(NamedTuple):
     """Destinations that this host reaches by a device that is no ENI, and that device."""
     gateways: Dict[str, Tuple[Address, ...]] = {}
     """By device: the gateways that the ENI's own table may lead to."""
+    full: bool = False
+    """The primary goes by itself, too."""
     barriers: Tuple[Route, ...] = ()
     """Main's default routes that lead nowhere: a VPN's kill-switch."""
     marks: Dict[str, int] = {}
@@ -206,9 +208,10 @@ def _targets(eni: Eni, version: int, source: Address, facts: Facts, others: int)
 
 
 def _internet(eni: Eni, version: int, source: Optional[Address], facts: Facts) -> Check:
-    """The primary follows main, wherever that leads but for another ENI; a secondary goes by itself."""
+    """The primary follows main, unless told otherwise, wherever that leads but for another ENI; a secondary goes by
+    itself."""
     query = Query(INTERNET[version], source)
-    if eni.primary:
+    if eni.primary and not facts.full:
         return Check(eni, "internet", query, eni.dev, not_by=tuple(
             other.dev for other in facts.enis if other is not eni))
     return Check(eni, "internet", query, eni.dev, tuple(

@@ -7,7 +7,8 @@ The packet's way through our rules (priorities in ``config``):
    so a fence behind the table's routes keeps the traffic from silently leaving by another ENI;
 3. sockets bound to a secondary's device that have no source yet: its table too;
 4. the primary's sources: a table with the primary's own vSwitch and whatever main would send by a secondary. It has
-   no default route: the rest falls through to main as before.
+   no default route: the rest falls through to main as before. (``primary: full`` gives it one, and no fence: a link
+   that is down must not lock out who comes by another way.)
 
 The fence is a route for IPv4 and a rule for IPv6. With a worse route behind a gateway whose neighbour entry has failed,
 IPv6 prefers the worse route and never probes the gateway again (kernel 6.18: silent for 60 s; with a rule 0.01 s).
@@ -18,15 +19,16 @@ from ipaddress import IPv6Network, ip_network
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.links import Unaddressed, link_changes, link_groups
+from eni_bootstrap.evidence import leave_contained
+from eni_bootstrap.links import Unaddressed, link_changes, link_groups, link_settings
 from eni_bootstrap.maintable import MainTable, neighbour
 from eni_bootstrap.marks import Marked, mark_rules, marked
 from eni_bootstrap.model import (
-    IPV6_METRIC, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkUp, Listing, Made, Network, Route,
-    Rule, Snapshot,
+    IPV6_METRIC, LOCAL, MAIN, UNREACHABLE_METRIC, Address, ContainerNetwork, Hop, LinkAddress, LinkGroup, LinkSetting,
+    LinkUp, Listing, Made, Network, Route, Rule, Snapshot,
 )
 from eni_bootstrap.pairing import (
-    Eni, Unfit, leave_ignored, leave_out_ipv6, leave_resting, named, network_of, pair, refuse_stealing,
+    Eni, Left, Unfit, leave_ignored, leave_out_ipv6, leave_resting, named, network_of, pair, refuse_stealing,
 )
 from eni_bootstrap.policy import policy
 from eni_bootstrap.tables import Memory, Numbers, assign
@@ -54,6 +56,7 @@ class Decision(NamedTuple):
 
     ups: Tuple[LinkUp, ...] = ()
     groups: Tuple[LinkGroup, ...] = ()
+    settings: Tuple[LinkSetting, ...] = ()
     addresses: Tuple[LinkAddress, ...] = ()
     routes: Tuple[Route, ...] = ()
     rules: Tuple[Rule, ...] = ()
@@ -67,34 +70,48 @@ class Decision(NamedTuple):
     """What the configuration asks for and can't be had."""
     marked: Tuple[Marked, ...] = ()
     """The ENIs whose connections are marked."""
+    left: FrozenSet[str] = frozenset()
+    """Devices of ENIs that are left alone."""
+    used: FrozenSet[str] = frozenset()
+    """Of these, somebody else's."""
 
 
 def decide(
-    listing: Listing, snapshot: Snapshot, made: Made, patience_over: FrozenSet[Tuple[str, int]], config: Config
+    listing: Listing, snapshot: Snapshot, made: Made, patience_over: FrozenSet[Tuple[str, int]], config: Config,
+    networks: Sequence[ContainerNetwork] = (),
 ) -> Decision:
     """The whole decision.
 
-    ``patience_over`` has the (device, IP version) that no DHCP client has addressed for long enough.
+    ``patience_over`` has the (device, IP version) that no DHCP client has addressed for long enough; ``networks`` are
+    the container networks that are configured here.
     """
     fit, unfit = pair(listing, snapshot.links)
     enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
     enis, without, switched_off = leave_out_ipv6(enis, snapshot.links)
     unfit += thieves + without
-    enis, unfit, ignored = leave_ignored(enis, unfit, config.ignore, config.only)
+    memory = Memory(snapshot, config)
+    enis, unfit, left = leave_ignored(enis, unfit, config.ignore, config.only)
+    if config.container_networks == "leave":
+        enis, unfit, contained = leave_contained(enis, unfit, snapshot.links, memory, networks)
+        left += contained
     if config.unattended:
         enis, resting = leave_resting(enis, snapshot.links, made.ups | made.seen_up)
         unfit += resting
-    memory = Memory(snapshot, config)
     main = MainTable(snapshot, config)
     on_link = _on_link(snapshot)
     sources = {eni.dev: _sources(eni, on_link, listing) for eni in enis}
     problems = _more_sources(sources, enis, config)
 
-    kept_tables, gone_devs, remarks = _kept(enis, unfit, ignored, sources, snapshot, on_link, memory)
-    remarks += ["{}: left alone, as the configuration says".format(dev) for dev in ignored]
+    kept_tables, gone_devs, remarks = _kept(enis, unfit, left, sources, snapshot, on_link, memory)
+    remarks += ["{}: left alone, {}".format(member.label, member.reason) for member in left]
+    remarks += ["{}: ignore names it, but it is the primary ENI, which is never left alone".format(eni.label)
+                for eni in enis if eni.primary and any(named(word, [eni]) for word in config.ignore
+                                                       if not set("*?[").intersection(word))]
 
     def base_routes(eni: Eni, table: int) -> List[Route]:
-        return (_vswitch_routes if eni.primary else _own_routes)(eni, table, main)
+        if eni.primary and config.primary != "full":
+            return _vswitch_routes(eni, table, main)
+        return [route for route in _own_routes(eni, table, main) if route.hops or not eni.primary]
 
     numbers, displaced, failed = assign(enis, sources, base_routes, kept_tables, memory, config)
     remarks += switched_off + displaced
@@ -107,21 +124,29 @@ def decide(
     kept_rules = {rule for rule in memory.own_rules if rule.table in kept_tables}
     versions = {subnet.version for eni in secondaries for subnet in eni.interface.subnets}
     versions |= {rule.version for rule in kept_rules if rule.table != config.table_primary}
+    kept_devs = frozenset(gone_devs) | {member.dev for member in unfit if member.dev}
+    ours = kept_devs.union(*(eni.devs for eni in enis))
     outline = Decision(
         tuple(enis), tuple(member for member in unfit if not member.resting), numbers, tuple(remarks), unaddressed=(),
         sources=sources, displaced=crowded,
-        kept_tables=kept_tables,
-        kept_devs=frozenset(gone_devs) | {member.dev for member in unfit if member.dev})
+        kept_tables=kept_tables.union([LOCAL] if config.prefixes == "local" and (unfit or kept_tables) else []),
+        kept_devs=kept_devs, left=frozenset(dev for member in left for dev in member.devs) - ours,
+        used=frozenset(dev for member in left for dev in member.devs if member.used) - ours)
+    ups, addresses, dropped, unaddressed, said = link_changes(enis, on_link, snapshot, made, patience_over, config)
+    remarks += said
     if config.entries:
         versions |= {subnet.version for eni in enis for subnet in eni.interface.subnets}
+    settings, said = link_settings(enis, config)
+    problems += said
+    outline = outline._replace(settings=tuple(settings))
+    pools = [pool for eni in enis for pool in _pools(eni)] if config.prefixes == "local" else []
     if not versions:
-        return outline
+        return outline._replace(remarks=tuple(remarks), addresses=tuple(addresses), dropped_addresses=tuple(dropped),
+                                routes=tuple(pools), problems=tuple(problems))
 
     groups, without_group = link_groups(enis, unfit, snapshot, config)
     if without_group:
         remarks.append(without_group)
-    ups, addresses, dropped, unaddressed, said = link_changes(secondaries, on_link, snapshot, made, patience_over)
-    remarks += said
     primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unfit if member.primary}
     defaults = main_defaults(secondaries, primary_devs, numbers, main, config)
     secondary_devs = ({eni.dev for eni in secondaries} | outline.kept_devs) - primary_devs
@@ -139,15 +164,16 @@ def decide(
         others = [other for other in enis if other is not eni]
         if eni.primary:
             own += _detours(eni, table, others, secondary_devs, copies, main)
-            own += _primary_default(eni, table, secondary_devs, defaults, main)
+            own += copies if config.primary == "full" else _primary_default(
+                eni, table, secondary_devs, defaults, main)
             own = [route for route in own if route.version in versions]
         else:
             own += copies
             if not groups:
                 own += _detours(eni, table, others, {other.dev for other in others} | outline.kept_devs, [], main)
-            if left_out:
-                remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
-                               "does not hold for its addresses".format(eni.label, config.copies, table))
+        if left_out and (config.primary == "full" or not eni.primary):
+            remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
+                           "does not hold for its addresses".format(eni.label, config.copies, table))
         routes += _first_of_each_key(own)
         rules += _rules(eni, table, sources[eni.dev], versions, early=not groups, config=config)
     kept = {member.dev: memory.tables_of(member.dev, []) for member in unfit}
@@ -166,7 +192,7 @@ def decide(
     return outline._replace(
         problems=tuple(problems), marked=tuple(members),
         remarks=tuple(remarks), unaddressed=tuple(unaddressed), ups=tuple(ups), groups=tuple(groups),
-        addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults),
+        addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults + pools),
         rules=tuple(rules),
     )
 
@@ -242,6 +268,12 @@ def _own_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
         else:
             routes.append(Route(table, _LINK_LOCAL, (Hop(eni.dev),), metric=IPV6_METRIC))
     return routes
+
+
+def _pools(eni: Eni) -> List[Route]:
+    """All addresses of the ENI's delegated prefixes as this host's own."""
+    return [Route(LOCAL, prefix, (Hop("lo"),), "local", _METRIC[prefix.version])
+            for subnet in eni.interface.subnets for prefix in subnet.prefixes]
 
 
 def _vswitch_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
@@ -363,7 +395,7 @@ def _rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], ear
 
 
 def _kept(
-    enis: Sequence[Eni], unfit: Sequence[Unfit], ignored: Sequence[str], sources: Dict[str, List[Network]],
+    enis: Sequence[Eni], unfit: Sequence[Unfit], left: Sequence[Left], sources: Dict[str, List[Network]],
     snapshot: Snapshot, on_link: Dict[str, List[LinkAddress]], memory: Memory
 ) -> Tuple[FrozenSet[int], List[str], List[str]]:
     """Tables of ours that must stay as they are, devices that metadata no longer lists, and what to say of those.
@@ -382,7 +414,7 @@ def _kept(
         kept.update(tables)
         lost = lost or not (tables or member.dev)
     listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unfit}
-    listed.update(ignored)
+    listed.update(dev for member in left for dev in member.devs)
     for link in snapshot.links:
         if link.name in listed:
             continue
@@ -393,7 +425,9 @@ def _kept(
             gone.append(link.name)
             remarks.append("{} ({}): metadata does not list it any more; what was set up for it stays until the link "
                            "goes".format(link.name, link.mac))
-    if lost:
-        kept |= memory.tables() - {MAIN}
     claimed = {table for eni in enis for table in memory.tables_of(eni.dev, sources[eni.dev])}
+    if lost:
+        left_tables = {table for member in left for dev in member.devs or ("",)
+                       for table in memory.tables_of(dev, member.sources)}
+        kept |= memory.tables() - left_tables - {MAIN}
     return frozenset(kept - claimed), gone, remarks

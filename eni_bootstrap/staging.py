@@ -17,7 +17,7 @@ def staged(todo: Plan) -> Tuple[Plan, bool]:
 
     A table that is to be filled for one ENI while old rules still lead another's sources there (links that were plugged
     in anew in other places) would send these out by the wrong ENI, be it for a moment: first those rules go. But a
-    source's old rule goes only when its new one is there, which leads to a table that is whole.
+    source's old rule, and what it leads to, goes only when its new one is there, which leads to a table that is whole.
     """
     again = {change.item for change in todo.rules}  # the same rules with another mark
     stale = {change.item.table for change in todo.removals
@@ -26,12 +26,17 @@ def staged(todo: Plan) -> Tuple[Plan, bool]:
     waiting = {change.item.src for change in todo.rules
                if isinstance(change.item, Rule) and change.item.table in contested and change.item.src is not None}
 
+    needed = {change.item.table for change in todo.removals
+              if isinstance(change.item, Rule) and change.item.src in waiting} - {0, MAIN}
+
     def stays(item: Item) -> bool:
-        return isinstance(item, Rule) and item.table in contested and item.src in waiting
+        return isinstance(item, Rule) and item.src in waiting or isinstance(item, Route) and item.table in needed
 
     def waits(item: Item) -> bool:
         if isinstance(item, LinkAddress):
             return network_of(item.address) in waiting
+        if isinstance(item, Route) and item.is_pool:
+            return item.dst in waiting
         fence = isinstance(item, Rule) and item.action == "unreachable" and item.src in waiting
         return fence or isinstance(item, (Route, Rule)) and item.table in contested
 
@@ -67,7 +72,8 @@ def sparing(changes: Sequence[Change], spared: Set[Family], decision: Decision, 
             return item.version == version and (item.oif == dev or item.src in sources[dev] or stale)
         if isinstance(item, Route):
             fence = not item.hops and item.table in tables[family]
-            return item.version == version and (dev in item.devs() or fence)
+            pool = item.is_pool and item.dst in sources[dev]
+            return item.version == version and (dev in item.devs() or fence or pool)
         return isinstance(item, LinkAddress) and family == (item.dev, item.address.version)
 
     return _without(changes, lambda item: any(touches(item, family) for family in spared))

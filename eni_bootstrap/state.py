@@ -12,10 +12,10 @@ import json
 import logging
 import os
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkUp, Made
+from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Numbering, SettingMade
 from eni_bootstrap.plan import Change
 from eni_bootstrap.retry import Deadline
 
@@ -105,6 +105,9 @@ def load(links: Sequence[Link]) -> Made:
             frozenset(map(str, content.get("missed", []))),
             bool(content.get("marked")),
             frozenset(name for name, entry in known if entry.get("valid_mark")),
+            tuple(Numbering(*map(int, numbers)) for numbers in content.get("numbers", [])),
+            tuple(SettingMade(LinkSetting(name, _setting(key), int(value)), int(former)) for name, entry in known
+                  for key, (value, former) in sorted(entry.get("settings", {}).items())),
         )
     except FileNotFoundError:
         return Made()
@@ -125,24 +128,34 @@ def save(made: Made, links: Sequence[Link]) -> None:
         entries.setdefault(indexes[dev], {})["valid_mark"] = True
     for former in made.groups:
         entries.setdefault(indexes[former.dev], {})["group"] = former.group
+    for done in made.settings:
+        settings = entries.setdefault(indexes[done.setting.dev], {}).setdefault("settings", {})
+        settings[done.setting.name] = [done.setting.value, done.former]
     for held in sorted(made.addresses, key=str):
         texts: List[str] = entries.setdefault(indexes[held.dev], {}).setdefault("addresses", [])
-        texts.append("{}/{}".format(held.address, held.prefix_length))
+        texts.append("{}/{}{}".format(held.address, held.prefix_length, " deprecated" if held.deprecated else ""))
     temporary = _path() + ".new"
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)  # of a run that was cut off, perhaps another user's
         with open(temporary, "w") as handle:
             os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
-            content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked}
+            content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked,
+                       "numbers": made.numberings}
             json.dump(content, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:
         raise _unwritable(temporary, error)
 
 
-def before(made: Made, changes: Sequence[Change], links: Sequence[Link], devs: Iterable[str], group: int) -> Made:
-    """The record with what the changes are about to do to links, and with those of ``devs`` that are up."""
+def before(
+    made: Made, changes: Sequence[Change], links: Sequence[Link], devs: Iterable[str], group: int,
+    settings: Iterable[LinkSetting] = ()
+) -> Made:
+    """The record with what the changes are about to do to links, and with those of ``devs`` that are up.
+
+    ``settings``: as they are before the changes.
+    """
     former = {link.name: link.group for link in links}
     added = [change.item for change in changes if change.verb != "remove"]
     recorded = {entry.dev for entry in made.groups}
@@ -153,6 +166,7 @@ def before(made: Made, changes: Sequence[Change], links: Sequence[Link], devs: I
         groups=made.groups + groups,
         addresses=made.addresses | {item for item in added if isinstance(item, LinkAddress)},
         seen_up=made.seen_up | {link.name for link in links if link.up}.intersection(devs),
+        settings=_with_settings(made, [item for item in added if isinstance(item, LinkSetting)], settings),
     )
 
 
@@ -160,13 +174,28 @@ def after(made: Made, changes: Sequence[Change], group: int, refused: Sequence[C
     """The record without what the changes have taken back, and without addresses that somebody else was faster with."""
     not_ours = {change.item for change in refused if change.verb == "add" and isinstance(change.item, LinkAddress)}
     removed = [change.item for change in changes if change.verb == "remove"]
+    removed += [change.item._replace(deprecated=True) for change in changes
+                if change.verb == "replace" and isinstance(change.item, LinkAddress)]
     restored = {change.item.dev for change in changes
                 if isinstance(change.item, LinkGroup) and change.item.group != group}
+    downs = {item.dev for item in removed if isinstance(item, LinkUp)}
     return made._replace(
-        ups=made.ups - {item.dev for item in removed if isinstance(item, LinkUp)},
+        ups=made.ups - downs,
         groups=tuple(former for former in made.groups if former.dev not in restored),
         addresses=made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)},
+        settings=tuple(done for done in made.settings if done.setting._replace(value=done.former) not in removed),
+        seen_up=made.seen_up - downs,
     )
+
+
+def _with_settings(made: Made, added: Sequence[LinkSetting], present: Iterable[LinkSetting]) -> Tuple[SettingMade, ...]:
+    """What was there before our first change is what counts."""
+    found = {done.setting[:2]: done for done in made.settings}
+    were = {setting[:2]: setting.value for setting in present}
+    for setting in added:
+        key = setting[:2]
+        found[key] = SettingMade(setting, found[key].former if key in found else were[key])
+    return tuple(found[key] for key in sorted(found))
 
 
 def _mark() -> str:
@@ -184,9 +213,16 @@ def _group(number: int) -> int:
     return int(number)
 
 
+def _setting(name: str) -> str:
+    if name not in ("mtu", "rp_filter", "arp_ignore", "arp_announce"):
+        raise ValueError("{} is no setting of a link".format(name))
+    return name
+
+
 def _address(dev: str, text: str) -> LinkAddress:
-    interface = ipaddress.ip_interface(text)
-    return LinkAddress(dev, interface.ip, interface.network.prefixlen)
+    word, _, deprecated = text.partition(" ")
+    interface = ipaddress.ip_interface(word)
+    return LinkAddress(dev, interface.ip, interface.network.prefixlen, deprecated=bool(deprecated))
 
 
 def _unwritable(path: str, error: OSError) -> BootstrapError:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import Network, Route, Rule, Snapshot
+from eni_bootstrap.model import LOCAL, Network, Route, Rule, Snapshot
 from eni_bootstrap.pairing import Eni
 
 
@@ -32,7 +32,7 @@ class Memory:
                 self.foreign_routes[route.table].append(route)
                 continue
             self.own_routes.add(route)
-            for dev in route.devs() if route.table != config.table_spread else ():
+            for dev in route.devs() if route.table not in (config.table_spread, LOCAL) else ():
                 self._by_route[dev].add(route.table)
         for rule, protocol in snapshot.rules:
             if not config.owns_rule(rule.priority, protocol):
@@ -57,7 +57,7 @@ class Memory:
 
     def tables(self) -> Set[int]:
         """All tables that something of ours is in or leads to."""
-        found = {route.table for route in self.own_routes}
+        found = {route.table for route in self.own_routes} - {LOCAL}
         return found | {rule.table for rule in self.own_rules if rule.action == "lookup"}
 
 

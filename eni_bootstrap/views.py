@@ -57,7 +57,7 @@ def verify_text(report: Report) -> str:
 
 def status_text(report: Report) -> str:
     if report.decision is None or not report.decision.enis:
-        return "nothing is set up\n"
+        return _page(["nothing is set up"] + _rest(report))
     return _page(_enis(report) + _failures(report) + _rest(report))
 
 

@@ -78,8 +78,9 @@ def two_enis(routes=(), rules=(), links=None, addresses=()):
     return snapshot(links or [link(0), link(1)], held + list(addresses), DHCP_MAIN + list(routes), rules)
 
 
-def decision(world, *interfaces, sick=(), made=Made(), patience_over=frozenset(), config=CONFIG):
-    return decide(Listing(interfaces or (PRIMARY, ETH1), tuple(sick)), world, made, patience_over, config)
+def decision(world, *interfaces, sick=(), made=Made(), patience_over=frozenset(), config=CONFIG,
+             networks=()):
+    return decide(Listing(interfaces or (PRIMARY, ETH1), tuple(sick)), world, made, patience_over, config, networks)
 
 
 def texts(items):

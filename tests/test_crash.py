@@ -165,12 +165,12 @@ class StepKernel(Kernel):
         return failures
 
 
-def step(vpc, told, command=bootstrap.apply):
+def step(vpc, told, command=bootstrap.apply, config=Config()):
     """A run of the agent that tells of every single message to the kernel."""
     with vpc.instance:
         kernel = StepKernel(told)
         try:
-            return command(bootstrap.World(lambda: deepcopy(vpc.tree), kernel, Deadline(10), Config()))
+            return command(bootstrap.World(lambda: deepcopy(vpc.tree), kernel, Deadline(10), config))
         finally:
             kernel.close()
 

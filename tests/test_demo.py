@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from eni_bootstrap import cli
+from eni_bootstrap import cli, configfile
 from eni_bootstrap.lab import demo, story
 from eni_bootstrap.lab.fabric import FORWARDED, SOURCE_CHECK, Packet
 from eni_bootstrap.lab.story import Question, Trace
@@ -239,3 +239,21 @@ def test_a_machine_that_can_not_have_a_lab(capfd, monkeypatch):
     monkeypatch.setattr(demo, "Vpc", fail)
     assert cli.main(["demo"]) == 1
     assert "the simulated VPC does not work on this machine: [Errno 30] Read-only file system" in capfd.readouterr().err
+
+
+@kernel
+def test_the_example_of_a_configuration_is_shown_with_all_that_is_in_it(capfd, tmp_path):
+    path = tmp_path / "example.yaml"
+    path.write_text(configfile.EXAMPLE)
+    out = shown(capfd, "--config", path)
+    assert "The configuration: 600 flows" in out and "none wrong" in out
+    flows = [line.split() for line in out.split("as many destinations")[1].split("\n") if line.startswith("  eth")]
+    assert [(dev, source) for dev, source, _ in flows] == [
+        ("eth0", "172.16.10.10"), ("eth1", "172.16.20.10"), ("eth2", "172.16.10.11")]
+    assert sum(int(number) for _, _, number in flows) > 550
+
+
+def test_a_configuration_that_is_wrong_is_said_before_anything_is_built(capfd, tmp_path):
+    (tmp_path / "wrong.yaml").write_text("assign: some\n")
+    assert cli.main(["demo", "--config", str(tmp_path / "wrong.yaml")]) == 2
+    assert "wrong.yaml:1: assign" in capfd.readouterr().err

@@ -78,8 +78,9 @@ def test_a_whole_answer():
                 PRIMARY,
                 True,
                 (IPV4._replace(addresses=(ip_address("10.20.16.11"),), prefixes=()),),
+                "vsw-1",
             ),
-            NetworkInterface("eni-2", SECOND, False, (IPV4, IPV6)),
+            NetworkInterface("eni-2", SECOND, False, (IPV4, IPV6), "vsw-1"),
         ),
         sick=(),
     )

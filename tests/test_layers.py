@@ -10,15 +10,16 @@ import eni_bootstrap
 PACKAGE = os.path.dirname(eni_bootstrap.__file__)
 
 # Each module may import what stands before it, and nothing else of ours.
-ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.rooted", "host.rivals", "host.files",
-         "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces", "pairing", "schema", "configfile",
-         "tables", "links", "maintable", "policy", "marks", "routing", "plan", "staging", "typed", "adoption",
-         "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink", "netlink", "nftables", "state",
-         "host.command", "metadata", "patience", "bootstrap", "views", "cli", "__main__"]
+ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.rooted", "host.rivals",
+         "host.containers", "host.files", "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces",
+         "pairing", "schema", "configfile", "tables", "evidence", "links", "maintable", "policy", "marks", "routing",
+         "plan", "staging", "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink",
+         "netlink", "nftables", "state", "host.command", "metadata", "patience", "bootstrap", "views", "cli",
+         "__main__"]
 
-PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "schema", "tables", "links", "maintable",
-        "policy", "marks", "routing", "plan", "staging", "typed", "adoption", "recall", "proof", "trials", "fibrule",
-        "views"]
+PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "schema", "tables", "evidence", "links",
+        "maintable", "policy", "marks", "routing", "plan", "staging", "typed", "adoption", "recall", "proof", "trials",
+        "fibrule", "views"]
 
 DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}, "yaml": {"configfile"}}
 

@@ -1,6 +1,7 @@
 """Every layout of ENIs that the cloud and the operating system know ends the same way: each ENI answers by itself."""
 
 import itertools
+import time
 
 import pytest
 
@@ -153,6 +154,33 @@ def test_an_eni_with_ipv6_only(make_vpc, make_agent, os):
     assert_every_eni_answers(vpc)
     assert not routes(vpc, 1001) and not sources_led_to(vpc, 1001)
     assert agent("verify").code == 0
+
+
+@pytest.mark.parametrize("os", ["dhcp", "down"])
+def test_a_host_without_ipv4_finds_the_metadata_service_by_ipv6(make_vpc, make_agent, os):
+    """At once, and by nothing but its usual address."""
+    tree = make_tree(ipv6=True, vswitches="own")
+    for leaves, leaf in itertools.product(macs_of(tree).values(), IPV4_LEAVES):
+        del leaves[leaf]
+    vpc = make_vpc(tree, os=os, service6=True)
+    agent = make_agent(vpc)
+    started = time.monotonic()
+    result = agent("apply", "--timeout", "5")
+    assert result.code == 0, result
+    assert time.monotonic() - started < 2
+    assert_every_eni_answers(vpc)
+    assert agent("verify").code == 0
+    assert "0 things changed" in agent("apply").out
+    assert agent("apply", "--metadata-url", "http://100.100.100.200", "--timeout", "1").code == 3
+
+
+def test_a_host_with_ipv4_never_asks_by_ipv6(make_vpc, make_agent):
+    """And a deadline stays what it is."""
+    vpc = make_vpc(make_tree(ipv6=True), service6=True)
+    started = time.monotonic()
+    assert make_agent(vpc)("apply", "--timeout", "2").code == 3
+    assert time.monotonic() - started < 3
+    assert not vpc.service.requests
 
 
 def test_a_secondary_without_ipv6_leaves_the_primarys_ipv6_alone(make_vpc, make_agent):
@@ -321,11 +349,12 @@ def test_the_way_to_the_metadata_service_stays(make_vpc, make_agent):
 # odd links
 
 
-def test_a_child_with_its_parents_mac_is_not_the_eni(vpc, make_agent):
+def test_a_child_with_its_parents_mac_is_not_the_eni(vpc, make_agent, tmp_path):
+    """Where ENIs with such children are not left alone."""
+    (tmp_path / "manage.yaml").write_text("container-networks: manage\n")
     ip(vpc, "link add link eth1 name mv0 address {} type macvlan mode private".format(vpc.nics["eth1"].mac))
     before = ip(vpc, "-d link show mv0")
-    agent = make_agent(vpc)
-    assert agent("apply").code == 0
+    assert make_agent(vpc)("apply", "--config", tmp_path / "manage.yaml").code == 0
     assert table_of(vpc, "eth1") == 1001
     assert ip(vpc, "-d link show mv0") == before
     assert_every_eni_answers(vpc)

@@ -76,6 +76,43 @@ def test_a_token_and_one_answer(client, service, clock):
     assert clock.slept == []
 
 
+class TestIpv6:
+    SIX = "http://[fd00:100::100:200]"
+
+    @pytest.fixture
+    def asking(self, clock):
+        clients = []
+
+        def make(ipv6_only):
+            clients.append(MetadataClient(URL, Deadline(10, clock), clock.sleep, self.SIX, ipv6_only))
+            return clients[-1]
+        yield make
+        for client in clients:
+            client.close()
+
+    def test_a_host_without_ipv4_asks_at_once(self, asking, service, clock):
+        service.add("PUT", URL + TOKEN, body=requests.ConnectionError(OSError(101, "")))
+        service.add("PUT", self.SIX + TOKEN, body="t1")
+        service.add("GET", self.SIX + ALL, body=json.dumps(TREE))
+        assert asking(lambda: True).fetch() == TREE
+        assert clock.slept == []
+
+    def test_where_the_service_answers_nobody_is_asked_about_ipv4(self, asking, service):
+        token(service)
+        whole(service)
+        assert asking(lambda: pytest.fail("asked")).fetch() == TREE
+
+    @pytest.mark.parametrize("answer", [{"status": 404}, {"status": 500}, {"status": 302}, {"body": "no token"},
+                                        {"body": requests.ConnectionError(OSError(101, ""))}], ids=str)
+    def test_without_a_token_by_ipv6_the_usual_address_counts(self, asking, service, answer):
+        """IPv4 may still come."""
+        service.add("PUT", URL + TOKEN, body=requests.ConnectionError(OSError(101, "")))
+        service.add("PUT", self.SIX + TOKEN, **answer)
+        whole(service)
+        found = asking(lambda: [service.replace("PUT", URL + TOKEN, body="t1")] != [])
+        assert found.fetch() == TREE
+
+
 def test_every_fetch_sees_the_world_anew_with_the_same_token(client, service):
     token(service)
     whole(service)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from eni_bootstrap.errors import MetadataError, NotReady
-from eni_bootstrap.interfaces import LEAVES, parse_interfaces
+from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, parse_interfaces
 from eni_bootstrap.lab.service import MetadataService
 from eni_bootstrap.metadata import MAX_BYTES, MetadataClient
 from eni_bootstrap.retry import Deadline
@@ -26,7 +26,6 @@ def eni(number):
         "gateway": "10.0.{}.253".format(number),
         "vpc-id": "vpc-1",
         "vpc-cidr-block": "10.0.0.0/16",
-        "vswitch-id": "vsw-1",
         "vswitch-cidr-block": "10.0.{}.0/24".format(number),
         "ipv6s": "[2001:db8:0:{0}::2, 2001:db8:0:{0}::3]".format(number),
         "ipv6-prefixes": "2001:db8:0:{}:1::/80".format(number),
@@ -100,6 +99,16 @@ def test_a_walk_asks_for_what_is_needed_over_eight_connections(serve, keep_alive
     assert len(service.requests) == 4 + (1 + len(LEAVES)) * 5 == 4 + 14 * 5
     assert 2 <= service.max_open <= 8
     assert (service.connections <= 9) is keep_alive
+
+
+def test_the_vswitch_s_id_is_fetched_only_where_it_is_asked_for(serve):
+    named = tree()
+    for leaves in named["network"]["interfaces"]["macs"].values():
+        leaves["vswitch-id"] = "vsw-1"
+    service = serve(named, all_answer=404)
+    client = MetadataClient(service.url, Deadline(10), hurry, leaves=LEAVES | {VSWITCH_ID})
+    assert parse_interfaces(client.fetch()) == parse_interfaces(named) != read(service)
+    client.close()
 
 
 @pytest.mark.parametrize(

@@ -349,3 +349,14 @@ def test_verify_finds_what_defeats_an_entry(host):
     found = host("verify")
     assert found.code == 1 and "FAIL" in found.out
     assert [line for line in found.out.splitlines() if "user 1001" in line and "FAIL" in line and "by eth1" in line]
+
+
+def test_status_asks_about_entries_without_metadata(host):
+    host.configure(ACCESS + "  - {user: 1002, via: eni-bp1exampleeni00002}\n" + SPREAD)
+    host()
+    host.vpc.service.close()
+    said = host("status")
+    assert said.code == 0, said.out
+    assert "access entry on line 6: which ENI it names can't be told without metadata" in said.out
+    host.vpc.instance.run("ip rule add uidrange 1001-1001 lookup main priority 100".split())
+    assert host("status").code == 1

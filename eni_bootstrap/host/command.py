@@ -8,7 +8,7 @@ import sys
 from typing import List, NamedTuple, Sequence
 
 import eni_bootstrap
-from eni_bootstrap import output, state
+from eni_bootstrap import configfile, output, state
 from eni_bootstrap.errors import BootstrapError, UsageError
 from eni_bootstrap.host import files, installer, singlefile
 from eni_bootstrap.host.files import File
@@ -63,7 +63,7 @@ def _install(parsed: argparse.Namespace) -> int:
     start = _start(root)
     fresh = not installer.load(root).files
     if systemd_version(root) >= _OLDEST_SYSTEMD:
-        steps = installer.install(root, start.files + files.installed(start.command), dry=parsed.dry_run)
+        steps = installer.install(root, start.files + units(root, start.command), dry=parsed.dry_run)
     else:
         steps = installer.install(root, start.files, rc_local=start.command, dry=parsed.dry_run)
     live = not parsed.dry_run and _runs_systemd(root)
@@ -73,6 +73,14 @@ def _install(parsed: argparse.Namespace) -> int:
     said = _text(steps, parsed.dry_run) + ["remark: " + rival for rival in rivals(root)]
     left = [step for step in steps if step.verb == "leave"]
     return 0 if _write(said) and started and not left else 1
+
+
+def units(root: str, command: Sequence[str]) -> List[File]:
+    """All files of a host run by systemd; where its configuration asks for sysctls, with leave to write them."""
+    path = inside(root, configfile.PATH)
+    links = configfile.load(path).links if os.path.exists(path) else ()
+    sysctls = any(name != "mtu" for wish in links for name, _ in wish.settings)
+    return files.installed(command) + ([files.sysctls()] if sysctls else [])
 
 
 def _uninstall(parsed: argparse.Namespace) -> int:

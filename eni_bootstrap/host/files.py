@@ -22,7 +22,8 @@ SETTLE = "eni-bootstrap-settle.timer"
 BOOT = "timers.target"
 """What starts the timer at each boot. Nothing is ordered after it, as most is after sockets.target."""
 
-_METADATA_HOST = Config().metadata_url.split("//")[1]
+_METADATA_HOSTS = " ".join(
+    url.split("//")[1].strip("[]") for url in (Config().metadata_url, Config().metadata_url_ipv6))
 _START = "systemctl --quiet is-active {} && systemctl --no-block start {}".format(TIMER, SERVICE)
 """The timer is the switch: who has disabled it wants none of this. Several starts while a run is waiting to start, or
 at work, are one."""
@@ -59,6 +60,11 @@ def packaged(command: Sequence[str]) -> List[File]:
         "/usr/lib/udev/rules.d", "/usr/lib/NetworkManager/dispatcher.d")
 
 
+def sysctls() -> File:
+    """For a configuration that asks for links' sysctls: CAP_NET_ADMIN is enough to write those of the network."""
+    return File("/etc/systemd/system/{}.d/links.conf".format(SERVICE), "[Service]\nProtectKernelTunables=no\n")
+
+
 def _units(folder: str, command: Sequence[str]) -> List[File]:
     units = [(SERVICE, _service(command)), (SOCKET, _SOCKET), (TIMER, _TIMER), (RETRY, _RETRY), (SETTLE, _SETTLE)]
     return [File("{}/{}".format(folder, name), content) for name, content in units]
@@ -82,7 +88,7 @@ def _rest(udev: str, dispatcher: str) -> List[File]:
 
 
 def _service(command: Sequence[str]) -> str:
-    return _SERVICE.format(command=" ".join(map(_word, command)), metadata=_METADATA_HOST)
+    return _SERVICE.format(command=" ".join(map(_word, command)), metadata=_METADATA_HOSTS)
 
 
 def _word(word: str) -> str:

@@ -51,8 +51,8 @@ def _typed_lines(root: str) -> List[str]:
 
 def _terway(root: str) -> List[str]:
     found = glob.glob(inside(root, "/etc/cni/net.d/*terway*"))
-    return ["the container network plug-in terway is configured ({}): ENIs that it gives to containers are not for "
-            "eni-bootstrap".format(outside(root, found[0]))] if found else []
+    return ["the container network plug-in terway is configured ({}): ENIs that it gives to containers are left "
+            "alone".format(outside(root, found[0]))] if found else []
 
 
 def _enabled(root: str, unit: str) -> bool:

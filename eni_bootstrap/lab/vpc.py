@@ -24,6 +24,7 @@ from eni_bootstrap.model import Address, Network, NetworkInterface, Subnet
 Tree = Dict[str, Any]
 
 METADATA = IPv4Address("100.100.100.200")
+METADATA6 = IPv6Address("fd00:100::100:200")
 CLIENT = (IPv4Address("203.0.113.50"), IPv6Address("2001:db8:c11e::50"))
 EIPS = IPv4Network("198.51.100.0/24")
 MORE_EIPS = IPv4Network("198.18.0.0/15")
@@ -186,7 +187,8 @@ class Vpc:
     ``os``: ``dhcp``, ``up`` or ``down`` for the secondaries, or for each name (the others are ``dhcp``).
     ``assign``: put all addresses on the links, not only the primary one. ``ipv6_onlink``: give the IPv6 address its
     /64. ``ipv6_defaults``: the secondaries have an IPv6 default route too. ``taps``: the instance is a virtual machine
-    on the fabric's taps, and its ENIs are not in ``instance``. ``faults``: for the metadata service.
+    on the fabric's taps, and its ENIs are not in ``instance``. ``service6``: metadata by IPv6 instead of IPv4.
+    ``faults``: for the metadata service.
     """
 
     def __init__(
@@ -199,6 +201,7 @@ class Vpc:
         ipv6_defaults: bool = True,
         service: bool = True,
         taps: bool = False,
+        service6: bool = False,
         **faults: Any,
     ) -> None:
         self.tree = tree
@@ -225,10 +228,11 @@ class Vpc:
                 # A new namespace inherits this from the machine; strict, what comes in by eth1 is lost at once.
                 self.instance.sysctl(f"net.ipv4.conf.{which}.rp_filter", 0)
             self.client = self._add_host("client", CLIENT, nat=True)
-            self.cloud = self._add_host("metadata", (METADATA,))
+            address = METADATA6 if service6 else METADATA
+            self.cloud = self._add_host("metadata", (address,))
             if service:
                 with self.cloud:
-                    self.service = MetadataService(tree, address=(str(METADATA), 80), **faults)
+                    self.service = MetadataService(tree, address=(str(address), 80), **faults)
                 self._open.callback(self.service.close)
                 self.service.start()
             self._plug_all(names, os)

@@ -249,7 +249,7 @@ def rule_lost(lab: Lab) -> str:
     return lab.disturb("ip rule del pref 7100; while ip rule del pref 7200; do :; done 2>/dev/null", spared=())
 
 
-@case(slow=True)
+@case(slow=True, but=ONE_MANAGER)
 def new_address(lab: Lab) -> str:
     """An address that is assigned to an ENI, of which nothing on the host tells, gets its rule from the timer (here
     shortened to 20 s by a drop-in), and answers as soon as it is on the link."""
@@ -368,7 +368,7 @@ def dead_metadata(lab: Lab) -> str:
     return "said: {}; once it is back {}".format(lines[0], lab.symmetric(65 + lab.limit, spared=()))
 
 
-@case(kinds=("vm",))
+@case(kinds=("vm",), but=ONE_MANAGER)
 def reboot(lab: Lab) -> str:
     """After a reboot each ENI answers by itself again."""
     assert lab.machine
@@ -416,6 +416,17 @@ FILES = ("100.100.100.200", 8080)
 """Where the instance fetches the single file from: another port of the metadata service's machine."""
 
 
+CONFIGURATION = """\
+write_files:
+  - path: /etc/eni-bootstrap.yaml
+    content: |
+      access:
+        - {user: 1001, via: eth1}
+        - {to: 192.0.2.0/24, answer: prohibit}
+"""
+"""Given along by user data; the library for it is in the single file."""
+
+
 def _user_data(lab: Lab) -> None:
     """The repository's own example, filled in."""
     with open(os.path.join(REPOSITORY, "cloud-init", "user-data-file.yaml")) as file:
@@ -430,7 +441,7 @@ def _user_data(lab: Lab) -> None:
     text, digests = re.subn("sha256=0{64}", "sha256=" + digest, text)
     assert urls == digests == 1, "the example has changed"
     lab.serve(served, FILES)
-    lab.vpc.service.user_data = text
+    lab.vpc.service.user_data = text.replace("runcmd:\n", CONFIGURATION + "runcmd:\n", 1)
     # A cloud-init that sends tokens has to; the one of Debian 12 and 11 can't.
     lab.vpc.service.faults.hardened = lab.where.suite not in ("bullseye", "bookworm")
 
@@ -438,9 +449,13 @@ def _user_data(lab: Lab) -> None:
 @case(CLOUD_INIT, ("vm",), own=True, agent=False, prepare=_user_data)
 def user_data(lab: Lab) -> str:
     """First boot by user data that cloud-init fetches from the metadata service (by its AliYun data source, with tokens
-    required where this cloud-init sends them), and a reboot after it: each ENI answers by itself."""
+    required where this cloud-init sends them), and a reboot after it: each ENI answers by itself, and the configuration
+    that was given along is in force."""
     assert lab.machine
     seen = lab.symmetric(60 + lab.limit, spared=())
+    rules = lab.run("ip rule")
+    if "uidrange 1001-1001 lookup 1001" not in rules or "to 192.0.2.0/24 prohibit" not in rules:
+        raise Failed("the configuration is not in force: " + rules)
     said = lab.run("cloud-init --version 2>&1; cloud-init status --long", 120, check=False)
     if "DataSourceAliYun" not in said or "status: done" not in said:
         raise Failed("cloud-init: " + said)

@@ -17,7 +17,7 @@ from eni_bootstrap.lab.fabric import SOURCE_CHECK, Packet
 from eni_bootstrap.lab.vpc import Vpc
 from eni_bootstrap.model import Address
 
-INTERVAL = 0.1
+INTERVAL = 0.2
 """Seconds between two pings of one address."""
 ANSWER = 0.9
 """Seconds that an answer may take: an emulated machine is slow when it is busy."""

@@ -1,0 +1,136 @@
+"""Which ENIs belong to a container network, by what can be seen of it on this host. PURE.
+
+Such ENIs carry containers' addresses, and their owner makes routes and rules for them by itself; who sets them up too
+breaks the containers. That an ENI is theirs is told by cloud tags, which metadata does not show. So a secondary is
+left alone when it has children that containers use, when the configuration of a container network names it, when
+rules or routes where a configured one has its own use it, or when it is out of sight and one is configured that moves
+whole devices. A configured network alone says nothing: a node may have ENIs beside it.
+"""
+
+from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import MAIN, ContainerNetwork, Link, Network, Rule, SeenRule
+from eni_bootstrap.pairing import Eni, Left, Unfit, left, likely
+from eni_bootstrap.tables import Memory
+
+CHILDREN = ("ipvlan", "ipvtap", "macvlan", "macvtap")
+"""Kinds of links that are given to containers and virtual machines. A VLAN is the host's own as a rule."""
+
+
+class Band(NamedTuple):
+    """Where a container network has its rules."""
+
+    to_pod: Tuple[int, ...]
+    """Priorities of rules to a container, which lead to main."""
+    from_pod: Tuple[int, ...]
+    """Priorities of rules from a container, which lead to the table of its ENI."""
+    tables: Tuple[int, int]
+    """First and last of these tables; (0, 0): 1000 and the ENI's interface index."""
+
+
+# In front of ours, all of them. The vendor's page gives no priority: its rule gets the next one in front of all others,
+# which may be one of these by chance, but it leads to table 1001, which is the loopback's in terway's numbering.
+BANDS: Dict[str, Band] = {
+    "terway": Band((512,), (2048,), (0, 0)),
+    "Cilium": Band((20, 109), (110, 111), (10, 252)),
+    "AWS VPC CNI": Band((512, 1024), (1535, 1536), (1, 252)),
+}
+
+_FIRST_BY_INDEX = 1000
+_OVERRIDE = "with \"container-networks: manage\" in the configuration it would be set up"
+
+
+def leave_contained(
+    enis: Sequence[Eni], unfit: Sequence[Unfit], links: Sequence[Link], memory: Memory,
+    networks: Sequence[ContainerNetwork],
+) -> Tuple[List[Eni], List[Unfit], List[Left]]:
+    """Those that are nobody's, and those that a container network has."""
+    contained: Dict[str, Left] = {}  # by MAC
+    here = {eni.mac for eni in likely(links)}
+    secondaries: List[Union[Eni, Unfit]] = [eni for eni in enis if not eni.primary]
+    secondaries += [member for member in unfit if not member.primary]
+    for eni in secondaries:
+        own = left(eni, "", used=True)
+        use = _use(own, eni.mac, links, memory, networks) if eni.mac in here else _absence(networks)
+        if use:
+            contained[eni.mac] = own._replace(reason="because {}; {}".format(use, _OVERRIDE))
+    return ([eni for eni in enis if eni.mac not in contained],
+            [member for member in unfit if member.mac not in contained], list(contained.values()))
+
+
+def band_tables(links: Sequence[Link], devs: AbstractSet[str], rules: Iterable[SeenRule],
+                networks: Sequence[ContainerNetwork], config: Config) -> Set[int]:
+    """The tables to look into: where the configured networks may have routes by these devices."""
+    indexes = {link.ifindex for link in links if link.name in devs}
+    found = {_FIRST_BY_INDEX + index for index in indexes if any(network.name == "terway" for network in networks)}
+    for rule, protocol in rules:
+        if not config.owns_rule(rule.priority, protocol) and any(
+                _is_of(BANDS.get(network.name), rule, indexes) for network in networks):
+            found.add(rule.table)
+    return found - {MAIN}
+
+
+def parents(links: Iterable[Link]) -> Set[int]:
+    """Indexes of the devices that something else in this namespace is made of: without them it has no carrier."""
+    return {link.parent for link in links if link.parent and link.kind != "veth"}
+
+
+def _use(own: Left, mac: str, links: Sequence[Link], memory: Memory, networks: Sequence[ContainerNetwork]) -> str:
+    """What shows that a container network has this ENI, or ""."""
+    indexes = {link.ifindex for link in links if link.name in own.devs}
+    for link in links:
+        if link.kind in CHILDREN and link.parent in indexes:
+            return "{} is made of it, a {} as containers have".format(link.name, link.kind)
+    names = {mac}.union(dev.lower() for dev in own.devs)
+    for network in networks:
+        if names & network.devices:
+            return "{} gives it to containers ({})".format(network.name, network.path)
+        trace = _trace(network, own, indexes, memory)
+        if trace:
+            return "{} ({}) uses it: {}".format(network.name, network.path, trace)
+    return ""
+
+
+def _trace(network: ContainerNetwork, own: Left, indexes: Set[int], memory: Memory) -> str:
+    """A rule or route of somebody's that is where the network has its own and that uses the ENI."""
+    band = BANDS.get(network.name)
+    for index in indexes if band is not None and not any(band.tables) else ():
+        for route in memory.foreign_routes.get(_FIRST_BY_INDEX + index, ()):
+            if route.is_default and set(own.devs).intersection(route.devs()):
+                return str(route)
+    whole = set(own.sources)
+    blocks = [source for source in own.sources if source.prefixlen < source.max_prefixlen]
+    for rules in memory.foreign_rules.values():
+        for rule in rules:
+            if not _is_of(band, rule, indexes):
+                continue
+            ends = [end for end in (rule.src, rule.match.dst) if end is not None]
+            if any(end in whole or any(_inside(end, block) for block in blocks) for end in ends):
+                return str(rule)
+            if rule.table != MAIN and any(set(own.devs).intersection(route.devs())
+                                          for route in memory.foreign_routes.get(rule.table, ())):
+                return str(rule)
+    return ""
+
+
+def _is_of(band: Optional[Band], rule: Rule, indexes: Set[int]) -> bool:
+    """Whether a rule is where the network has its own: the priority, and where such a one leads."""
+    if band is None or rule.action != "lookup":
+        return False
+    if rule.priority in band.from_pod:
+        if not any(band.tables):
+            return rule.table - _FIRST_BY_INDEX in indexes
+        return band.tables[0] <= rule.table <= band.tables[1]
+    return rule.priority in band.to_pod and rule.table == MAIN
+
+
+def _inside(network: Network, block: Network) -> bool:
+    return (network.version == block.version and network.prefixlen >= block.prefixlen
+            and network.network_address in block)
+
+
+def _absence(networks: Sequence[ContainerNetwork]) -> str:
+    """Why an ENI that metadata lists need not have a link here, or ""."""
+    return next(("no link has its MAC, and {} ({}) moves whole ENIs into containers' namespaces".format(
+        network.name, network.path) for network in networks if network.takes), "")
