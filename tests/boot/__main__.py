@@ -78,9 +78,9 @@ class Program:
         machines = [where for where in wheres if where.kind == "vm"]
         machines.sort(key=lambda where: ["cloud-init", "networkd"].index(where.manager)
                       if where.manager in ("cloud-init", "networkd") else 2)
-        containers = [where for where in wheres if where.kind != "vm"]
+        containers = [(where, group) for where in wheres if where.kind != "vm" for group in self._groups(where)]
         with futures.ThreadPoolExecutor(max(1, len(containers))) as light, futures.ThreadPoolExecutor(LANES) as lanes:
-            done = [light.submit(self._run_all, where) for where in containers]
+            done = [light.submit(self._run_some, *group) for group in containers]
             done += [lanes.submit(self._run_all, where) for where in machines]
         for each in done:
             each.result()
@@ -127,11 +127,14 @@ class Program:
                             for case in self._cases(where):
                                 self._tell(Outcome("FAILED", where, case.name, "no image: {}".format(failure)))
 
-    def _run_all(self, where: Where) -> None:
+    def _groups(self, where: Where) -> List[List[Case]]:
         """Cases that may share a machine do."""
         cases = self._cases(where)
         groups = [[case for case in cases if not case.own and case.agent == agent] for agent in (True, False)]
-        for group in groups + [[case] for case in cases if case.own]:
+        return [group for group in groups if group] + [[case] for case in cases if case.own]
+
+    def _run_all(self, where: Where) -> None:
+        for group in self._groups(where):
             self._run_some(where, group)
 
     def _run_some(self, where: Where, cases: Sequence[Case]) -> None:
