@@ -5,7 +5,7 @@ A problem does not end the reading, so that an operator sees all of them at once
 """
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 
@@ -103,10 +103,6 @@ def choice(*words: str) -> Text:
 def network() -> Text:
     return Text("a network such as 10.60.0.0/16 or 2001:db8::/32, or an address",
                 lambda text: ip_network(text) if "%" not in text else ip_network("%"))
-
-
-def address() -> Text:
-    return Text("an IPv4 or IPv6 address", lambda text: ip_address(text) if "%" not in text else ip_address("%"))
 
 
 class ListOf(Kind):

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections import Counter
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -173,26 +174,57 @@ def test_an_eni_is_named_by_device_mac_id_or_vswitch(host, name):
     assert host.sent(FAR[4], user=1001) == host.by("eth1", 4)
 
 
-def test_forwarded_traffic_of_a_bridge_goes_by_the_eni_that_is_named(host):
-    host.configure("access:\n  - {in: br0, from: 172.30.0.0/16, via: eth1}\n")
+@BOTH
+def test_forwarded_traffic_of_a_bridge_goes_by_the_eni_that_is_named(host, version):
+    host.configure("access:\n  - {in: br0, from: [172.30.0.0/16, 'fd30::/64'], via: eth1}\n")
     vpc, inside = host.vpc, Namespace()
+    block, near, far = {4: ("172.30.0.{}/16", "172.30.0.2", "203.0.113.50"),
+                        6: ("fd30::{}/64", "fd30::2", "3fff::9")}[version]
     try:
-        for command in ("link add br0 type bridge", "address add 172.30.0.1/16 dev br0", "link set br0 up",
+        for command in ("link add br0 type bridge", "address add {} dev br0".format(block.format(1)), "link set br0 up",
                         "link add c0 type veth peer name c1", "link set c0 master br0", "link set c0 up"):
-            vpc.instance.run(["ip"] + command.split())
+            vpc.instance.run(["ip"] + command.split() + ["nodad"] * (command.startswith("address") and version == 6))
         vpc.instance.run(["ip", "link", "set", "c1", "netns", inside.path])
-        for command in ("address add 172.30.0.2/16 dev c1", "link set c1 up", "route add default via 172.30.0.1"):
-            inside.run(["ip"] + command.split())
-        vpc.instance.sysctl("net.ipv4.ip_forward", 1)
+        for command in ("address add {} dev c1".format(block.format(2)), "link set c1 up",
+                        "-{} route add default via {}".format(version, block.format(1).split("/")[0])):
+            inside.run(["ip"] + command.split() + ["nodad"] * (command.startswith("address") and version == 6))
+        vpc.instance.sysctl("net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding", 1)
         assert host().code == 0
         assert host("verify").code == 0, host("verify").out
-        with vpc.fabric.capture() as seen:
-            probe.ping(inside, vpc.client.ipv4, timeout=0.3)
-        # Nobody translates its source here, so that the cloud drops it: what counts is where it left.
-        assert {packet.port for packet in seen if str(packet.src) == "172.30.0.2"} == {"eth1"}
-        assert probe.ping(vpc.instance, "172.30.0.2")  # what is near stays near
+        end, ways = time.monotonic() + 5, set()
+        while not ways and time.monotonic() < end:  # a bridge's new port is looked at before it forwards
+            with vpc.fabric.capture() as seen:
+                probe.ping(inside, far, timeout=0.3)
+            # Nobody translates its source here, so that the cloud drops it: what counts is where it left.
+            ways = {packet.port for packet in seen if str(packet.src) == near}
+        assert ways == {"eth1"}
+        assert probe.ping(vpc.instance, near)  # what is near stays near
     finally:
         inside.close()
+
+
+@BOTH
+def test_more_sources_of_an_eni_leave_by_it(host, version):
+    """A HAVIP: the cloud knows whose it is, its metadata service does not tell."""
+    vpc = host.vpc
+    more = {4: "172.31.7.7", 6: "2001:db8:20:ffff::7"}[version]
+    host.configure("sources:\n  - {eni: eth1, address: [172.31.7.7, '2001:db8:20:ffff::7']}\n")
+    assert host().code == 0
+    vpc.instance.run(["ip", "address", "add", more, "dev", "lo"])
+    port = vpc.fabric.ports["eth1"]
+    vpc.fabric.own("eth1", [*port.owned, ip_network(more)])
+    with probe.echo_server(vpc.instance):
+        assert probe.tcp(vpc.client, more if version == 6 else vpc.eip(more))
+    assert host.sent(FAR[version], src=more) == ("eth1", ip_address(more))
+    assert host("verify").code == 0
+
+
+def test_sources_that_are_somebody_else_s_are_named(host):
+    host.configure("sources:\n  - {eni: eth1, address: 172.16.10.10}\n  - {eni: eth7, address: 172.31.7.7}\n")
+    done = host()
+    assert done.code == 1
+    assert "sources on line 2: 172.16.10.10/32 is eth0's" in done.out
+    assert "sources on line 3: eth7 names no ENI" in done.out
 
 
 def test_the_cloud_s_own_services_stay_on_the_primary(host):

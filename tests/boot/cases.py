@@ -294,6 +294,32 @@ def unrelated_link(lab: Lab) -> str:
     return seen
 
 
+@case(NETWORKD, ("vm",), quick=True)
+def link_settings(lab: Lab) -> str:
+    """Settings of links that the configuration asks for are made by the sandboxed service, once install has given it
+    leave, and are put back when they are not asked for any more. (In a container sysctls can't be written.)"""
+    files = ("net/ipv4/conf/eth1/rp_filter", "net/ipv4/conf/eth1/arp_ignore")
+
+    def now() -> str:
+        return lab.run("cat {} /sys/class/net/eth1/mtu".format(" ".join("/proc/sys/" + file for file in files)))
+    before = now()
+    lab.run("printf 'links:\\n  - {eni: eth1, mtu: 1400, rp-filter: 2, arp-ignore: 1}\\n' >/etc/eni-bootstrap.yaml")
+    try:
+        # Out of its own place it is the same as what was delivered.
+        lab.run("python3 /usr/local/sbin/eni-bootstrap install; systemctl start eni-bootstrap.service", 180)
+        set_up = now().split()
+        said = lab.run("systemd-analyze security --no-pager eni-bootstrap.service | tail -n 1")
+        if set_up != ["2", "1", "1400"]:
+            raise Failed("rp_filter, arp_ignore, MTU: {}".format(set_up))
+    finally:
+        lab.run("rm /etc/eni-bootstrap.yaml; systemctl start eni-bootstrap.service; "
+                "python3 /usr/local/sbin/eni-bootstrap install", 180, check=False)
+    if now() != before:
+        raise Failed("not put back: {}".format(now().split()))
+    return "rp_filter, arp_ignore, MTU as asked for, and put back; meanwhile{}".format(
+        said.split("for")[-1].strip().replace("eni-bootstrap.service", "") if "level" in said else "")
+
+
 # A container has no udev, so that somebody else has to tell of the link: ifupdown does not.
 UDEV = (("container", "ifupdown"),)
 
