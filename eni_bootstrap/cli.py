@@ -93,7 +93,7 @@ def _work(parsed: argparse.Namespace) -> int:
         config = config._replace(metadata_url=parsed.metadata_url, metadata_url_ipv6="")
     deadline = Deadline(config.timeout)
     client = MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6,
-                            ipv6_only=lambda: {held.address.version for held in kernel.addresses()} == {6},
+                            ipv6_only=_has_ipv6_only,
                             leaves=LEAVES | {VSWITCH_ID} if config.names_enis else LEAVES)
     kernel = Kernel()
     try:
@@ -109,6 +109,15 @@ def _work(parsed: argparse.Namespace) -> int:
     else:
         text = views.unattended_text(report) if config.unattended else chosen.text(report)
     return report.exit_code if output.write(text) else 1
+
+
+def _has_ipv6_only() -> bool:
+    """By a socket of its own: the client asks in a thread of its own, and two dumps at once are one too many."""
+    kernel = Kernel()
+    try:
+        return {held.address.version for held in kernel.addresses()} == {6}
+    finally:
+        kernel.close()
 
 
 @contextlib.contextmanager
@@ -130,10 +139,12 @@ def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None
             yield ended.append
             devs = [dev for report in ended for dev in report.devs]
         finally:
-            # A run that has failed does not tell: then the links count that an earlier one has put into our group.
-            devs = devs or [link.name for link in kernel.links() if link.group == config.group]
-            if devs or ended:
-                wake.narrow(handed, config, indexes=kernel.indexes(devs))
+            # A run that has failed does not tell: then the links count that an earlier one has put into our group. What
+            # it has failed of is what is to be said.
+            with contextlib.suppress(BootstrapError):
+                devs = devs or [link.name for link in kernel.links() if link.group == config.group]
+                if devs or ended:
+                    wake.narrow(handed, config, indexes=kernel.indexes(devs))
 
 
 def _parser() -> argparse.ArgumentParser:
