@@ -242,7 +242,7 @@ def carrier_loss(lab: Lab) -> str:
     return lab.disturb(pull)
 
 
-@case()
+@case(but=ONE_MANAGER)
 def rule_lost(lab: Lab) -> str:
     """Somebody deletes all of our rules."""
     # Until the agent has run again packets do go a wrong way, which nothing can prevent: their number is only told.
@@ -275,7 +275,7 @@ def new_address(lab: Lab) -> str:
     return "rule after {:.1f} s; {}".format(took, seen)
 
 
-@case()
+@case(but=ONE_MANAGER)
 def unrelated_link(lab: Lab) -> str:
     """A link that is no ENI is plugged in: nothing of ours changes, and it is not taken for one."""
     assert lab.machine
@@ -518,7 +518,7 @@ _NETWORK = ("ip -d rule; ip -d -6 rule; ip route show table all; ip -6 route sho
             "ip -br address; ip -d link | grep -o '^[0-9]*: [^:]*\\|group [^ ]*\\|state [^ ]*'")
 
 
-@case(agent=False, but=ONE_MANAGER)
+@case(agent=False, slow=True, but=ONE_MANAGER)
 def uninstall(lab: Lab) -> str:
     """Without the agent only the primary answers (else the laboratory would be blind). Installed on the running
     machine, it works at once; remove and uninstall leave files, rules and routes as they were before."""
