@@ -331,7 +331,7 @@ def _heed_removal(world: World) -> None:
 def _converge(world: World) -> Tuple[_View, List[Union[Change, Step]], List[str]]:
     """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
     # Somebody may have given an ENI to a virtual machine or a container, for good: what runs by itself waits once.
-    missed = state.load(world.kernel.links()).missed if world.config.unattended else frozenset()
+    missed = state.load(()).missed if world.config.unattended else frozenset()
     patience = Patience(world.deadline, world.config, missed)
     changes: List[Union[Change, Step]] = []
     looks = 0
@@ -579,9 +579,8 @@ def _try(world: World, snapshot: Snapshot, decision: Decision, config: Config
     devs = {link.name for link in snapshot.links}
     near = {dev: [proof.some_host(route.dst, own) for route in world.kernel.specific_routes(dev, proof.LOCAL_DEVICES)]
             for entry in config.entries for dev in entry.iifs if dev in devs}
-    working = {link.name for link in snapshot.links if link.up and link.carrier}
     versions = sorted({rule.version for rule in decision.rules})
-    asked, remarks = trials.trials(decision.enis, working, own, near, versions, config)
+    asked, remarks = trials.trials(decision.enis, snapshot.working, own, near, versions, config)
     asked = [trial for trial in asked if not trial.query.iif or trial.query.iif in devs]
     return trials.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
 

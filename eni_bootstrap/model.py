@@ -365,6 +365,11 @@ class Snapshot(NamedTuple):
     settings: Tuple[LinkSetting, ...] = ()
     """Those that are asked for, or were."""
 
+    @property
+    def working(self) -> FrozenSet[str]:
+        """Devices by which packets can leave now."""
+        return frozenset(link.name for link in self.links if link.up and link.carrier)
+
 
 class Numbering(NamedTuple):
     """The numbers by which the kernel's things are known as ours: the first of each band, and the marks."""

@@ -20,7 +20,7 @@ from typing import AbstractSet, Dict, Iterable, Iterator, List, NamedTuple, Opti
 
 from eni_bootstrap.config import Config, Entry
 from eni_bootstrap.maintable import neighbour
-from eni_bootstrap.model import ANY, IPV6_METRIC, MAIN, Hop, Link, Match, Network, Route, Rule
+from eni_bootstrap.model import ANY, IPV6_METRIC, MAIN, Hop, Match, Network, Route, Rule
 from eni_bootstrap.pairing import CLOUD_SERVICES, Eni, Unfit, named, names
 
 _NO_SOURCE = IPv4Network("0.0.0.0/32")
@@ -51,15 +51,15 @@ class Policy(NamedTuple):
 
 def policy(
     enis: Sequence[Eni], unfit: Sequence[Unfit], tables: Dict[str, int], kept: Dict[str, List[int]],
-    sources: Dict[str, List[Network]], links: Sequence[Link], versions: Iterable[int], config: Config
+    sources: Dict[str, List[Network]], working: AbstractSet[str], versions: Iterable[int], config: Config
 ) -> Policy:
-    """``tables``: by device. ``kept``: tables of ours that ENIs have that can't be set up now, by their devices."""
+    """``tables``: by device. ``kept``: tables of ours that ENIs have that can't be set up now, by their devices.
+    ``working``: devices that are up."""
     found = Policy([], [], [], [])
     steered = bool(config.spreads) or any(entry.via for entry in config.entries)
     for version in sorted(versions):
         if steered:
             found.rules.extend(_spared(enis, sources, version, config))
-    working = {link.name for link in links if link.up and link.carrier}
     last = max((place for place, entry in enumerate(config.entries) if entry.answer), default=-1)
     for place, entry in enumerate(config.entries):
         found.remarks.extend(_shadow(entry, config.entries[:place]))

@@ -184,7 +184,7 @@ def decide(
         rules += mark_rules(members, config)
         problems += unmarked
     if config.entries or config.spreads:
-        asked = policy(enis, unfit, tables, kept, sources, snapshot.links, versions, config)
+        asked = policy(enis, unfit, tables, kept, sources, snapshot.working, versions, config)
         rules += asked.rules
         routes += asked.routes
         remarks += asked.remarks
