@@ -10,7 +10,7 @@ from typing import (
 from urllib.parse import urlsplit
 
 from eni_bootstrap import nftables, proof, state, trials
-from eni_bootstrap.adoption import Adoption, Line, Script, adoption, places
+from eni_bootstrap.adoption import Adoption, Script, adoption, places
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, MetadataError, NotPermitted
 from eni_bootstrap.evidence import band_tables, leave_contained, parents
@@ -27,6 +27,7 @@ from eni_bootstrap.pairing import Eni, likely, named, natural, pair
 from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
 from eni_bootstrap.plan import NOTHING, Change, Item, Plan, outdated, plan, unfinished, withdrawal, without
 from eni_bootstrap.recall import recall
+from eni_bootstrap.report import Report
 from eni_bootstrap.retry import Deadline, retrying
 from eni_bootstrap.routing import Decision, decide
 from eni_bootstrap.staging import families_of, sparing, staged
@@ -61,34 +62,6 @@ class World(NamedTuple):
     networks: Callable[[], List[ContainerNetwork]] = list
     """Tells the container networks that are configured here."""
     sleep: Callable[[float], None] = time.sleep
-
-
-class Report(NamedTuple):
-    """What a command has to say."""
-
-    decision: Optional[Decision] = None
-    changes: Tuple[Union[Change, Step], ...] = ()
-    problems: Tuple[str, ...] = ()
-    """What is not as it should be; any of them makes the exit code 1."""
-    remarks: Tuple[str, ...] = ()
-    """What an operator should know although nothing is wrong."""
-    verdicts: Tuple[proof.Verdict, ...] = ()
-    adopted: Tuple[Change, ...] = ()
-    """Those of the changes that take over what people have typed."""
-    lines: Tuple[Line, ...] = ()
-    """Of boot scripts: commented out, or to be."""
-
-    @property
-    def devs(self) -> FrozenSet[str]:
-        """The devices of the ENIs, those that could not be set up too."""
-        if self.decision is None:
-            return frozenset()
-        own = {dev for eni in self.decision.enis for dev in (eni.dev, eni.link.name)}
-        return self.decision.kept_devs.union(own)
-
-    @property
-    def exit_code(self) -> int:
-        return 0 if not self.problems and all(verdict.ok for verdict in self.verdicts) else 1
 
 
 class _View(NamedTuple):

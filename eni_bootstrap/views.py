@@ -2,9 +2,9 @@
 
 from typing import Any, Dict, List, Sequence
 
-from eni_bootstrap.bootstrap import Report
 from eni_bootstrap.model import Route
 from eni_bootstrap.proof import Verdict
+from eni_bootstrap.report import Report
 from eni_bootstrap.routing import Decision
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eni_bootstrap import cli
+from eni_bootstrap import linux
 from eni_bootstrap.host.managers import Managers, Networkd
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import make_tree
@@ -18,7 +18,7 @@ SPARES = DELETES._replace(networkd=Networkd(252, True, "both are off"))
 @pytest.fixture
 def under(monkeypatch):
     """``under(managers)``: from now on these manage the network."""
-    return lambda managers: monkeypatch.setattr(cli, "look", lambda: managers)
+    return lambda managers: monkeypatch.setattr(linux, "look", lambda: managers)
 
 
 @pytest.fixture

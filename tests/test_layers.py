@@ -14,12 +14,12 @@ ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.r
          "host.containers", "host.files", "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces",
          "pairing", "schema", "configfile", "tables", "evidence", "links", "maintable", "policy", "marks", "routing",
          "plan", "staging", "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink",
-         "netlink", "nftables", "state", "host.command", "metadata", "patience", "bootstrap", "views", "cli",
-         "__main__"]
+         "netlink", "nftables", "state", "host.command", "metadata", "patience", "report", "bootstrap", "views",
+         "linux", "cli", "__main__"]
 
 PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "schema", "tables", "evidence", "links",
         "maintable", "policy", "marks", "routing", "plan", "staging", "typed", "adoption", "recall", "proof", "trials",
-        "fibrule", "views"]
+        "fibrule", "report", "views"]
 
 DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}, "yaml": {"configfile"}}
 

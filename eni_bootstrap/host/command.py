@@ -44,19 +44,8 @@ class Start(NamedTuple):
     """Which have to be put there for that."""
 
 
-def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    for name, run, text in (
-        ("install", _install, "have the agent run at each boot and at each change of an ENI"),
-        ("uninstall", _uninstall, "take back what install has put there; first run remove, for routes and rules"),
-    ):
-        parser = commands.add_parser(name, help=text, description=text)
-        parser.add_argument("-v", "--verbose", action="store_true", help="log each step")
-        parser.add_argument("--root", default="/", metavar="DIR", help="the root file system of an image")
-        parser.add_argument("--dry-run", action="store_true", help="print the files and their content only")
-        parser.set_defaults(run=run)
-
-
-def _install(parsed: argparse.Namespace) -> int:
+def install(parsed: argparse.Namespace) -> int:
+    """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
     root = _root(parsed)
     if os.path.exists(inside(root, files.packaged([])[0].path)):
         raise BootstrapError("a package has put the agent's units there; it takes care of them")
@@ -83,7 +72,8 @@ def units(root: str, command: Sequence[str]) -> List[File]:
     return files.installed(command) + ([files.sysctls()] if sysctls else [])
 
 
-def _uninstall(parsed: argparse.Namespace) -> int:
+def uninstall(parsed: argparse.Namespace) -> int:
+    """Take back what ``install`` has put there. Returns the exit code."""
     root = _root(parsed)
     live = not parsed.dry_run and _runs_systemd(root)
     here = live and installer.load(root).files

@@ -1,0 +1,139 @@
+"""The agent on Linux: the kernel, the network managers and the container networks of this very host."""
+
+import argparse
+import contextlib
+import os
+import re
+from typing import Callable, Dict, Iterator, List, NamedTuple
+
+from eni_bootstrap import bootstrap, wake
+from eni_bootstrap.bootstrap import World
+from eni_bootstrap.config import Config
+from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.host import command
+from eni_bootstrap.host.containers import container_networks
+from eni_bootstrap.host.managers import look
+from eni_bootstrap.host.rivals import rivals
+from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID
+from eni_bootstrap.metadata import MetadataClient
+from eni_bootstrap.model import PROTOCOL_KERNEL
+from eni_bootstrap.netlink import Kernel
+from eni_bootstrap.pairing import likely
+from eni_bootstrap.report import Report
+from eni_bootstrap.retry import Deadline
+
+OLDEST_KERNEL = (4, 17)
+"""Since then rules carry a protocol, by which we know ours."""
+
+_CAP_NET_ADMIN = 12  # linux/capability.h
+
+
+class _Command(NamedTuple):
+    run: Callable[[World], Report]
+    privileged: bool
+
+
+_COMMANDS: Dict[str, _Command] = {
+    "apply": _Command(bootstrap.apply, True),
+    "plan": _Command(bootstrap.preview, False),
+    "verify": _Command(bootstrap.verify, False),
+    "status": _Command(bootstrap.status, False),
+    "adopt": _Command(bootstrap.preview_adoption, False),
+    "remove": _Command(bootstrap.remove, True),
+}
+
+_ADOPT = _Command(bootstrap.adopt, True)
+"""``adopt --yes``."""
+
+install, uninstall = command.install, command.uninstall
+
+
+def report(parsed: argparse.Namespace, config: Config) -> Report:
+    """Do what the command line says. Raises ``BootstrapError``."""
+    chosen = _ADOPT if parsed.command == "adopt" and parsed.yes else _COMMANDS[parsed.command]
+    _check_kernel(os.uname().release)
+    if chosen.privileged and not _may_change_network():
+        raise NotPermitted("{} takes CAP_NET_ADMIN: run it as root, for instance with sudo".format(parsed.command))
+    managers = look()
+    if managers.deletes_rules:
+        config = config._replace(protocol_guarded=PROTOCOL_KERNEL)
+    deadline = Deadline(config.timeout)
+    asking = client(config, deadline)
+    kernel = Kernel()
+    try:
+        with _watched(kernel, config) as watch:
+            found = chosen.run(World(asking.fetch, kernel, deadline, config, managers, rivals, root=parsed.root,
+                                     networks=container_networks))
+            watch(found)
+            return found
+    finally:
+        kernel.close()
+        asking.close()
+
+
+def client(config: Config, deadline: Deadline) -> MetadataClient:
+    """Asks the metadata service; whoever gets it closes it."""
+    return MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6, ipv6_only=_has_ipv6_only,
+                          leaves=LEAVES | {VSWITCH_ID} if config.names_enis else LEAVES)
+
+
+def names() -> Dict[str, str]:
+    """MAC → the link's name, of what may be an ENI here."""
+    kernel = Kernel()
+    try:
+        return {eni.mac: eni.dev for eni in likely(kernel.links())}
+    finally:
+        kernel.close()
+
+
+def _has_ipv6_only() -> bool:
+    """By a socket of its own: the client asks in a thread of its own, and two dumps at once are one too many."""
+    kernel = Kernel()
+    try:
+        return {held.address.version for held in kernel.addresses()} == {6}
+    finally:
+        kernel.close()
+
+
+@contextlib.contextmanager
+def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None]]:
+    """Where systemd hands us the socket by which the kernel's changes start us: say there what starts us again.
+
+    During the run all that others do, so that nothing is missed; after it what concerns the ENIs that it found.
+    """
+    handed = wake.passed() if config.unattended else None
+    if handed is None:
+        yield lambda report: None
+        return
+    with handed:
+        wake.settle(handed)
+        wake.narrow(handed, config, port=kernel.port)
+        devs: List[str] = []
+        ended: List[Report] = []
+        try:
+            yield ended.append
+            devs = [dev for report in ended for dev in report.devs]
+        finally:
+            # A run that has failed does not tell: then the links count that an earlier one has put into our group. What
+            # it has failed of is what is to be said.
+            with contextlib.suppress(BootstrapError):
+                devs = devs or [link.name for link in kernel.links() if link.group == config.group]
+                if devs or ended:
+                    wake.narrow(handed, config, indexes=kernel.indexes(devs))
+
+
+def _check_kernel(release: str) -> None:
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers and (int(numbers.group(1)), int(numbers.group(2))) < OLDEST_KERNEL:
+        raise BootstrapError("this kernel, {}, is too old: rules carry an owner since {}.{}".format(
+            release, *OLDEST_KERNEL))
+
+
+def _may_change_network() -> bool:
+    """Whether this process has CAP_NET_ADMIN, root or not (proc(5))."""
+    try:
+        with open("/proc/self/status") as lines:
+            effective = next(line for line in lines if line.startswith("CapEff:"))
+    except (OSError, StopIteration):
+        return os.geteuid() == 0
+    return bool(int(effective.split()[1], 16) >> _CAP_NET_ADMIN & 1)

@@ -1,0 +1,37 @@
+"""What a command has to say, whatever the operating system. PURE."""
+
+from typing import FrozenSet, NamedTuple, Optional, Tuple, Union
+
+from eni_bootstrap.adoption import Line
+from eni_bootstrap.marks import Step
+from eni_bootstrap.plan import Change
+from eni_bootstrap.proof import Verdict
+from eni_bootstrap.routing import Decision
+
+
+class Report(NamedTuple):
+    """What a command has to say; ``exit_code`` follows from it."""
+
+    decision: Optional[Decision] = None
+    changes: Tuple[Union[Change, Step], ...] = ()
+    problems: Tuple[str, ...] = ()
+    """What is not as it should be; any of them makes the exit code 1."""
+    remarks: Tuple[str, ...] = ()
+    """What an operator should know although nothing is wrong."""
+    verdicts: Tuple[Verdict, ...] = ()
+    adopted: Tuple[Change, ...] = ()
+    """Those of the changes that take over what people have typed."""
+    lines: Tuple[Line, ...] = ()
+    """Of boot scripts: commented out, or to be."""
+
+    @property
+    def devs(self) -> FrozenSet[str]:
+        """The devices of the ENIs, those that could not be set up too."""
+        if self.decision is None:
+            return frozenset()
+        own = {dev for eni in self.decision.enis for dev in (eni.dev, eni.link.name)}
+        return self.decision.kept_devs.union(own)
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if not self.problems and all(verdict.ok for verdict in self.verdicts) else 1
