@@ -4,19 +4,17 @@ import ipaddress
 import itertools
 import logging
 import time
-from typing import (
-    AbstractSet, Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple, Union,
-)
+from typing import AbstractSet, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 from urllib.parse import urlsplit
 
 from eni_bootstrap import nftables, proof, state, trials
 from eni_bootstrap.adoption import Adoption, Script, adoption, places
+from eni_bootstrap.answer import Fetch, consistent
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, MetadataError, NotPermitted
 from eni_bootstrap.evidence import band_tables, leave_contained, parents
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.managers import Managers, advice, timed
-from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step, marked, value
 from eni_bootstrap.model import (
     MAIN, PROTOCOL_KERNEL, Address, Answer, ContainerNetwork, Link, LinkAddress, LinkGroup, Listing, Made, Numbering,
@@ -28,7 +26,7 @@ from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
 from eni_bootstrap.plan import NOTHING, Change, Item, Plan, outdated, plan, unfinished, withdrawal, without
 from eni_bootstrap.recall import recall
 from eni_bootstrap.report import Report
-from eni_bootstrap.retry import Deadline, retrying
+from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Decision, decide
 from eni_bootstrap.staging import families_of, sparing, staged
 from eni_bootstrap.tables import Memory, wanted
@@ -41,9 +39,6 @@ LOOKS = 3
 DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
 """Seconds: an IPv6 address that was just added is not accepted before duplicate address detection ends, after up to 2 s
 (RFC 4862 with the kernel's defaults)."""
-
-Fetch = Callable[[], Dict[str, Any]]
-"""Asks the metadata service for its ``meta-data`` tree; raises ``MetadataError``."""
 
 
 class World(NamedTuple):
@@ -348,8 +343,7 @@ def _note_missed(world: World, view: _View) -> None:
 
 
 def _listing(world: World) -> Listing:
-    return retrying("a consistent answer of the metadata service", world.deadline, world.sleep)(
-        lambda: parse_interfaces(world.fetch()))
+    return consistent(world.fetch, world.deadline, world.sleep)[1]
 
 
 def _look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]],

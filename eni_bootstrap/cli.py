@@ -7,9 +7,11 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from eni_bootstrap import __version__, configfile, output, views
+from eni_bootstrap import __version__, configfile, output, saved, views
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError
+from eni_bootstrap.render import rendered
+from eni_bootstrap.render.formats import FORMATS, render
 from eni_bootstrap.report import Report
 
 LOG = logging.getLogger(__name__)
@@ -87,12 +89,12 @@ def _agent() -> Any:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-v", "--verbose", action="store_true", help="log each step")
-    common.add_argument("--timeout", type=_seconds, default=Config().timeout, metavar="SECONDS",
+    common, asking = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
+    asking.add_argument("-v", "--verbose", action="store_true", help="log each step")
+    asking.add_argument("--timeout", type=_seconds, default=Config().timeout, metavar="SECONDS",
                         help="for the whole run (default %(default)g)")
-    common.add_argument("--metadata-url", metavar="URL", help="default " + Config().metadata_url)
-    common.add_argument("--config", metavar="FILE", default="", help="default {}, if it is there".format(
+    asking.add_argument("--metadata-url", metavar="URL", help="default " + Config().metadata_url)
+    asking.add_argument("--config", metavar="FILE", default="", help="default {}, if it is there".format(
         configfile.PATH))
     common.add_argument("--json", action="store_true", help="print the result as JSON")
     parser = argparse.ArgumentParser(
@@ -102,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
     parser.set_defaults(unattended=False, root="/", run=_work)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    parsers = {name: commands.add_parser(name, parents=[common], help=each.help, description=each.help)
+    parsers = {name: commands.add_parser(name, parents=[asking, common], help=each.help, description=each.help)
                for name, each in COMMANDS.items()}
     parsers["apply"].add_argument(
         "--unattended", action="store_true", help="for boot scripts and hooks: undo nothing that a person has done "
@@ -113,9 +115,41 @@ def _parser() -> argparse.ArgumentParser:
     for name, help in (("install", "have the agent run at each boot and at each change of an ENI"),
                        ("uninstall", "take back what install has put there; first run remove, for routes and rules")):
         _add_install_parser(commands, name, help)
+    for name, run, help in (("metadata", _metadata, "save what the metadata service tells, as JSON"),
+                            ("render", _render, "the same decision as files or commands of another system")):
+        parsers[name] = commands.add_parser(name, parents=[asking], help=help, description=help)
+        parsers[name].set_defaults(run=run)
+    _add_render_arguments(parsers["render"])
     _add_config_parser(commands)
     _add_demo_parser(commands)
     return parser
+
+
+def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "formats:\n" + "\n".join("  {:15} {}".format(name, each.help) for name, each in FORMATS.items())
+    parser.add_argument("format", metavar="FORMAT", choices=sorted(FORMATS), help=", ".join(FORMATS))
+    parser.add_argument("--metadata", metavar="FILE", help="a saved metadata tree, on any machine; -: standard input")
+    parser.add_argument("--output", metavar="DIR", help="write the files below it, each at its place")
+
+
+def _metadata(parsed: argparse.Namespace) -> int:
+    return 0 if output.write(saved.text(_agent().metadata(_config(parsed)))) else 1
+
+
+def _render(parsed: argparse.Namespace) -> int:
+    """Where a file is given, nothing of this machine counts."""
+    config = _config(parsed)
+    found = saved.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
+    files, problems = render(parsed.format, found, config)
+    if parsed.output is None:
+        written = output.write(rendered.text(files))
+    else:
+        problems += rendered.write(files, parsed.output)
+        written = output.write("".join("{}\n".format(file.path) for file in files))
+    for problem in problems:
+        LOG.error("%s", problem)
+    return 0 if written and not problems else 1
 
 
 def _add_install_parser(commands: Commands, name: str, help: str) -> None:
@@ -167,7 +201,7 @@ def _with_default_command(arguments: List[str]) -> List[str]:
     """``apply`` where no command is named; options may come first or last."""
     if any(argument in ("-h", "--help", "--version") for argument in arguments):
         return arguments
-    names = list(COMMANDS) + ["demo", "install", "uninstall", "config"]
+    names = list(COMMANDS) + ["demo", "install", "uninstall", "config", "metadata", "render"]
     for place, argument in enumerate(arguments):
         if argument in names:
             return [argument] + arguments[:place] + arguments[place + 1:]

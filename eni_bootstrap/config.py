@@ -140,7 +140,8 @@ class Config(NamedTuple):
     them with any other mark; then they are ours by their place in our bands."""
 
     group: int = 60235
-    """The interface group of all ENI links. High, because people number groups from 1 upwards."""
+    """The interface group of all ENI links. High, because people number groups from 1 upwards. 0: none,
+    where links can't be told one."""
 
     # What the configuration file says; an ENI is named by device, MAC, ENI id or vSwitch id, with wildcards.
     ignore: Tuple[str, ...] = ()

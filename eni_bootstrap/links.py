@@ -19,6 +19,8 @@ def link_groups(
     enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, config: Config
 ) -> Tuple[List[LinkGroup], str]:
     """Our interface group on every ENI's device; none at all, and why, where one belongs to somebody else's."""
+    if not config.group:
+        return [], ""
     devs = {eni.dev: eni.label for eni in enis}
     devs.update({member.dev: member.label for member in unfit if member.dev})
     present = {link.name: link for link in snapshot.links if link.name in devs}

@@ -7,6 +7,7 @@ import re
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
 from eni_bootstrap import bootstrap, wake
+from eni_bootstrap.answer import consistent
 from eni_bootstrap.bootstrap import World
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
@@ -18,9 +19,10 @@ from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID
 from eni_bootstrap.metadata import MetadataClient
 from eni_bootstrap.model import PROTOCOL_KERNEL
 from eni_bootstrap.netlink import Kernel
-from eni_bootstrap.pairing import likely
+from eni_bootstrap.pairing import pair
 from eni_bootstrap.report import Report
 from eni_bootstrap.retry import Deadline
+from eni_bootstrap.saved import Saved
 
 OLDEST_KERNEL = (4, 17)
 """Since then rules carry a protocol, by which we know ours."""
@@ -58,7 +60,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
     if managers.deletes_rules:
         config = config._replace(protocol_guarded=PROTOCOL_KERNEL)
     deadline = Deadline(config.timeout)
-    asking = client(config, deadline)
+    asking = _client(config, deadline)
     kernel = Kernel()
     try:
         with _watched(kernel, config) as watch:
@@ -71,19 +73,23 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
         asking.close()
 
 
-def client(config: Config, deadline: Deadline) -> MetadataClient:
-    """Asks the metadata service; whoever gets it closes it."""
-    return MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6, ipv6_only=_has_ipv6_only,
-                          leaves=LEAVES | {VSWITCH_ID} if config.names_enis else LEAVES)
-
-
-def names() -> Dict[str, str]:
-    """MAC → the link's name, of what may be an ENI here."""
+def metadata(config: Config) -> Saved:
+    """What the metadata service tells, and what the links are called. Raises ``MetadataError``."""
+    deadline = Deadline(config.timeout)
+    asking = _client(config, deadline, every_leaf=True)
     kernel = Kernel()
     try:
-        return {eni.mac: eni.dev for eni in likely(kernel.links())}
+        tree, listing = consistent(asking.fetch, deadline)
+        return Saved(tree, listing, {"links": {eni.mac: eni.dev for eni in pair(listing, kernel.links())[0]}})
     finally:
         kernel.close()
+        asking.close()
+
+
+def _client(config: Config, deadline: Deadline, every_leaf: bool = False) -> MetadataClient:
+    """Whoever gets it closes it."""
+    return MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6, ipv6_only=_has_ipv6_only,
+                          leaves=LEAVES | {VSWITCH_ID} if config.names_enis or every_leaf else LEAVES)
 
 
 def _has_ipv6_only() -> bool:

@@ -78,6 +78,9 @@ PROTOCOL_KERNEL = 2
 IPV6_METRIC = 1024
 """What the kernel makes of an IPv6 route that is sent with metric 0 (IP6_RT_PRIO_USER)."""
 
+EVERYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+"""By IP version: the destination of default routes."""
+
 UNREACHABLE_METRIC = 4294967295
 """The worst metric there is: a route that has it never wins against another."""
 

@@ -15,12 +15,12 @@ just these and what comes from the upper half, which main gets before.
 """
 
 import itertools
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import AbstractSet, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from eni_bootstrap.config import Config, Entry
 from eni_bootstrap.maintable import neighbour
-from eni_bootstrap.model import ANY, IPV6_METRIC, MAIN, Hop, Match, Network, Route, Rule
+from eni_bootstrap.model import ANY, EVERYWHERE, IPV6_METRIC, MAIN, Hop, Match, Network, Route, Rule
 from eni_bootstrap.pairing import CLOUD_SERVICES, Eni, Unfit, named, names
 
 _NO_SOURCE = IPv4Network("0.0.0.0/32")
@@ -28,7 +28,6 @@ _LOWER_HALF, _UPPER_HALF = IPv6Network("::/1"), IPv6Network("8000::/1")
 SERVICES: Dict[int, Network] = {4: CLOUD_SERVICES, 6: IPv6Network("fd00:100::100:200/128")}
 """The cloud's own services; of IPv6 the metadata service alone is known (vendor's documentation)."""
 _ICMP = {1: 4, 58: 6}
-_DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
 class Way(NamedTuple):
@@ -191,7 +190,7 @@ def _balance(
         for version in versions:
             hops = [Hop(eni.dev, subnet.gateway, weight) for eni, weight in shares.values() if eni.dev in working
                     for subnet in eni.interface.subnets if subnet.version == version]
-            blocks = [block for block in spread.dst if block.version == version] if spread.dst else [_DEFAULT[version]]
+            blocks = [block for block in spread.dst or EVERYWHERE.values() if block.version == version]
             if not hops:
                 continue
             for number, hop in enumerate(hops):

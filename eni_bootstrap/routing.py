@@ -15,7 +15,7 @@ IPv6 prefers the worse route and never probes the gateway again (kernel 6.18: si
 """
 
 from collections import defaultdict
-from ipaddress import IPv6Network, ip_network
+from ipaddress import IPv6Network
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
@@ -24,8 +24,8 @@ from eni_bootstrap.links import Unaddressed, link_changes, link_groups, link_set
 from eni_bootstrap.maintable import MainTable, neighbour
 from eni_bootstrap.marks import Marked, mark_rules, marked
 from eni_bootstrap.model import (
-    IPV6_METRIC, LOCAL, MAIN, UNREACHABLE_METRIC, Address, ContainerNetwork, Hop, LinkAddress, LinkGroup, LinkSetting,
-    LinkUp, Listing, Made, Network, Route, Rule, Snapshot,
+    EVERYWHERE, IPV6_METRIC, LOCAL, MAIN, UNREACHABLE_METRIC, Address, ContainerNetwork, Hop, LinkAddress, LinkGroup,
+    LinkSetting, LinkUp, Listing, Made, Network, Route, Rule, Snapshot,
 )
 from eni_bootstrap.pairing import (
     Eni, Left, Unfit, leave_ignored, leave_out_ipv6, leave_resting, named, network_of, pair, refuse_stealing,
@@ -33,7 +33,6 @@ from eni_bootstrap.pairing import (
 from eni_bootstrap.policy import policy
 from eni_bootstrap.tables import Memory, Numbers, assign
 
-_DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _LINK_LOCAL = IPv6Network("fe80::/64")
 _METRIC = {4: 0, 6: IPV6_METRIC}
 
@@ -262,9 +261,9 @@ def _own_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
     for subnet in eni.interface.subnets:
         version = subnet.version
         routes += neighbour(table, Hop(eni.dev, subnet.gateway))
-        routes.append(Route(table, _DEFAULT[version], (Hop(eni.dev, subnet.gateway),), metric=_METRIC[version]))
+        routes.append(Route(table, EVERYWHERE[version], (Hop(eni.dev, subnet.gateway),), metric=_METRIC[version]))
         if version == 4:
-            routes.append(Route(table, _DEFAULT[4], kind="unreachable", metric=UNREACHABLE_METRIC))
+            routes.append(Route(table, EVERYWHERE[4], kind="unreachable", metric=UNREACHABLE_METRIC))
         else:
             routes.append(Route(table, _LINK_LOCAL, (Hop(eni.dev),), metric=IPV6_METRIC))
     return routes
@@ -345,7 +344,7 @@ def main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: D
                 metric += 1
             if metric >= UNREACHABLE_METRIC:
                 continue  # the primary's is the worst there is, so that nothing can be worse
-            found.append(Route(MAIN, _DEFAULT[version], (Hop(eni.dev, subnet.gateway),), metric=metric))
+            found.append(Route(MAIN, EVERYWHERE[version], (Hop(eni.dev, subnet.gateway),), metric=metric))
     return found
 
 
@@ -362,7 +361,7 @@ def _primary_default(eni: Eni, table: int, secondary_devs: Set[str], added: Sequ
         defaults = [route for route in defaults if route.version == subnet.version]
         best = min((route.metric for route in defaults), default=0)
         if any(secondary_devs.intersection(route.devs()) for route in defaults if route.metric == best):
-            routes.append(Route(table, _DEFAULT[subnet.version], (Hop(eni.dev, subnet.gateway),),
+            routes.append(Route(table, EVERYWHERE[subnet.version], (Hop(eni.dev, subnet.gateway),),
                                 metric=_METRIC[subnet.version]))
     return routes
 

@@ -174,6 +174,6 @@ def _trouble(eni: Eni, table: int, sources: Set[Network], ours: List[Route], mem
         if route.key in by_key or default is not None and route.hops != default.hops:
             return "somebody else's route in it contradicts ours: " + str(route)
     for rule in memory.foreign_rules.get(table, ()) if fresh else ():
-        if rule.src is None or rule.src not in sources:
+        if rule.oif not in eni.devs and (rule.src is None or rule.src not in sources):
             return "somebody else's rule leads to it: " + str(rule)
     return ""

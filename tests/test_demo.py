@@ -212,8 +212,8 @@ def test_bad_arguments(capfd, arguments):
 @pytest.mark.parametrize("content, reason", [
     ("{", "not JSON"),
     ("[" * 100000, "not JSON"),
-    ("[]", "meta-data is neither text nor an object"),
-    ('{"latest": 5}', "meta-data is neither text nor an object"),
+    ("[]", "meta-data is no JSON object"),
+    ('{"latest": 5}', "meta-data is no JSON object"),
     ('{"latest": {"meta-data": {}}}', "names no primary ENI"),
     ('{"mac": "00:16:3e:0e:00:01", "network": {"interfaces": {"macs": {"00:16:3e:0e:00:01": {"gateway": 5}}}}}',
      "meta-data/network/interfaces/macs/00:16:3e:0e:00:01/gateway is neither text nor an object"),

@@ -14,12 +14,16 @@ ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.r
          "host.containers", "host.files", "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces",
          "pairing", "schema", "configfile", "tables", "evidence", "links", "maintable", "policy", "marks", "routing",
          "plan", "staging", "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink",
-         "netlink", "nftables", "state", "host.command", "metadata", "patience", "report", "bootstrap", "views",
-         "linux", "cli", "__main__"]
+         "netlink", "nftables", "state", "host.command", "metadata", "patience", "answer", "saved", "render.outline",
+         "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager", "render.script", "render.formats",
+         "render.rendered", "report", "bootstrap", "views", "linux", "cli", "__main__"]
+
+FOLDERS = ("host", "lab", "render")
 
 PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "schema", "tables", "evidence", "links",
         "maintable", "policy", "marks", "routing", "plan", "staging", "typed", "adoption", "recall", "proof", "trials",
-        "fibrule", "report", "views"]
+        "fibrule", "render.outline", "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager",
+        "render.script", "render.formats", "report", "views"]
 
 DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}, "yaml": {"configfile"}}
 
@@ -42,13 +46,13 @@ def imports(module):
 def ours(module):
     """Which of our modules a module imports: ``from eni_bootstrap.host import files`` too."""
     names = [name.split(".")[1:] for name in imports(module) if name.startswith("eni_bootstrap.")]
-    return {".".join(name[:2]) if name[0] in ("host", "lab") else name[0] for name in names}
+    return {".".join(name[:2]) if name[0] in FOLDERS else name[0] for name in names}
 
 
 def modules():
     """All but the laboratory's."""
     found = []
-    for folder in ("", "host."):
+    for folder in ("", "host.", "render."):
         names = os.listdir(os.path.join(PACKAGE, folder[:-1]))
         found += [folder + name[:-3] for name in names if name.endswith(".py") and name != "__init__.py"]
     return sorted(found)

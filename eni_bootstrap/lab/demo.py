@@ -5,7 +5,6 @@ What is measured comes back as values; ``story`` makes text of them. Nothing is 
 
 import argparse
 import gc
-import json
 import os
 import shutil
 import signal
@@ -22,10 +21,9 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 from pyroute2.netlink.exceptions import NetlinkError
 
 import eni_bootstrap
-from eni_bootstrap import configfile
-from eni_bootstrap.errors import BootstrapError, MetadataError, UsageError
+from eni_bootstrap import configfile, saved
+from eni_bootstrap.errors import BootstrapError, UsageError
 from eni_bootstrap.host import singlefile
-from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab import probe, story
 from eni_bootstrap.lab.fabric import FORWARDED, Packet
 from eni_bootstrap.lab.namespace import isolate
@@ -227,31 +225,18 @@ def _make_tree(parsed: argparse.Namespace) -> Tree:
 
 
 def _read_tree(path: str) -> Tree:
-    """A file with ``{"latest": {"meta-data": …}}``, or with what is inside; in any case what the lab can build."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        for name in ("latest", "meta-data"):
-            if isinstance(content, dict) and name in content:
-                content = content[name]
-        wrong = _no_text(content, "meta-data")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not JSON: {error}") from error
+    """A saved one; in any case what the lab can build."""
+    tree, listing, _ = saved.read(path)
+    wrong = _no_text(tree, "meta-data")
     if wrong:
         raise UsageError(f"{path}: {wrong} is neither text nor an object")
-    try:
-        listing = parse_interfaces(content)
-    except MetadataError as error:
-        raise UsageError(f"{path}: {error}") from error
     primaries = [interface for interface in listing.interfaces if interface.primary]
     if not primaries:
         raise UsageError("{}: the primary ENI can't be used: {}".format(
             path, ", ".join(member.reason for member in listing.sick if member.primary)))
     if len(listing.interfaces) > MOST_ENIS:
         raise UsageError(f"{path}: {len(listing.interfaces)} ENIs, at most {MOST_ENIS} can be shown")
-    return dict(content)
+    return tree
 
 
 def _no_text(node: Any, name: str) -> Optional[str]:

@@ -1,12 +1,16 @@
 """What is promised, a function each: its docstring is the promise."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
+from eni_bootstrap.lab.vpc import macs_of, make_tree
 from tests.boot.delivery import PACKAGE, PROGRAM, REPOSITORY
 from tests.boot.lab import Failed, Lab, NotHere, Where
 
@@ -433,6 +437,82 @@ def lease_renewed(lab: Lab) -> str:
         return lab.disturb(wait)
     finally:
         take(usual)
+
+
+# Files of the manager's own, and no agent
+
+FORMAT = {"networkd": "networkd", "NetworkManager": "networkmanager", "netplan": "netplan", "ifupdown": "ip"}
+
+
+ACCESS = """\
+access:
+  - {to: 192.0.2.0/24, answer: prohibit}
+  - {to: 10.60.0.0/16, protocol: tcp, port: 443, via: eth2}
+  - {user: 1001, via: eth1}
+"""
+
+
+def _rendered(lab: Lab) -> None:
+    """The ENIs have IPv6 as well; what the files say, they say because of metadata alone."""
+    for mac, leaves in macs_of(make_tree(4, ipv6=True)).items():
+        if mac in macs_of(lab.vpc.tree):
+            macs_of(lab.vpc.tree)[mac].update(leaves)
+    lab.vpc.refresh()
+    # A rule of netplan knows nothing of protocols, ports and users.
+    lab.root.write("/etc/eni-bootstrap.yaml", "{}" if lab.where.manager == "netplan" else ACCESS)
+    _render(lab, FORMAT[lab.where.manager], lab.root.path)
+    if lab.where.manager == "ifupdown":
+        lab.root.write("/etc/rc.local", "#!/bin/sh\nexec /usr/local/sbin/eni-bootstrap-routes\n", 0o755)
+
+
+def _render(lab: Lab, name: str, folder: str) -> None:
+    tree = os.path.join(lab.folder, "tree.json")
+    with open(tree, "w") as file:
+        json.dump(lab.vpc.tree, file)
+    subprocess.run([sys.executable, lab.root.inside(PROGRAM), "render", name, "--metadata", tree, "--output", folder,
+                    "--config", lab.root.inside("/etc/eni-bootstrap.yaml")],
+                   check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+@case(own=True, agent=False, prepare=_rendered, but=(("container", "netplan"),))
+def rendered(lab: Lab) -> str:
+    """With files that render made for the manager (for ifupdown a script that rc.local calls), and no agent: each ENI
+    answers by itself, all look-ups of verify are right, IPv4 and IPv6. While a link is down none of its packets leaves
+    by another ENI, but with NetworkManager, whose rules go with the link, and of whose files that is said."""
+    seen = lab.symmetric(30 + lab.limit)
+    primary = next(eni for eni in lab.vpc.nics.values() if eni.primary).subnets[1]
+    # The laboratory has no DHCPv6, by which the primary's would come.
+    lab.run("ip -6 address add {0}/128 dev eth0 nodad && ip -6 route add default via {1} dev eth0 onlink metric 1024"
+            .format(primary.addresses[0], primary.gateway))
+    said = lab.run("python3 {} verify".format(PROGRAM), check=False)
+    proven = re.search(r"\n(\d+) look-ups, none wrong\n", said)
+    # 24 of the ENIs' own addresses; the rest are the configuration's.
+    if not proven or int(proven.group(1)) < (24 if lab.where.manager == "netplan" else 28) or "PROBLEM" in said:
+        raise Failed("verify: " + said)
+    again = "; /etc/rc.local" if lab.where.manager == "ifupdown" else ""
+    bounced = lab.disturb("ip link set eth1 down; sleep 3; ip link set eth1 up" + again,
+                          spared=() if lab.where.manager == "NetworkManager" else None)
+    return "{}; {}; link down and up: {}".format(seen, proven.group().strip(), bounced)
+
+
+def _for_netplan(lab: Lab) -> None:
+    _rendered(lab)
+    lab.root.write("/etc/eni-bootstrap.yaml", "{}")
+    _render(lab, "netplan", lab.root.inside("/opt/netplan"))
+
+
+@case(NETWORKD, ("container",), own=True, agent=False, prepare=_for_netplan)
+def netplan_generate(lab: Lab) -> str:
+    """netplan takes the file that render made for it, IPv6 and all, without a word, and tells networkd each rule, each
+    way by a gateway and the fences."""
+    if lab.run("netplan generate --root-dir /opt/netplan 2>&1").strip():
+        raise Failed("netplan: " + lab.run("netplan generate --root-dir /opt/netplan 2>&1"))
+    told = lab.run("cat /opt/netplan/run/systemd/network/10-netplan-*.network")
+    for words, number in (("[RoutingPolicyRule]", 6), ("Type=unreachable", 2), ("Destination=0.0.0.0/0\nGateway=", 2),
+                          ("Destination=::/0\nGateway=", 4), ("Address=2001:", 2)):
+        if told.count(words) != number:
+            raise Failed("{} is there {} times, not {}: {}".format(words, told.count(words), number, told))
+    return "6 rules"
 
 
 # The first boot, by cloud-init

@@ -1,0 +1,232 @@
+"""What a host should have of which nothing but its metadata is known: the decision, taken for an assumed host. PURE.
+
+There are two such hosts. A bare one has its primary ENI's default routes and no more, so that the decision for it holds
+all that may have to be done. In a configured one a DHCP client gives every ENI its IPv4 address and a default route in
+main, each worse than the one before, as our files have it; IPv6 comes by router advertisement to the primary, and is in
+our files for the others. Of an operator's own routes nothing is known.
+"""
+
+import textwrap
+from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
+
+from eni_bootstrap import __version__
+from eni_bootstrap.config import Config
+from eni_bootstrap.model import (
+    EVERYWHERE, IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Hop, Link, LinkAddress, LinkSetting, Listing, Made, Network, Route,
+    Rule, SeenRoute, Snapshot, Subnet,
+)
+from eni_bootstrap.pairing import Eni, natural
+from eni_bootstrap.patience import unfit_text
+from eni_bootstrap.routing import Decision, decide
+
+MADE_BY = "Made by eni-bootstrap"
+"""How a rendered file begins, so that it is known again."""
+WIDTH = 118
+"""Of comments, so that they can be read in any terminal."""
+
+_BY_DHCP, _BY_ADVERTISEMENT = 16, 9  # rt_protos
+
+
+class File(NamedTuple):
+    """A file of a rendered configuration."""
+
+    path: str
+    text: str
+    mode: int = 0o644
+
+
+class Member(NamedTuple):
+    """What one ENI has."""
+
+    eni: Eni
+    metric: int
+    """Of the IPv4 default route in main that its DHCP client makes."""
+    addresses: Tuple[LinkAddress, ...]
+    """Those that no DHCP client brings."""
+    settings: Tuple[LinkSetting, ...]
+    routes: Tuple[Route, ...]
+    rules: Tuple[Rule, ...]
+
+    @property
+    def dev(self) -> str:
+        return self.eni.dev
+
+    @property
+    def versions(self) -> FrozenSet[int]:
+        return frozenset(subnet.version for subnet in self.eni.subnets)
+
+
+class Outline(NamedTuple):
+    """All that a file has to say."""
+
+    members: Tuple[Member, ...]
+    """The primary first."""
+    routes: Tuple[Route, ...]
+    """What is no ENI's: the ways over several."""
+    rules: Tuple[Rule, ...]
+    """What is no ENI's: main's specific routes, refusals."""
+    decision: Decision
+    headline: Tuple[str, ...]
+    """What whoever reads the file has to know first."""
+
+    @property
+    def device_less(self) -> List[Route]:
+        """The routes that no ENI's device has: fences, and what is no ENI's."""
+        return [route for member in self.members for route in member.routes if not route.hops] + list(self.routes)
+
+    @property
+    def all_rules(self) -> List[Rule]:
+        return [rule for member in self.members for rule in member.rules] + list(self.rules)
+
+
+def bare(
+    listing: Listing, names: Mapping[str, str], config: Config, on_link: bool = False
+) -> Tuple[Decision, Snapshot]:
+    """For a host that has its primary ENI's first addresses and default routes only, and that host with links down.
+
+    ``on_link``: main has each ENI's IPv6 vSwitch on its link.
+    """
+    links = _links(listing, names)
+    held: List[LinkAddress] = []
+    routes: List[SeenRoute] = []
+    for link, subnet in _subnets(listing, links):
+        if link is links[0]:
+            held += _leased(link, subnet)
+            routes.append(_default(link, subnet, config.metric_least))
+        if subnet.version == 6 and on_link:
+            routes.append(SeenRoute(Route(MAIN, subnet.vswitch, (Hop(link.name),), metric=IPV6_METRIC),
+                                    PROTOCOL_KERNEL))
+    decision, snapshot = _decide(listing, links, held, routes, config)
+    return decision, snapshot._replace(links=tuple(link._replace(up=False) for link in links))
+
+
+def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Outline:
+    """For a host whose ENIs a DHCP client configures. Without an interface group, which few files can tell a link."""
+    config = config._replace(group=0)
+    links = _links(listing, names)
+    metrics = {link.name: config.metric_least + config.metric_step * place for place, link in enumerate(links)}
+    held: List[LinkAddress] = []
+    routes: List[SeenRoute] = []
+    for link, subnet in _subnets(listing, links):
+        if subnet.version == 6 and link is not links[0]:
+            continue
+        held += _leased(link, subnet)
+        routes.append(_default(link, subnet, metrics[link.name]))
+        if subnet.version == 4:
+            routes.append(SeenRoute(Route(MAIN, subnet.vswitch, (Hop(link.name),), metric=metrics[link.name]),
+                                    PROTOCOL_KERNEL))
+    decision, _ = _decide(listing, links, held, routes, config)
+    owners = Owners(decision)
+    members = tuple(Member(
+        eni, metrics[eni.dev], tuple(each for each in decision.addresses if each.dev == eni.dev),
+        tuple(each for each in decision.settings if each.dev == eni.dev),
+        tuple(each for each in decision.routes if owners.of(each) == eni.dev),
+        tuple(each for each in decision.rules if owners.of(each) == eni.dev)) for eni in decision.enis)
+    devs = {eni.dev for eni in decision.enis}
+    said = headline(decision, listing, names)
+    if decision.marked:
+        said += ("NOT EXPRESSED, so that connections are not marked: the table of nftables that the format ip has.",)
+    return Outline(members, tuple(each for each in decision.routes if owners.of(each) not in devs),
+                   tuple(each for each in decision.rules if owners.of(each) not in devs), decision, said)
+
+
+def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> Tuple[str, ...]:
+    """Where it comes from, what was assumed, what is left out."""
+    said = ["{} {} from the instance's metadata: it holds for this instance, as long as no ENI and no address is bound "
+            "or unbound; then make it anew.".format(MADE_BY, __version__)]
+    guessed = [eni for eni in decision.enis if eni.mac not in names]
+    if guessed:
+        said.append("Names of links were not known and are assumed: {}.".format(
+            ", ".join("{} is {}".format(eni.dev, eni.mac) for eni in guessed)))
+    said += ["LEFT OUT: " + unfit_text(member) for member in decision.unfit]
+    said += ["PROBLEM: " + problem for problem in decision.problems]
+    return tuple(said + ["Remark: " + remark for remark in decision.remarks])
+
+
+def comments(said: Iterable[str], mark: str = "#", indent: str = "") -> List[str]:
+    """Each in as many lines as it takes, in a format whose comments begin with the mark."""
+    return [line for each in said for line in textwrap.wrap(
+        each, WIDTH, initial_indent=indent + mark + " ", subsequent_indent=indent + mark + "  ",
+        break_long_words=False, break_on_hyphens=False)]
+
+
+def not_expressed(rules: Iterable[Rule], config: Config) -> List[str]:
+    """What to say of rules that a format has no words for: what happens without, and which they are."""
+    by_consequence: Dict[str, List[str]] = {}
+    for rule in rules:
+        by_consequence.setdefault(consequence(rule, config), []).append("ip -{} rule {}".format(rule.version, rule))
+    return [line for what, which in by_consequence.items()
+            for line in ["NOT EXPRESSED, so that {}:".format(what), *which]]
+
+
+def other_settings(member: Member) -> List[str]:
+    """What to say of an ENI's sysctls, which the formats have no words for."""
+    return ["NOT EXPRESSED: sysctl net.ipv4.conf.{0.dev}.{0.name}={0.value}; it stays as it is.".format(setting)
+            for setting in member.settings if setting.name != "mtu"]
+
+
+def consequence(rule: Rule, config: Config) -> str:
+    """What happens where a rule can't be had."""
+    if rule.priority == config.priority_main:
+        return ("routes in main to what is no ENI (Docker, VPN) don't hold for an ENI's own addresses: such packets "
+                "leave by the ENI")
+    if rule.priority == config.priority_early:
+        return "what is more specific in main than an ENI's own routes comes first"
+    if rule.oif:
+        return "a socket that is bound to {} and has no source is routed by main".format(rule.oif)
+    if rule.action == "unreachable" and rule.priority == config.priority_fence:
+        return "while a link is down, packets from its IPv6 addresses leave by another ENI, and the cloud drops them"
+    return "what the configuration asks for is not in force"
+
+
+class Owners:
+    """Whose a route or rule is, by device; nobody's: ""."""
+
+    def __init__(self, decision: Decision) -> None:
+        self._tables = {numbers.table: dev for dev, numbers in decision.numbers.items()}
+        self._sources: Dict[Network, str] = {
+            source: dev for dev, sources in decision.sources.items() for source in sources}
+
+    def of(self, item: Union[Route, Rule]) -> str:
+        if item.table in self._tables:
+            return self._tables[item.table]
+        if isinstance(item, Route):
+            return item.hops[0].dev if len(item.hops) == 1 else ""
+        return item.oif or (self._sources.get(item.src, "") if item.src is not None else "")
+
+
+def _links(listing: Listing, names: Mapping[str, str]) -> List[Link]:
+    """The primary first, the others in natural order; whose name is not known gets the first that is free."""
+    taken = set(names.values())
+    free = (name for name in map("eth{}".format, range(len(listing.interfaces) + len(taken))) if name not in taken)
+    called = [(names.get(eni.mac) or next(free), eni) for eni in listing.interfaces]
+    called.sort(key=lambda each: (not each[1].primary, natural(each[0])))
+    return [Link(place, name, eni.mac) for place, (name, eni) in enumerate(called, start=1)]
+
+
+def _subnets(listing: Listing, links: Sequence[Link]) -> List[Tuple[Link, Subnet]]:
+    by_mac = {eni.mac: eni for eni in listing.interfaces}
+    return [(link, subnet) for link in links for subnet in by_mac[link.mac].subnets]
+
+
+def _leased(link: Link, subnet: Subnet) -> List[LinkAddress]:
+    """The address that DHCP gives."""
+    return [LinkAddress(link.name, address, subnet.vswitch.prefixlen if subnet.version == 4 else 128, leased=True)
+            for address in subnet.addresses[:1]]
+
+
+def _default(link: Link, subnet: Subnet, metric: int) -> SeenRoute:
+    """As a DHCP client makes it, or a router advertisement."""
+    way = (Hop(link.name, subnet.gateway),)
+    if subnet.version == 6:
+        return SeenRoute(Route(MAIN, EVERYWHERE[6], way, metric=IPV6_METRIC), _BY_ADVERTISEMENT, True)
+    return SeenRoute(Route(MAIN, EVERYWHERE[4], way, metric=metric), _BY_DHCP)
+
+
+def _decide(listing: Listing, links: Sequence[Link], held: Sequence[LinkAddress], routes: Sequence[SeenRoute],
+            config: Config) -> Tuple[Decision, Snapshot]:
+    """The decision, and the host that it is for."""
+    snapshot = Snapshot(tuple(links), tuple(held), (), tuple(routes))
+    over = frozenset((link.name, version) for link in links for version in (4, 6))
+    config = config._replace(container_networks="manage", unattended=False)
+    return decide(listing, snapshot, Made(), over, config), snapshot

@@ -1,0 +1,60 @@
+"""A metadata tree in a file, with what was known of the host that it was saved on.
+
+``{"meta-data": {…}, "host": {…}}``; without ``host``, inside ``latest``, or the bare ``meta-data`` will do as well, as
+``curl http://100.100.100.200/2016-01-01/meta-data/all`` gives it.
+"""
+
+import json
+import sys
+from typing import Any, Dict, NamedTuple
+
+from eni_bootstrap.errors import MetadataError, UsageError
+from eni_bootstrap.interfaces import parse_interfaces
+from eni_bootstrap.model import Listing
+
+
+class Saved(NamedTuple):
+    """What a file holds, or would."""
+
+    tree: Dict[str, Any]
+    listing: Listing
+    host: Dict[str, Any]
+    """``links``: MAC → name of the link; ``windows``: what PowerShell told. Empty where nothing is known."""
+
+
+def text(what: Saved) -> str:
+    """A file's content."""
+    return json.dumps({"meta-data": what.tree, "host": what.host}, indent=1, sort_keys=True) + "\n"
+
+
+def read(path: str) -> Saved:
+    """``-`` is standard input. Raises ``UsageError``."""
+    try:
+        if path == "-":
+            content = json.load(sys.stdin)
+        else:
+            with open(path, encoding="utf-8-sig") as file:  # Windows' own tools begin a file with a mark
+                content = json.load(file)
+    except OSError as error:
+        raise UsageError("{}: {}".format(path, error.strerror)) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError("{}: not JSON: {}".format(path, error)) from error
+    host = content.get("host") if isinstance(content, dict) else None
+    for name in ("latest", "meta-data"):
+        if isinstance(content, dict) and name in content:
+            content = content[name]
+    if not isinstance(content, dict):
+        raise UsageError("{}: its meta-data is no JSON object".format(path))
+    try:
+        listing = parse_interfaces(content)
+    except MetadataError as error:
+        raise UsageError("{}: {}".format(path, error)) from error
+    return Saved(content, listing, host if isinstance(host, dict) else {})
+
+
+def links(what: Saved) -> Dict[str, str]:
+    """MAC → name of the link, as far as it is known."""
+    found = what.host.get("links")
+    if not isinstance(found, dict):
+        return {}
+    return {mac.lower(): name for mac, name in found.items() if isinstance(name, str) and name}

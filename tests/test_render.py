@@ -1,0 +1,264 @@
+"""Other systems' words for the decision: each format as text, what it can't express, and the commands."""
+
+import configparser
+import json
+import os
+import re
+import stat
+import subprocess
+
+import pytest
+
+from eni_bootstrap import cli, configfile, saved
+from eni_bootstrap.config import Config
+from eni_bootstrap.interfaces import parse_interfaces
+from eni_bootstrap.lab.vpc import macs_of, make_tree
+from eni_bootstrap.render import rendered
+from eni_bootstrap.render.formats import FORMATS, Known
+from eni_bootstrap.render.outline import configured
+from tests import oracle
+from tests.oracle import assert_every_eni_answers
+
+FILES = ["netplan", "networkd", "networkmanager", "ifcfg"]
+TREE = make_tree(3, ipv6=True)
+
+
+def configuration(text):
+    found, problems = configfile.read(text.encode())
+    assert not problems
+    return found
+
+
+def render(name, tree=TREE, names=None, config=Config()):
+    """Path → text."""
+    files = FORMATS[name].render(Known(parse_interfaces(tree), names or {}, None, config))
+    return {file.path: file.text for file in files}
+
+
+def whole(name, **options):
+    return "\n".join(render(name, **options).values())
+
+
+def outline(tree=TREE, names=None, config=Config()):
+    return configured(parse_interfaces(tree), names or {}, config)
+
+
+class TestOfAllFormats:
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_they_are_the_same_whatever_the_order_of_the_answer(self, name):
+        turned = make_tree(3, ipv6=True)
+        macs = macs_of(turned)
+        turned["network"]["interfaces"]["macs"] = dict(reversed(list(macs.items())))
+        assert render(name, turned) == render(name)
+
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_every_secondary_address_and_gateway_is_in_them(self, name):
+        text = whole(name)
+        for eni in parse_interfaces(TREE).interfaces:
+            for subnet in eni.subnets:
+                assert str(subnet.gateway) in text
+                assert all(str(address) in text for address in subnet.addresses)
+
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_names_that_are_not_known_are_assumed_and_that_is_said(self, name):
+        assert re.search("are assumed: eth0 is 00:16:3e:0e:00:01", whole(name))
+        known = {mac: "ens{}".format(5 + place) for place, mac in enumerate(macs_of(TREE))}
+        text = whole(name, names=known)
+        assert "assumed" not in text and "eth1" not in text and "ens6" in text
+
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_a_name_that_is_known_is_given_to_nobody_else(self, name):
+        text = whole(name, names={"00:16:3e:0e:00:03": "eth1"})
+        assert re.search("assumed: eth0 is 00:16:3e:0e:00:01, eth2 is\n?#?( rem)?  ?00:16:3e:0e:00:02", text)
+
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_one_that_is_sick_is_named_and_the_others_are_done(self, name):
+        tree = make_tree(3)
+        del macs_of(tree)["00:16:3e:0e:00:02"]["gateway"]
+        text = whole(name, tree=tree)
+        assert "LEFT OUT: eni-bp1exampleeni00002 (00:16:3e:0e:00:02" in text
+        assert "172.16.10.11" in text and "172.16.20.10" not in text
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_what_the_configuration_asks_for_is_in_it_or_that_it_is_not_is_said(self, name):
+        rules = outline(config=configuration(configfile.EXAMPLE)).all_rules
+        assert len(rules) > 30
+        text = re.sub("\n *# +", " ", whole(name, config=configuration(configfile.EXAMPLE)))
+        for rule in rules:
+            if rule.priority == 7000 and name == "netplan":
+                continue  # needed only in front of a rule that netplan can't have
+            missing = "ip -{} rule {}".format(rule.version, rule)
+            priority = {"networkd": "Priority={}\n", "ifcfg": "priority {}\n", "netplan": "priority: {}}}",
+                        "networkmanager": "priority {} "}[name].format(rule.priority)
+            assert missing in text or priority in text
+
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_they_can_be_read_in_a_terminal(self, name):
+        lines = whole(name, config=configuration(configfile.EXAMPLE)).splitlines()
+        assert not [line for line in lines if line.lstrip().startswith("# ") and len(line) > 130 and "NOT" not in line]
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_without_secondaries_the_primary_is_as_ever(self, name):
+        text = whole(name, tree=make_tree(1))
+        assert "100" not in re.sub("(?i)metric[:=] ?100|priority=100", "", text)
+
+
+class TestNetplan:
+    @staticmethod
+    def read(**options):
+        yaml = pytest.importorskip("yaml")
+        (text,) = render("netplan", **options).values()
+        return yaml.safe_load(text)["network"]["ethernets"]
+
+    def test_each_eni_is_known_by_its_mac_and_has_its_table(self):
+        eth1 = self.read()["eth1"]
+        assert eth1["match"] == {"macaddress": "00:16:3e:0e:00:02"}
+        assert {"to": "0.0.0.0/0", "via": "172.16.20.253", "on-link": True, "table": 1001} in eth1["routes"]
+        assert eth1["dhcp4-overrides"] == {"route-metric": 200} and eth1["optional"] is True
+
+    def test_rules_and_fences_are_los_and_so_survive_a_link(self):
+        lo = self.read()["lo"]
+        assert {"from": "172.16.20.10/32", "table": 1001, "priority": 7200} in lo["routing-policy"]
+        # netplan takes the kernel's worst metric for none, and none would be the best
+        assert {"to": "0.0.0.0/0", "type": "unreachable", "table": 1001, "metric": 4294967294} in lo["routes"]
+
+    def test_what_a_rule_can_not_say_is_a_comment_with_the_consequence(self):
+        text = re.sub("\n *# +", " ", whole("netplan"))
+        assert "NOT EXPRESSED, so that routes in main to what is no ENI (Docker, VPN) don't hold" in text
+        assert "ip -4 rule from all lookup main suppress_prefixlength 0 priority 7100" in text
+        assert "NOT EXPRESSED, so that a socket that is bound to eth1 and has no source is routed by main" in text
+
+    def test_others_can_not_read_it(self):
+        (file,) = FORMATS["netplan"].render(Known(parse_interfaces(TREE), {}, None, Config()))
+        assert file.mode == 0o600
+
+
+class TestNetworkd:
+    def test_it_has_each_rule(self):
+        text = render("networkd")["/etc/systemd/network/05-eni-bootstrap-lo.network"]
+        assert text.count("[RoutingPolicyRule]") == len(outline().all_rules)
+        assert "NOT EXPRESSED" not in text
+        for block in ("Priority=7200\nFrom=172.16.20.10/32\nTable=1001\n",
+                      "Priority=7400\nFrom=2001:db8:20:a201::1000/128\nType=unreachable\n",
+                      "Priority=7500\nFamily=ipv6\nOutgoingInterface=eth1\nTable=1001\n",
+                      "Priority=7100\nFamily=ipv4\nTable=254\nSuppressPrefixLength=0\n"):
+            assert "[RoutingPolicyRule]\n" + block in text
+
+    def test_a_child_with_the_enis_mac_is_not_meant(self):
+        assert "[Match]\nMACAddress=00:16:3e:0e:00:02\nType=ether\n" in render("networkd")[
+            "/etc/systemd/network/05-eni-bootstrap-eth1.network"]
+
+    def test_a_spread_is_a_multipath_route(self):
+        text = whole("networkd", config=configuration("balance: [{over: {eth0: 1, eth1: 3}}]"))
+        assert "MultiPathRoute=172.16.10.253@eth0 1\nMultiPathRoute=172.16.20.253@eth1 3\nTable=1999\n" in text
+
+
+class TestNetworkManager:
+    def test_each_is_a_keyfile_that_keeps_its_id(self):
+        first, again = render("networkmanager"), render("networkmanager")
+        for path, text in first.items():
+            keyfile = configparser.ConfigParser(interpolation=None)
+            keyfile.read_string(text)
+            assert keyfile["ipv4"]["method"] == "auto" and keyfile["ethernet"]["mac-address"]
+            assert "uuid=" + keyfile["connection"]["uuid"] in again[path]
+        assert "route3=0.0.0.0/0,0.0.0.0,4294967295\nroute3_options=table=1001,type=unreachable\n" in first[
+            "/etc/NetworkManager/system-connections/eni-bootstrap-eth1.nmconnection"]
+
+
+class TestIfcfg:
+    @pytest.mark.kernel
+    def test_the_kernel_takes_each_line_as_network_scripts_give_them(self, make_vpc, make_agent):
+        vpc = make_vpc(make_tree(3, ipv6=True))
+        files = render("ifcfg", vpc.tree)
+        for path, text in sorted(files.items()):
+            kind, version = re.search(r"/(route|rule)(6?)-", path).groups()
+            for line in text.splitlines():
+                if not line.startswith("#"):
+                    try:
+                        oracle.ip(vpc, "-{} {} add {}".format(version or "4", kind, line))
+                    except subprocess.CalledProcessError:
+                        # What main has of IPv6, others may have made already.
+                        assert "table main" in line
+        assert_every_eni_answers(vpc)
+        assert make_agent(vpc)("verify").code == 0
+
+    def test_what_belongs_into_another_file_is_said(self):
+        text = re.sub("\n#  ", " ", render("ifcfg")["/etc/sysconfig/network-scripts/route6-eth1"])
+        assert "ifcfg-eth1 needs IPV6INIT=yes, IPV6_AUTOCONF=no, IPV6ADDR=2001:db8:20:a201::1000/128" in text
+
+
+class TestTheCommand:
+    @pytest.fixture
+    def tree(self, tmp_path):
+        path = tmp_path / "tree.json"
+        path.write_text(json.dumps(TREE))
+        return str(path)
+
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_from_a_file_on_any_machine(self, capfd, tree, name, monkeypatch):
+        monkeypatch.setattr(cli, "_agent", lambda: pytest.fail("asked this machine"))
+        assert cli.main(["render", name, "--metadata", tree]) == 0
+        out, err = capfd.readouterr()
+        assert out.count("Made by eni-bootstrap") == len(render(name)) and err == ""
+
+    def test_an_eni_that_is_left_out_is_named_with_exit_code_1(self, capfd, tmp_path):
+        sick = make_tree(3)
+        del macs_of(sick)["00:16:3e:0e:00:02"]["gateway"]
+        path = tmp_path / "sick.json"
+        path.write_text(json.dumps(sick))
+        assert cli.main(["render", "ip", "--metadata", str(path)]) == 1
+        out, err = capfd.readouterr()
+        assert "172.16.10.11" in out and "eni-bp1exampleeni00002" in err
+
+    def test_written_below_a_directory_with_their_modes(self, capfd, tree, tmp_path):
+        assert cli.main(["render", "networkmanager", "--metadata", tree, "--output", str(tmp_path / "root")]) == 0
+        listed = capfd.readouterr().out.split()
+        assert len(listed) == 3
+        for path in listed:
+            status = os.stat(str(tmp_path / "root") + path)
+            assert stat.S_IMODE(status.st_mode) == 0o600
+        assert cli.main(["render", "networkmanager", "--metadata", tree, "--output", str(tmp_path / "root")]) == 0
+
+    def test_what_somebody_else_has_written_stays(self, capfd, tree, tmp_path):
+        theirs = tmp_path / "etc" / "netplan" / "90-eni-bootstrap.yaml"
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("network: {}\n")
+        assert cli.main(["render", "netplan", "--metadata", tree, "--output", str(tmp_path)]) == 1
+        assert "left alone" in capfd.readouterr().err and theirs.read_text() == "network: {}\n"
+        theirs.unlink()
+        theirs.symlink_to(tmp_path / "elsewhere")
+        assert cli.main(["render", "netplan", "--metadata", tree, "--output", str(tmp_path)]) == 1
+        assert not (tmp_path / "elsewhere").exists()
+
+    @pytest.mark.parametrize("arguments", [["render"], ["render", "nonsense"], ["render", "ip", "--metadata", "/none"]])
+    def test_wrong_usage(self, capfd, arguments):
+        assert cli.main(arguments) == 2
+        assert capfd.readouterr().err
+
+    @pytest.mark.kernel
+    def test_on_the_instance_itself_names_are_the_kernels(self, make_vpc, make_agent, tmp_path):
+        vpc = make_vpc(names=["ens5", "ens6", "ens7"], os="down")
+        agent = make_agent(vpc)
+        done = agent("metadata")
+        assert done.code == 0
+        assert done.json["host"] == {"links": {eni.mac: name for name, eni in vpc.nics.items()}}
+        path = tmp_path / "saved.json"
+        path.write_text(done.out)
+        there, here = agent("render", "ip"), agent("render", "ip", "--metadata", path)
+        assert there.code == 0 and there.out == here.out and "ens6" in there.out
+        # and what has been saved can be shown
+        assert saved.read(str(path)).tree == vpc.tree
+
+    @pytest.mark.kernel
+    def test_without_a_metadata_service(self, make_vpc, make_agent):
+        vpc = make_vpc(service=False)
+        done = make_agent(vpc)("render", "ip", "--timeout", "0.5")
+        assert done.code == 3 and done.out == ""
+        assert make_agent(vpc)("metadata", "--timeout", "0.5").code == 3
+
+
+def test_a_rendered_file_is_known_again(tmp_path):
+    files = FORMATS["ip"].render(Known(parse_interfaces(TREE), {}, None, Config()))
+    assert rendered.write(files, str(tmp_path)) == []
+    assert rendered.write(files, str(tmp_path)) == []
+    assert os.access(str(tmp_path / "usr/local/sbin/eni-bootstrap-routes"), os.X_OK)

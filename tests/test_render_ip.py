@@ -1,0 +1,186 @@
+"""The rendered shell script, run by a real shell on the real kernel: the same state as the agent makes."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from eni_bootstrap import configfile
+from eni_bootstrap.config import Config
+from eni_bootstrap.interfaces import parse_interfaces
+from eni_bootstrap.lab.vpc import make_tree
+from eni_bootstrap.render import script
+from tests import oracle
+from tests.oracle import assert_every_eni_answers, kernel, settle
+
+pytestmark = pytest.mark.kernel
+
+WORLDS = {
+    "dhcp": ({}, {}),
+    "down": ({}, {"os": "down"}),
+    "no default": ({}, {"os": "up"}),
+    "one vSwitch": ({"vswitches": "shared"}, {}),
+    "three vSwitches": ({"vswitches": "own"}, {"os": "down"}),
+    "IPv6": ({"ipv6": True}, {}),
+    "IPv6, down": ({"ipv6": True}, {"os": "down"}),
+    "IPv6, on-link": ({"ipv6": True}, {"ipv6_onlink": True}),
+    "IPv6, one vSwitch, no default": ({"ipv6": True, "vswitches": "shared"}, {"ipv6_defaults": False}),
+    "addresses and prefixes": ({"ipv6": True, "addresses": 3, "prefix": True}, {"assign": True}),
+    "other names": ({}, {"names": ["ens5", "ens6", "ens12"], "os": "down"}),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(vpc, *arguments, config)``: renders from the VPC's metadata, and runs it; what it says."""
+
+    def render_and_run(vpc, *arguments, config=Config()):
+        names = {eni.mac: name for name, eni in vpc.nics.items()}
+        (file,) = script.render(parse_interfaces(vpc.tree), names, config)
+        path = tmp_path / "script"
+        path.write_text(file.text)
+        return vpc.instance.run(["sh", str(path), *arguments], check=False, stderr=subprocess.PIPE)
+
+    return render_and_run
+
+
+def comparable(vpc):
+    """Without what differs between any two machines: links' numbers, and the time for which leases last."""
+    text = re.sub(r"@if\d+|link-netnsid \d+|iif \S+|valid_lft \S+|preferred_lft \S+", "", kernel(vpc))
+    return re.sub(r"(?m)^\d+: ", "", re.sub(r"numtxqueues.*", "", text))
+
+
+@pytest.mark.parametrize("name", list(WORLDS))
+def test_it_makes_the_kernel_as_apply_does(make_vpc, make_agent, run, name):
+    shape, options = WORLDS[name]
+    by_agent, by_script = (make_vpc(make_tree(**shape), **options) for _ in range(2))
+    assert make_agent(by_agent)("apply").code == 0
+    done = run(by_script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for vpc in (by_agent, by_script):
+        settle(vpc)
+    assert comparable(by_script) == comparable(by_agent)
+    before = kernel(by_script)
+    assert run(by_script).returncode == 0
+    assert kernel(by_script) == before
+    assert_every_eni_answers(by_script)
+
+
+@pytest.mark.parametrize("name", ["dhcp", "IPv6, down"])
+def test_remove_takes_back_all_but_links_that_are_up_and_addresses(make_vpc, run, name):
+    shape, options = WORLDS[name]
+    vpc = make_vpc(make_tree(**shape), **options)
+    before = kernel(vpc)
+    assert run(vpc).returncode == 0
+    done = run(vpc, "remove")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    if name == "dhcp":
+        assert kernel(vpc) == before
+    for version in (4, 6):
+        assert not [rule for rule in oracle.rules(vpc, version) if 7000 <= rule["priority"] < 8000]
+        assert not any(oracle.routes(vpc, table, version) for table in (1000, 1001, 1002))
+    assert "235" not in oracle.ip(vpc, "-d route show table all")
+
+
+def test_the_agents_own_remove_takes_it_back_too(vpc, make_agent, run):
+    before = kernel(vpc)
+    assert run(vpc).returncode == 0
+    agent = make_agent(vpc)
+    assert agent("verify").code == 0
+    assert agent("plan").out.startswith("# nothing to do")
+    assert agent("remove").code == 0
+    assert kernel(vpc) == before
+
+
+def test_somebody_elses_things_stay(vpc, run):
+    for command in ("route add default via 172.16.20.77 dev eth1 onlink table 1001 proto static",
+                    "route add 10.9.0.0/16 via 172.16.20.253 dev eth1 table 1001 proto static",
+                    "rule add from 10.1.1.1 lookup 1001 priority 7200"):
+        oracle.ip(vpc, command)
+    before = kernel(vpc)
+    assert run(vpc).returncode == 0
+    assert oracle.lost(before, kernel(vpc)) == []
+    assert run(vpc, "remove").returncode == 0
+    assert kernel(vpc) == before
+
+
+def test_what_is_ours_is_made_anew_when_the_gateway_has_changed(vpc, run):
+    assert run(vpc).returncode == 0
+    leaves = vpc.tree["network"]["interfaces"]["macs"]["00:16:3e:0e:00:02"]
+    leaves["gateway"] = "172.16.20.252"
+    assert run(vpc).returncode == 0
+    assert [route.get("gateway") for route in oracle.routes(vpc, 1001) if route["dst"] == "default"] == [
+        "172.16.20.252", None]
+
+
+def test_an_eni_that_is_not_here_is_named_and_the_others_are_done(make_vpc, run):
+    vpc = make_vpc(make_tree(4))
+    vpc.detach("eth2", listed=True)
+    vpc.nics["eth2"] = next(eni for eni in parse_interfaces(vpc.tree).interfaces if eni.mac.endswith("03"))
+    done = run(vpc)
+    assert done.returncode == 1 and "eth2: there is no such link with the MAC 00:16:3e:0e:00:03" in done.stderr
+    assert not oracle.routes(vpc, 1002) and "eth2" not in oracle.ip(vpc, "rule")
+    del vpc.nics["eth2"]
+    assert_every_eni_answers(vpc)
+
+
+def test_another_link_of_that_name_is_none_of_ours(vpc, run):
+    oracle.ip(vpc, "link set eth2 down")
+    oracle.ip(vpc, "link set eth2 address 02:00:00:00:00:01")
+    before = oracle.ip(vpc, "-d link show eth2")
+    assert run(vpc).returncode == 1
+    assert oracle.ip(vpc, "-d link show eth2") == before and not oracle.routes(vpc, 1002)
+
+
+def test_the_primarys_addresses_keep_the_primary_where_mains_best_default_is_anothers(vpc, run):
+    oracle.ip(vpc, "route add default via 172.16.20.253 dev eth1 metric 1")
+    assert run(vpc).returncode == 0
+    assert oracle.leaves_by(vpc, vpc.address("eth0"), oracle.OUTSIDE[4]) == "eth0"
+    assert run(vpc).returncode == 0
+    assert oracle.leaves_by(vpc, vpc.address("eth0"), oracle.OUTSIDE[4]) == "eth0"
+
+
+def test_the_metric_in_main_is_worse_than_the_primarys(make_vpc, run):
+    vpc = make_vpc(os="up")
+    oracle.ip(vpc, "route del default dev eth0")
+    oracle.ip(vpc, "route add default via 172.16.10.253 dev eth0 metric 700")
+    oracle.ip(vpc, "route add default via 172.16.10.253 dev eth0 metric 800")
+    assert run(vpc).returncode == 0
+    assert [(dev, metric) for dev, metric, protocol in oracle.defaults(vpc) if protocol == "235"] == [
+        ("eth1", 801), ("eth2", 900)]
+
+
+def test_without_secondaries_nothing_is_made(make_vpc, run):
+    vpc = make_vpc(make_tree(1))
+    before = kernel(vpc)
+    assert run(vpc).returncode == 0
+    assert kernel(vpc) == before
+
+
+def test_all_that_a_configuration_may_ask_for_is_in_it(make_vpc, make_agent, run, tmp_path):
+    example = tmp_path / "eni-bootstrap.yaml"
+    example.write_text(configfile.EXAMPLE)
+    config = configfile.load(str(example))
+    by_agent, by_script = (make_vpc(make_tree(4, addresses=2, ipv6=True, prefix=True)) for _ in range(2))
+    agent = make_agent(by_agent)
+    assert agent("apply", "--config", example).code in (0, 1)
+    done = run(by_script, config=config)
+    assert (done.returncode, done.stderr) == (0, "")
+    for vpc in (by_agent, by_script):
+        settle(vpc)
+    assert comparable(by_script) == comparable(by_agent)
+    tables = [vpc.instance.run(["nft", "list", "ruleset"]).stdout for vpc in (by_agent, by_script)]
+    assert tables[0] and tables[0] == tables[1]
+    assert run(by_script, "remove", config=config).returncode == 0
+    assert not by_script.instance.run(["nft", "list", "ruleset"]).stdout
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
+def test_every_shell_reads_it(shell, tmp_path):
+    if not shutil.which(shell):
+        pytest.skip("no {} here".format(shell))
+    (file,) = script.render(parse_interfaces(make_tree(3, ipv6=True)), {}, Config())
+    path = tmp_path / "script"
+    path.write_text(file.text)
+    subprocess.run(([shell, "sh"] if shell == "busybox" else [shell]) + ["-n", str(path)], check=True)
