@@ -15,8 +15,8 @@ ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.r
          "pairing", "schema", "configfile", "tables", "evidence", "links", "maintable", "policy", "marks", "routing",
          "plan", "staging", "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink",
          "netlink", "nftables", "state", "host.command", "metadata", "patience", "answer", "saved", "render.outline",
-         "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager", "render.script", "render.formats",
-         "render.rendered", "report", "bootstrap", "views", "linux", "cli", "__main__"]
+         "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager", "render.script",
+         "render.formats", "render.rendered", "report", "bootstrap", "views", "linux", "cli", "__main__"]
 
 FOLDERS = ("host", "lab", "render")
 

@@ -45,11 +45,13 @@ def _entry(member: Member) -> List[str]:
     lines += [] if primary else ["      optional: true  # the boot does not wait for it"]
     if 4 in member.versions:
         lines += ["      dhcp4: true", "      dhcp4-overrides: {{route-metric: {}}}".format(member.metric)]
+    if 6 in member.versions:
+        # netplan wants one metric for both; for a secondary too, for which cloud-init may have asked for DHCPv6.
+        lines += ["      dhcp6-overrides: {{route-metric: {}}}".format(member.metric)]
     if not primary:
         lines.append("      accept-ra: false")
     elif 6 in member.versions:
-        # networkd had one metric for both once, and netplan still wants them to be one.
-        lines += ["      dhcp6: true", "      dhcp6-overrides: {{route-metric: {}}}".format(member.metric)]
+        lines.append("      dhcp6: true")
     lines += _list("addresses", [_address(held.address, held.prefix_length, held.deprecated)
                                  for held in member.addresses])
     return lines + _list("routes", [_route(route) for route in member.routes if route.hops])

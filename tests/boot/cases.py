@@ -474,7 +474,9 @@ def _render(lab: Lab, name: str, folder: str) -> None:
                    check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
-@case(own=True, agent=False, prepare=_rendered, but=(("container", "netplan"),))
+# netplan asks for a permanent MAC, which a container's links have not.
+@case(own=True, agent=False, prepare=_rendered, quick=True, slow=True, but=(("container", "netplan"), (
+    "vm", "networkd"), ("vm", "NetworkManager"), ("vm", "ifupdown")))
 def rendered(lab: Lab) -> str:
     """With files that render made for the manager (for ifupdown a script that rc.local calls), and no agent: each ENI
     answers by itself, all look-ups of verify are right, IPv4 and IPv6. While a link is down none of its packets leaves
@@ -495,16 +497,27 @@ def rendered(lab: Lab) -> str:
     return "{}; {}; link down and up: {}".format(seen, proven.group().strip(), bounced)
 
 
+CLOUD_INITS = """\
+network:
+  version: 2
+  ethernets:
+    eth1: {dhcp4: true, dhcp4-overrides: {route-metric: 300}, dhcp6: true, dhcp6-overrides: {route-metric: 300},
+           match: {macaddress: "00:16:3e:0e:00:02"}, set-name: eth1}
+"""
+"""As its newer versions write for a secondary ENI."""
+
+
 def _for_netplan(lab: Lab) -> None:
     _rendered(lab)
+    lab.root.write("/opt/netplan/etc/netplan/50-cloud-init.yaml", CLOUD_INITS, 0o600)
     lab.root.write("/etc/eni-bootstrap.yaml", "{}")
     _render(lab, "netplan", lab.root.inside("/opt/netplan"))
 
 
 @case(NETWORKD, ("container",), own=True, agent=False, prepare=_for_netplan)
 def netplan_generate(lab: Lab) -> str:
-    """netplan takes the file that render made for it, IPv6 and all, without a word, and tells networkd each rule, each
-    way by a gateway and the fences."""
+    """netplan takes the file that render made for it, IPv6 and all, without a word, beside one of cloud-init's, and
+    tells networkd each rule, each way by a gateway and the fences."""
     if lab.run("netplan generate --root-dir /opt/netplan 2>&1").strip():
         raise Failed("netplan: " + lab.run("netplan generate --root-dir /opt/netplan 2>&1"))
     told = lab.run("cat /opt/netplan/run/systemd/network/10-netplan-*.network")
