@@ -10,8 +10,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 from eni_bootstrap import __version__, configfile, output, saved, views
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError
-from eni_bootstrap.render import rendered
-from eni_bootstrap.render.formats import FORMATS, render
+from eni_bootstrap.render import FORMATS
 from eni_bootstrap.report import Report
 
 LOG = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "formats:\n" + "\n".join("  {:15} {}".format(name, each.help) for name, each in FORMATS.items())
+    parser.epilog = "formats:\n" + "\n".join("  {:15} {}".format(*each) for each in FORMATS.items())
     parser.add_argument("format", metavar="FORMAT", choices=sorted(FORMATS), help=", ".join(FORMATS))
     parser.add_argument("--metadata", metavar="FILE", help="a saved metadata tree, on any machine; -: standard input")
     parser.add_argument("--output", metavar="DIR", help="write the files below it, each at its place")
@@ -139,9 +138,10 @@ def _metadata(parsed: argparse.Namespace) -> int:
 
 def _render(parsed: argparse.Namespace) -> int:
     """Where a file is given, nothing of this machine counts."""
+    from eni_bootstrap.render import formats, rendered  # no part of a boot
     config = _config(parsed)
     found = saved.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
-    files, problems = render(parsed.format, found, config)
+    files, problems = formats.render(parsed.format, found, config)
     if parsed.output is None:
         written = output.write(rendered.text(files))
     else:

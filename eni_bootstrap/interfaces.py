@@ -88,6 +88,13 @@ def parse_interfaces(tree: Any) -> Listing:
     return Listing(tuple(interfaces), tuple(sick))
 
 
+def essence(tree: Dict[str, Any]) -> Dict[str, Any]:
+    """What of a tree is read here; the credentials, keys and tags that it may hold as well are nobody's business."""
+    macs = {mac: {name: leaf for name, leaf in leaves.items() if name in LEAVES or name == VSWITCH_ID}
+            if isinstance(leaves, dict) else {} for mac, leaves in tree["network"]["interfaces"]["macs"].items()}
+    return {"mac": tree["mac"], "network": {"interfaces": {"macs": macs}}}
+
+
 def _subnets(leaves: Dict[Any, Any]) -> Tuple[Subnet, ...]:
     subnets = [subnet for subnet in (_subnet(leaves, names) for names in (_IPV4, _IPV6)) if subnet]
     if not subnets:

@@ -6,16 +6,16 @@ import os
 import re
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
-from eni_bootstrap import bootstrap, wake
+from eni_bootstrap import bootstrap, takeover, wake
 from eni_bootstrap.answer import consistent
-from eni_bootstrap.bootstrap import World
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.host import command
 from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals
-from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID
+from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, essence
+from eni_bootstrap.looking import World
 from eni_bootstrap.metadata import MetadataClient
 from eni_bootstrap.model import PROTOCOL_KERNEL
 from eni_bootstrap.netlink import Kernel
@@ -40,11 +40,11 @@ _COMMANDS: Dict[str, _Command] = {
     "plan": _Command(bootstrap.preview, False),
     "verify": _Command(bootstrap.verify, False),
     "status": _Command(bootstrap.status, False),
-    "adopt": _Command(bootstrap.preview_adoption, False),
+    "adopt": _Command(takeover.preview_adoption, False),
     "remove": _Command(bootstrap.remove, True),
 }
 
-_ADOPT = _Command(bootstrap.adopt, True)
+_ADOPT = _Command(takeover.adopt, True)
 """``adopt --yes``."""
 
 install, uninstall = command.install, command.uninstall
@@ -80,7 +80,7 @@ def metadata(config: Config) -> Saved:
     kernel = Kernel()
     try:
         tree, listing = consistent(asking.fetch, deadline)
-        return Saved(tree, listing, {"links": {eni.mac: eni.dev for eni in pair(listing, kernel.links())[0]}})
+        return Saved(essence(tree), listing, {"links": {eni.mac: eni.dev for eni in pair(listing, kernel.links())[0]}})
     finally:
         kernel.close()
         asking.close()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kernel
 
 NOBODY = [sys.executable, "-c", """
 import argparse, encodings.idna, gettext, locale, os, shutil, sys, textwrap, unicodedata
-from eni_bootstrap import cli
+from eni_bootstrap import cli, linux
 del sys.argv[1:4]  # the interpreter, -m, and the module
 os.setgroups([])
 os.setgid(65534)

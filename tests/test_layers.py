@@ -16,7 +16,8 @@ ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.r
          "plan", "staging", "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink",
          "netlink", "nftables", "state", "host.command", "metadata", "patience", "answer", "saved", "render.outline",
          "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager", "render.script",
-         "render.formats", "render.rendered", "report", "bootstrap", "views", "linux", "cli", "__main__"]
+         "render.formats", "render.rendered", "report", "looking", "executing", "proving", "bootstrap",
+         "takeover", "views", "linux", "cli", "__main__"]
 
 FOLDERS = ("host", "lab", "render")
 

@@ -13,8 +13,8 @@ from eni_bootstrap import cli, configfile, saved
 from eni_bootstrap.config import Config
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab.vpc import macs_of, make_tree
-from eni_bootstrap.render import rendered
-from eni_bootstrap.render.formats import FORMATS, Known
+from eni_bootstrap.render import FORMATS, rendered
+from eni_bootstrap.render.formats import RENDERERS, Known
 from eni_bootstrap.render.outline import configured
 from tests import oracle
 from tests.oracle import assert_every_eni_answers
@@ -31,7 +31,7 @@ def configuration(text):
 
 def render(name, tree=TREE, names=None, config=Config()):
     """Path → text."""
-    files = FORMATS[name].render(Known(parse_interfaces(tree), names or {}, None, config))
+    files = RENDERERS[name](Known(parse_interfaces(tree), names or {}, None, config))
     return {file.path: file.text for file in files}
 
 
@@ -129,7 +129,7 @@ class TestNetplan:
         assert "NOT EXPRESSED, so that a socket that is bound to eth1 and has no source is routed by main" in text
 
     def test_others_can_not_read_it(self):
-        (file,) = FORMATS["netplan"].render(Known(parse_interfaces(TREE), {}, None, Config()))
+        (file,) = RENDERERS["netplan"](Known(parse_interfaces(TREE), {}, None, Config()))
         assert file.mode == 0o600
 
 
@@ -246,8 +246,16 @@ class TestTheCommand:
         path.write_text(done.out)
         there, here = agent("render", "ip"), agent("render", "ip", "--metadata", path)
         assert there.code == 0 and there.out == here.out and "ens6" in there.out
-        # and what has been saved can be shown
-        assert saved.read(str(path)).tree == vpc.tree
+        assert saved.read(str(path)).listing == parse_interfaces(vpc.tree)
+
+    @pytest.mark.kernel
+    def test_what_is_saved_holds_no_secrets(self, make_vpc, make_agent):
+        tree = make_tree()
+        tree["ram"] = {"security-credentials": {"role": '{"AccessKeySecret": "sesame", "SecurityToken": "sesame"}'}}
+        tree["public-keys"] = {"0": {"openssh-key": "ssh-ed25519 sesame"}}
+        tree["network"]["interfaces"]["macs"]["00:16:3e:0e:00:02"]["tags"] = "sesame"
+        done = make_agent(make_vpc(tree))("metadata")
+        assert done.code == 0 and "sesame" not in done.out
 
     @pytest.mark.kernel
     def test_without_a_metadata_service(self, make_vpc, make_agent):
@@ -257,8 +265,12 @@ class TestTheCommand:
         assert make_agent(vpc)("metadata", "--timeout", "0.5").code == 3
 
 
+def test_each_name_has_its_renderer():
+    assert list(FORMATS) == list(RENDERERS)
+
+
 def test_a_rendered_file_is_known_again(tmp_path):
-    files = FORMATS["ip"].render(Known(parse_interfaces(TREE), {}, None, Config()))
+    files = RENDERERS["ip"](Known(parse_interfaces(TREE), {}, None, Config()))
     assert rendered.write(files, str(tmp_path)) == []
     assert rendered.write(files, str(tmp_path)) == []
     assert os.access(str(tmp_path / "usr/local/sbin/eni-bootstrap-routes"), os.X_OK)

@@ -1,4 +1,4 @@
-"""Which formats there are. PURE."""
+"""Who renders which format. PURE."""
 
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
@@ -22,22 +22,16 @@ class Known(NamedTuple):
     config: Config
 
 
-class Format(NamedTuple):
-    render: Callable[[Known], List[File]]
-    help: str
-
-
 def _configured(render: Callable[[Outline, Config], List[File]]) -> Callable[[Known], List[File]]:
     return lambda known: render(configured(known.listing, known.names, known.config), known.config)
 
 
-FORMATS: Dict[str, Format] = {
-    "ip": Format(lambda known: script.render(known.listing, known.names, known.config),
-                 "a shell script, for rc.local"),
-    "netplan": Format(_configured(netplan.render), "one file for netplan"),
-    "networkd": Format(_configured(networkd.render), "files for systemd-networkd"),
-    "networkmanager": Format(_configured(networkmanager.render), "keyfiles for NetworkManager"),
-    "ifcfg": Format(_configured(ifcfg.render), "route- and rule- files for network-scripts"),
+RENDERERS: Dict[str, Callable[[Known], List[File]]] = {
+    "ip": lambda known: script.render(known.listing, known.names, known.config),
+    "netplan": _configured(netplan.render),
+    "networkd": _configured(networkd.render),
+    "networkmanager": _configured(networkmanager.render),
+    "ifcfg": _configured(ifcfg.render),
 }
 
 
@@ -46,4 +40,4 @@ def render(name: str, what: Saved, config: Config) -> Tuple[List[File], List[str
     names = saved.links(what)
     decision, _ = bare(what.listing, names, config)
     known = Known(what.listing, names, what.host.get("windows"), config)
-    return FORMATS[name].render(known), [*map(unfit_text, decision.unfit), *decision.problems]
+    return RENDERERS[name](known), [*map(unfit_text, decision.unfit), *decision.problems]

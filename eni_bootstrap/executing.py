@@ -1,0 +1,137 @@
+"""Make the changes, and tell what the kernel would not have."""
+
+import logging
+from typing import List, Optional, Sequence, Tuple
+
+from eni_bootstrap import nftables, state
+from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.looking import View, World
+from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step
+from eni_bootstrap.model import LinkAddress, LinkGroup, Made, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.netlink import Failure
+from eni_bootstrap.pairing import Eni
+from eni_bootstrap.plan import Change, Item, Plan
+from eni_bootstrap.routing import Decision
+from eni_bootstrap.staging import families_of, sparing, staged
+from eni_bootstrap.tables import Memory
+
+LOG = logging.getLogger(__name__)
+
+
+def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
+    """Make the changes; an ENI whose routes the kernel refuses keeps the rules that it has.
+
+    What is done to links is written down before it is done. Returns what was done, what went wrong, and whether another
+    look is due: somebody was faster, a table had to be left by others first, or an address went, with which the kernel
+    may take others of its subnet and the link's routes.
+    """
+    config, links, decision = view.config, view.snapshot.links, view.decision
+    todo, again = staged(view.plan)
+    devs = [eni.dev for eni in decision.enis if not eni.primary]
+    made = state.before(view.made, todo.links + todo.addresses, links, devs, config.group, view.snapshot.settings)
+    made = made._replace(numberings=view.numberings)
+    if made != view.made:
+        state.save(made, links)
+    done, failures = make(world, todo.links + todo.routes)
+    # A copy of a user's route is nobody's condition; a default whose place is taken is.
+    missing = [failure.change.item for failure in failures if isinstance(failure.change.item, Route)]
+    missing += [conflict.wanted for conflict in todo.conflicts if conflict.wanted.is_default]
+    rest = todo.rules + todo.addresses + todo.removals
+    refused = families_of(missing, decision)
+    if refused:
+        rest = sparing(rest, refused, decision, Memory(view.snapshot, config))
+    done_too, failures_too = make(world, rest)
+    done += done_too
+    failures += failures_too
+    settled = state.after(made, done, config.group, [failure.change for failure in failures])
+    if settled != made:
+        state.save(settled, links)
+    again = again or any(failure.overtaken for failure in failures) or any(
+        change.verb == "remove" and isinstance(change.item, LinkAddress)
+        or isinstance(change.item, LinkGroup) and change.item.group != config.group for change in done)
+    return done, [refusal(failure, decision) for failure in failures], again
+
+
+def mark(world: World, members: Sequence[Marked], made: Made, snapshot: Snapshot) -> Tuple[List[Step], List[str]]:
+    """Have the table of connection marks as it should be: what was done, and what went wrong.
+
+    What it leads to is there by now; a mark whose rule has gone leads where none would.
+    """
+    steps, unusable = _steps(world, members, made, snapshot.rules)
+    if steps or made.marked and not members:
+        made = state.load(snapshot.links)  # since the look, links have been changed
+    recorded = nftables.before(made, steps)
+    if recorded != made:
+        state.save(recorded, snapshot.links)
+    for step in steps if LOG.isEnabledFor(logging.DEBUG) else ():
+        LOG.debug("%s", step)
+    done, failed, problems = nftables.do(steps)
+    settled = nftables.after(recorded, bool(members) or unusable is not None, done, failed)
+    if settled != recorded:  # also where somebody else has deleted the table
+        state.save(settled, snapshot.links)
+    return done, problems + ([str(unusable)] if unusable is not None else [])
+
+
+def _steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule]
+           ) -> Tuple[List[Step], Optional[BootstrapError]]:
+    config = world.config
+    ours = any(rule.priority == config.priority_mark and config.owns_rule(rule.priority, protocol)
+               for rule, protocol in rules)
+    return nftables.todo(members, made, ours, config)
+
+
+def see_steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule], problems: List[str],
+              remarks: List[str]) -> Tuple[List[Step], bool]:
+    """What there is to do for connection marks, and whether that could be found out.
+
+    That nft can't be used is a problem; that an ordinary user may not ask it, a remark.
+    """
+    steps, unusable = _steps(world, members, made, rules)
+    if isinstance(unusable, NotPermitted):
+        remarks.append("connection marks can't be looked at: {}".format(unusable))
+    elif unusable is not None:
+        problems.append(str(unusable))
+    return steps, unusable is None
+
+
+def see_table(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule], problems: List[str],
+              remarks: List[str]) -> None:
+    """Say how things are with the connection marks; nothing where nobody asked for them and none are left."""
+    steps, known = see_steps(world, members, made, rules, problems, remarks)
+    problems += ["connection marks: {} is not as it should be; run apply".format(
+        "table " + TABLE if isinstance(step.item, Ruleset) else step.item.path) for step in steps]
+    if members and known and not steps:
+        remarks.append("connection marks: table {} is as it should be, for {}".format(
+            TABLE, ", ".join(member.dev for member in members)))
+
+
+def make(world: World, changes: Sequence[Change]) -> Tuple[List[Change], List[Failure]]:
+    """Apply; the changes made, and those refused."""
+    for change in changes if LOG.isEnabledFor(logging.DEBUG) else ():
+        LOG.debug("%s", change)
+    failures = world.kernel.apply(changes) if changes else []
+    refused = {failure.change for failure in failures}
+    return [change for change in changes if change not in refused], failures
+
+
+def refusal(failure: Failure, decision: Optional[Decision] = None) -> str:
+    """Names the ENI whose table or device it is."""
+    whose = [eni.label + ": " for eni in decision.enis
+             if _is_about(failure.change.item, eni, decision.numbers[eni.dev].table)] if decision else []
+    return "{}the kernel refuses '{}': {}".format("".join(whose[:1]), failure.change, failure.reason)
+
+
+def _is_about(item: Item, eni: Eni, table: int) -> bool:
+    if isinstance(item, Route):
+        return item.table == table or eni.dev in item.devs()
+    return item.table == table if isinstance(item, Rule) else item.dev == eni.dev
+
+
+def concerns(item: Item, eni: Eni, decision: Decision) -> bool:
+    own = isinstance(item, Rule) and item.src in decision.sources[eni.dev]
+    return own or _is_about(item, eni, decision.numbers[eni.dev].table)
+
+
+def in_place(todo: Plan) -> Tuple[str, ...]:
+    return tuple("somebody else's route is in the place of ours and stays: {} (ours: {})".format(
+        conflict.present, conflict.wanted) for conflict in todo.conflicts)

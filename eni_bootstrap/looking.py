@@ -1,0 +1,153 @@
+"""One look at the world: read the kernel, decide, compare."""
+
+import time
+from typing import AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from eni_bootstrap import state
+from eni_bootstrap.adoption import Script, places
+from eni_bootstrap.answer import Fetch, consistent
+from eni_bootstrap.config import Config
+from eni_bootstrap.evidence import band_tables, leave_contained, parents
+from eni_bootstrap.host.managers import Managers
+from eni_bootstrap.model import (
+    MAIN, PROTOCOL_KERNEL, ContainerNetwork, Link, Listing, Made, Numbering, SeenRule, Snapshot,
+)
+from eni_bootstrap.netlink import Kernel
+from eni_bootstrap.pairing import likely, pair
+from eni_bootstrap.plan import NOTHING, Plan, outdated, plan, unfinished, without
+from eni_bootstrap.retry import Deadline
+from eni_bootstrap.routing import Decision, decide
+from eni_bootstrap.tables import Memory, wanted
+
+
+class World(NamedTuple):
+    """What a command works on."""
+
+    fetch: Fetch
+    kernel: Kernel
+    deadline: Deadline
+    config: Config
+    managers: Optional[Managers] = None
+    """Who else works on the network, where that is known."""
+    rivals: Callable[[], List[str]] = list
+    """Names what else on this host sets up ENIs."""
+    root: str = "/"
+    """Where the boot scripts are that people have written into."""
+    networks: Callable[[], List[ContainerNetwork]] = list
+    """Tells the container networks that are configured here."""
+    sleep: Callable[[float], None] = time.sleep
+
+
+class View(NamedTuple):
+    """One look at the world, and what follows from it."""
+
+    snapshot: Snapshot
+    made: Made
+    decision: Decision
+    plan: Plan
+    config: Config
+    """With the numbers that hold for now."""
+    numberings: Tuple[Numbering, ...] = ()
+    """To be recorded: those with which there are things of ours, the ones in force last."""
+
+
+def networks_here(world: World) -> List[ContainerNetwork]:
+    """The container networks that count here."""
+    return world.networks() if world.config.container_networks == "leave" else []
+
+
+def left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config: Config) -> List[str]:
+    """What is left alone as far as it can be told without metadata: whatever has main's best default is the primary."""
+    said = ["left alone, as the configuration says: {}".format(", ".join(config.ignore))] if config.ignore else []
+    said += ["left alone, as the configuration says: all but {}".format(", ".join(config.only))] if config.only else []
+    if config.container_networks != "leave":
+        return said
+    defaults = [seen.route for seen in snapshot.routes if seen.route.table == MAIN and seen.route.is_default]
+    best = min((route.metric for route in defaults if route.hops), default=0)
+    primary = {dev for route in defaults if route.metric == best for dev in route.devs()}
+    enis = [eni for eni in likely(snapshot.links) if eni.dev not in primary]
+    left = leave_contained(enis, [], snapshot.links, Memory(snapshot, config), networks)[2]
+    return said + ["{}: left alone, {}".format(member.label, member.reason) for member in left]
+
+
+def ask_listing(world: World) -> Listing:
+    return consistent(world.fetch, world.deadline, world.sleep)[1]
+
+
+def look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]],
+         scripts: Optional[Sequence[Script]] = None) -> View:
+    """Read the kernel, decide, compare. With ``scripts`` also what people may have typed is read."""
+    links, rules = world.kernel.links(), world.kernel.rules()
+    made = state.load(links)
+    view = _look_by(world.config, former_configs(made, world.config), world, listing, links, rules, made, patience_over,
+                    scripts)
+    before = [numbering for numbering in view.numberings if numbering != world.config.numbering]
+    if before and (view.decision.unfit or view.decision.kept_devs):
+        # What can't be set up keeps what it has, so that nothing by any numbers may go now.
+        config = world.config.renumbered(before[-1])._replace(protocol_guarded=_guarded(world.config, before[-1]))
+        numberings = view.numberings
+        view = _look_by(config, [], world, listing, links, rules, made, patience_over, scripts)
+        remark = "other numbers are used once all ENIs can be set up; until then the former ones: {}".format(
+            ", ".join("{} {}".format(name, number) for name, number in before[-1]._asdict().items()))
+        view = view._replace(numberings=numberings, decision=view.decision._replace(
+            remarks=view.decision.remarks + (remark,)))
+    return view
+
+
+def _look_by(
+    config: Config, former: Sequence[Config], world: World, listing: Listing, links: Tuple[Link, ...],
+    rules: Tuple[SeenRule, ...], made: Made, patience_over: FrozenSet[Tuple[str, int]],
+    scripts: Optional[Sequence[Script]]
+) -> View:
+    """With these numbers; what ``former`` ones have made ours goes once what is wanted is there."""
+    networks = networks_here(world)
+    for crowded in (False, True):
+        devs, tables = _places(listing, links, rules, crowded, config)
+        tables |= band_tables(links, devs, rules, networks, config)
+        if scripts is not None:
+            tables |= places(listing, rules, scripts, config)
+        whole = world.kernel.snapshot(links, rules, devs, tables, config, former)
+        outdone = outdated(whole, devs, former, config) if former else NOTHING
+        snapshot = without(whole, outdone) if former else whole
+        decision = decide(listing, snapshot, made, patience_over, config, networks)
+        if not decision.displaced:
+            break
+    groups = {link.group for link in links} - {config.group}
+    asked = {setting[:2] for setting in decision.settings} | {done.setting[:2] for done in made.settings}
+    settings = world.kernel.settings(asked) if asked else ()
+    whole, snapshot = whole._replace(settings=settings), snapshot._replace(settings=settings)
+    found = tuple(each.numbering for each in former
+                  if each.group in groups
+                  or unfinished(outdated(whole, devs, [each], config), decision, whole, each, config))
+    numberings = found + (config.numbering,) if decision.rules else found
+    ours = made.ups.union(held.dev for held in made.addresses)
+    in_use = devs_in_use(world, links, ours & decision.left - decision.used,
+                         {each.protocol for each in (config, *former)})
+    return View(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
+                () if numberings == (Config().numbering,) else numberings)
+
+
+def former_configs(made: Made, config: Config) -> List[Config]:
+    """The numbers in force before, as far as is known: without a record the usual ones."""
+    return [config.renumbered(numbering) for numbering in made.numberings or (Config().numbering,)
+            if numbering != config.numbering]
+
+
+def _guarded(config: Config, numbering: Numbering) -> int:
+    return PROTOCOL_KERNEL if config.protocol_guarded == PROTOCOL_KERNEL else numbering.protocol
+
+
+def devs_in_use(world: World, links: Sequence[Link], devs: AbstractSet[str], protocols: AbstractSet[int]) -> Set[str]:
+    """Those of the devices by which somebody else routes, or of which he has made others."""
+    below = parents(links)
+    return {link.name for link in links if link.name in devs and (
+        link.ifindex in below or world.kernel.carries_others(link.name, protocols))}
+
+
+def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], crowded: bool, config: Config
+            ) -> Tuple[Set[str], Set[int]]:
+    """The devices and tables whose routes the decision needs to know; when ``crowded``, with spare tables."""
+    enis, unfit = pair(listing, links)
+    devs = {eni.dev for eni in enis} | {member.dev for member in unfit}
+    devs |= {rule.oif for rule, protocol in rules if config.owns_rule(rule.priority, protocol)}
+    return devs & {link.name for link in links}, wanted(enis, crowded, config)

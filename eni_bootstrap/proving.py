@@ -1,0 +1,125 @@
+"""Ask the kernel whether packets leave as they should: what ``proof`` and ``trials`` want to know."""
+
+import ipaddress
+import itertools
+from typing import Dict, List, Sequence, Set, Tuple
+from urllib.parse import urlsplit
+
+from eni_bootstrap import proof, trials
+from eni_bootstrap.config import Config
+from eni_bootstrap.looking import View, World
+from eni_bootstrap.marks import Marked, value
+from eni_bootstrap.model import MAIN, Address, Answer, Query, Route, Snapshot
+from eni_bootstrap.pairing import Eni, natural
+from eni_bootstrap.routing import Decision
+
+DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
+"""Seconds: an IPv6 address that was just added is not accepted before duplicate address detection ends, after up to 2 s
+(RFC 4862 with the kernel's defaults)."""
+
+
+def marks_of(members: Sequence[Marked], config: Config) -> Dict[str, int]:
+    return {member.dev: value(member, config) for member in members}
+
+
+def prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> List[proof.Verdict]:
+    """Ask all in one go; of what turns out wrong ask the route as well."""
+    for pause in DAD_PAUSES:
+        answers = world.kernel.ask([check.query for check in checks])
+        verdicts = proof.judge(checks, answers, facts, world.config)
+        if all(verdict.ok for verdict in verdicts):
+            return verdicts
+        if not proof.may_be_tentative(verdicts):
+            break
+        world.sleep(min(pause, world.deadline.remaining()))
+    matches = world.kernel.ask([check.query._replace(match=True) for check in checks])
+    answers = [answer._replace(dst=match.dst) for answer, match in zip(answers, matches)]
+    return proof.judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
+
+
+def try_entries(world: World, snapshot: Snapshot, decision: Decision, config: Config
+                ) -> Tuple[List[proof.Verdict], List[str]]:
+    """Whether the configuration's entries and spreads do what they say."""
+    own = {held.address for held in snapshot.addresses}
+    devs = {link.name for link in snapshot.links}
+    near = {dev: [proof.some_host(route.dst, own) for route in world.kernel.specific_routes(dev, proof.LOCAL_DEVICES)]
+            for entry in config.entries for dev in entry.iifs if dev in devs}
+    versions = sorted({rule.version for rule in decision.rules})
+    asked, remarks = trials.trials(decision.enis, snapshot.working, own, near, versions, config)
+    asked = [trial for trial in asked if not trial.query.iif or trial.query.iif in devs]
+    return trials.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
+
+
+def ways(world: World, view: View) -> Dict[str, Answer]:
+    """By which way this host's own packets leave that choose no source, and the primary's to the metadata service."""
+    queries = {"the internet by IPv{}".format(version): Query(dst) for version, dst in proof.INTERNET.items()
+               if not world.config.spreads}  # else it is meant to change
+    try:
+        service = ipaddress.ip_address(urlsplit(world.config.metadata_url).hostname or "")
+    except ValueError:
+        service = None  # it has a name, not an address
+    if service is not None:
+        queries["the metadata service"] = Query(service)
+    if service is not None and not service.is_loopback:
+        held = {address.address for address in view.snapshot.addresses}
+        own = [subnet.addresses[0] for eni in view.decision.enis if eni.primary
+               for subnet in eni.interface.subnets if subnet.version == service.version and subnet.addresses]
+        for address in held.intersection(own):
+            queries["the metadata service from {}".format(address)] = Query(service, address)
+    return dict(zip(queries, world.kernel.ask(list(queries.values()))))
+
+
+def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: View) -> List[str]:
+    """What must never happen: a way that was the primary's, or a VPN's, is another one now."""
+    secondaries = {eni.dev for eni in view.decision.enis if not eni.primary}
+    return ["the way to {} was by {} and is now by {}".format(what, way.dev, after[what].dev or "nothing")
+            for what, way in before.items() if way.dev and way.dev not in secondaries
+            and (way.dev, way.gateway) != (after[what].dev, after[what].gateway)]
+
+
+def few_facts(world: World, view: View) -> proof.Facts:
+    """What ``proof.small`` needs."""
+    return proof.Facts(view.decision.enis, view.decision.sources, world.kernel.addresses(),
+                       gateways=gateways(view.decision), full=world.config.primary == "full",
+                       barriers=barriers(view.snapshot), marks=marks_of(view.decision.marked, world.config))
+
+
+def local_destinations(world: World, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
+    """A destination by each local device that is no ENI, of some of them: where this host's own packets leave by it."""
+    own = {held.address for held in snapshot.addresses}
+    names = sorted((link.name for link in snapshot.links if link.up and link.name not in eni_devs), key=natural)
+    routes = (route for name in names for route in world.kernel.specific_routes(name, 1))
+    chosen = [proof.some_host(route.dst, own) for route in itertools.islice(routes, proof.LOCAL_DEVICES)]
+    answers = world.kernel.ask([Query(dst) for dst in chosen])
+    return tuple((dst, answer.dev) for dst, answer in zip(chosen, answers)
+                 if not answer.error and answer.kind == "unicast" and answer.dev not in eni_devs)
+
+
+def gateways(decision: Decision) -> Dict[str, Tuple[Address, ...]]:
+    """By device: the ENI's gateway first, then those of the user's routes through it."""
+    found = {eni.dev: [subnet.gateway for subnet in eni.interface.subnets] for eni in decision.enis}
+    for route in decision.routes:
+        for hop in route.hops:
+            if hop.gateway is not None and hop.dev in found and route.table == decision.numbers[hop.dev].table:
+                found[hop.dev].append(hop.gateway)
+    return {dev: tuple(dict.fromkeys(gateways)) for dev, gateways in found.items()}
+
+
+def barriers(snapshot: Snapshot) -> Tuple[Route, ...]:
+    return tuple(seen.route for seen in snapshot.routes
+                 if seen.route.table == MAIN and seen.route.is_default and not seen.route.hops)
+
+
+def shared_routes(snapshot: Snapshot, eni_devs: Set[str]) -> List[Route]:
+    """Main's multipath routes over an ENI and a device that is none."""
+    return [seen.route for seen in snapshot.routes if seen.route.table == MAIN
+            and eni_devs.intersection(seen.route.devs()) and not eni_devs.issuperset(seen.route.devs())]
+
+
+def unprovable_ones(facts: proof.Facts, config: Config) -> List[Tuple[Eni, int]]:
+    """Where the configuration says that no address is put on a link, nothing is wrong with one that has none."""
+    return [] if config.assign == "none" else proof.unprovable(facts)
+
+
+def unprovable_text(eni: Eni, version: int) -> str:
+    return "{}: none of its IPv{} addresses is on its link; the kernel can't be asked".format(eni.label, version)

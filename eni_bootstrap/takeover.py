@@ -1,0 +1,86 @@
+"""``adopt``: what people have typed becomes ours, without a gap."""
+
+from typing import Sequence, Set, Tuple
+
+from eni_bootstrap import bootstrap, executing, looking, proof, proving, state
+from eni_bootstrap.adoption import Adoption, adoption
+from eni_bootstrap.errors import MetadataError
+from eni_bootstrap.host import rclocal
+from eni_bootstrap.host.managers import timed
+from eni_bootstrap.looking import View, World
+from eni_bootstrap.model import MAIN, Rule
+from eni_bootstrap.plan import Change
+from eni_bootstrap.report import Report
+
+
+def preview_adoption(world: World) -> Report:
+    """What ``adopt`` would do now; changes nothing."""
+    scripts, unread = rclocal.read(world.root)
+    view = looking.look(world, looking.ask_listing(world), frozenset(), scripts)
+    found = adoption(view.decision, view.snapshot, scripts, world.config, started=timed(world.root))
+    report = bootstrap.preview_of(world, view)
+    return report._replace(
+        changes=report.changes + found.changes, adopted=found.changes, lines=found.lines,
+        remarks=report.remarks + _left(found) + tuple(unread))
+
+
+def adopt(world: World) -> Report:
+    """Take over what people have typed: ours first, and of each ENI only when the kernel says that ours works."""
+    report = bootstrap.apply(world)
+    try:
+        return _take_over(world, report)
+    except MetadataError as error:
+        return report._replace(problems=report.problems + ("{}; nothing is taken over".format(error),))
+
+
+def _take_over(world: World, report: Report) -> Report:
+    scripts, unread = rclocal.read(world.root)
+    listing = looking.ask_listing(world)
+    with state.lock(world.deadline, world.sleep) as waited:
+        listing = looking.ask_listing(world) if waited else listing
+        view = looking.look(world, listing, frozenset(), scripts)
+        before = proving.ways(world, view)
+        sound = _sound(world, view)
+        found = adoption(view.decision, view.snapshot, scripts, world.config, sound, timed(world.root))
+        done, failures = executing.make(world, found.changes)
+        still = _sound(world, looking.look(world, listing, frozenset())) if done else sound
+        worse = [eni for eni in view.decision.enis if eni.dev in sound - still]
+        back = _undone([change for change in done if any(
+            executing.concerns(change.item, eni, view.decision) for eni in worse)])
+        failures += executing.make(world, back)[1]
+        after = bootstrap.verify_of(world, looking.look(world, listing, frozenset()))
+        wrong = {verdict.eni for verdict in after.verdicts if not verdict.ok}
+        well = {eni.dev for eni in view.decision.enis if eni.dev in still and eni.label not in wrong}
+        lines, unwritten = rclocal.comment_out(world.root, [line for line in found.lines if line.devs <= well])
+        moved = proving.moved(before, proving.ways(world, view), view)
+    problems = [*report.problems, *(executing.refusal(failure, view.decision) for failure in failures),
+                *after.problems, *moved]
+    problems += ["{}: what was typed for it is back, since without it not every look-up was as it should be".format(
+        eni.label) for eni in worse if back]
+    taken = [change for change in done if Change("add", change.item, change.protocol) not in back]
+    return after._replace(
+        changes=report.changes + tuple(done) + back, problems=tuple(dict.fromkeys(problems + unread + unwritten)),
+        remarks=after.remarks + _left(found), adopted=tuple(taken), lines=tuple(lines))
+
+
+def _undone(changes: Sequence[Change]) -> Tuple[Change, ...]:
+    """What puts back what these have removed: routes first, as they went last."""
+    return tuple(Change("add", change.item, change.protocol) for change in reversed(changes) if change.verb == "remove")
+
+
+def _left(found: Adoption) -> Tuple[str, ...]:
+    return tuple("left as it is: " + text for text in found.left)
+
+
+def _sound(world: World, view: View) -> Set[str]:
+    """The devices of the ENIs of which all is there that should be and every look-up is as it should be."""
+    decision = view.decision
+    facts = proving.few_facts(world, view)
+    verdicts = proving.prove(world, proof.small(facts), facts) if decision.rules else []
+    unsound = {verdict.eni for verdict in verdicts if not verdict.ok}
+    unsound |= {eni.label for eni, _ in proof.unprovable(facts)}
+    missing = [change.item for change in view.plan.routes + view.plan.rules]
+    missing += [conflict.wanted for conflict in view.plan.conflicts]
+    for_all = any(isinstance(item, Rule) and item.table == MAIN for item in missing)
+    return {eni.dev for eni in decision.enis if not for_all and eni.label not in unsound
+            and not any(executing.concerns(item, eni, decision) for item in missing)}
