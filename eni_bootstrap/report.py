@@ -7,13 +7,14 @@ from eni_bootstrap.marks import Step
 from eni_bootstrap.plan import Change
 from eni_bootstrap.proof import Verdict
 from eni_bootstrap.routing import Decision
+from eni_bootstrap.windows.plan import RouteChange
 
 
 class Report(NamedTuple):
     """What a command has to say; ``exit_code`` follows from it."""
 
     decision: Optional[Decision] = None
-    changes: Tuple[Union[Change, Step], ...] = ()
+    changes: Tuple[Union[Change, Step, RouteChange], ...] = ()
     problems: Tuple[str, ...] = ()
     """What is not as it should be; any of them makes the exit code 1."""
     remarks: Tuple[str, ...] = ()

@@ -11,19 +11,23 @@ PACKAGE = os.path.dirname(eni_bootstrap.__file__)
 
 # Each module may import what stands before it, and nothing else of ours.
 ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.rooted", "host.rivals",
-         "host.containers", "host.files", "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces",
-         "pairing", "schema", "configfile", "tables", "evidence", "links", "maintable", "policy", "marks", "routing",
-         "plan", "staging", "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink",
-         "netlink", "nftables", "state", "host.command", "metadata", "patience", "report", "bootstrap", "views",
-         "linux", "cli", "__main__"]
+         "host.containers", "host.files", "host.installer", "host.bytecode", "host.singlefile", "retry",
+         "interfaces", "pairing", "schema", "configfile", "tables", "evidence", "links", "maintable", "policy",
+         "marks", "routing", "windows.model", "windows.scripts", "windows.reader", "windows.decision",
+         "windows.plan", "plan", "staging", "typed", "adoption", "host.rclocal", "recall", "proof", "trials",
+         "fibrule", "rtnetlink", "netlink", "nftables", "state", "host.command", "metadata", "patience", "report",
+         "bootstrap", "views", "linux", "windows.proof", "windows.render", "windows.task", "windows.powershell",
+         "windows.record", "windows.agent", "cli", "__main__"]
 
 PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "schema", "tables", "evidence", "links",
         "maintable", "policy", "marks", "routing", "plan", "staging", "typed", "adoption", "recall", "proof", "trials",
-        "fibrule", "report", "views"]
+        "fibrule", "report", "views", "windows.model", "windows.scripts", "windows.reader", "windows.decision",
+        "windows.plan", "windows.proof", "windows.render", "windows.task"]
 
 DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}, "yaml": {"configfile"}}
 
-WORLDLY = {"socket", "os", "subprocess", "time", "threading", "requests", "tenacity", "pyroute2", "fcntl", "logging"}
+WORLDLY = {"socket", "os", "subprocess", "time", "threading", "requests", "tenacity", "pyroute2", "fcntl", "logging",
+           "msvcrt", "shutil", "tempfile", "zipfile"}
 
 
 def imports(module):
@@ -42,13 +46,13 @@ def imports(module):
 def ours(module):
     """Which of our modules a module imports: ``from eni_bootstrap.host import files`` too."""
     names = [name.split(".")[1:] for name in imports(module) if name.startswith("eni_bootstrap.")]
-    return {".".join(name[:2]) if name[0] in ("host", "lab") else name[0] for name in names}
+    return {".".join(name[:2]) if name[0] in ("host", "lab", "windows") else name[0] for name in names}
 
 
 def modules():
     """All but the laboratory's."""
     found = []
-    for folder in ("", "host."):
+    for folder in ("", "host.", "windows."):
         names = os.listdir(os.path.join(PACKAGE, folder[:-1]))
         found += [folder + name[:-3] for name in names if name.endswith(".py") and name != "__init__.py"]
     return sorted(found)
