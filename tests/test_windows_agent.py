@@ -15,9 +15,9 @@ SIX = subnet("2001:db8::/64", "2001:db8::10"), subnet("2001:db8:1::/64", "2001:d
 
 
 @pytest.fixture
-def bare(tmp_path, monkeypatch, capsys):
+def bare(tmp_path, monkeypatch):
     """No adapters yet."""
-    return Instance(tmp_path, monkeypatch, capsys)
+    return Instance(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A Windows that is as strict as the real one is documented to be, an instance around it, and a stand-in for msvcrt."""
 
+import contextlib
 import errno
-import fcntl
+import io
 import json
 import os
 import re
@@ -48,6 +49,7 @@ class FakeWindows:
         self.addresses = []  # (index, address, prefix length)
         self.own = {}  # what DHCP and router advertisements make, as in a store
         self.active, self.persistent = {}, {}
+        self.typed = set()  # keys of what somebody has made or changed
         self.elevated, self.boot, self.owner = True, 1700000000, ""
         self.commands = []
         self.kill_after = None
@@ -103,6 +105,7 @@ class FakeWindows:
             for store in (self.own, self.persistent):
                 for key in [key for key in store if key[1] == old]:
                     store[key[0], new, key[2]] = store.pop(key)
+            self.typed = {(prefix, new if index == old else index, hop) for prefix, index, hop in self.typed}
         self.active = {}
         for index in self.adapters:
             self._come_up(index)
@@ -116,7 +119,8 @@ class FakeWindows:
                 self.active.update({key: metric for key, metric in store.items() if key[1] == index})
 
     def type_route(self, prefix, index, gateway, metric, persistent=True):
-        """Somebody does."""
+        """Somebody does, or changes what is there."""
+        self.typed.add((prefix, index, gateway))
         for store in [self.active] + ([self.persistent] if persistent else []):
             store[prefix, index, gateway] = metric
 
@@ -277,6 +281,7 @@ class FakeWindows:
 
 def msvcrt():
     """The module: its lock is held by a descriptor, too, and freed when that is closed."""
+    import fcntl  # there are tests that pretend to be where this is not
     module = types.ModuleType("msvcrt")
     module.LK_NBLCK = 2
 
@@ -312,11 +317,10 @@ def tree(*interfaces):
 class Instance:
     """A Windows and its metadata: ``instance("apply")`` is the command line."""
 
-    def __init__(self, folder, monkeypatch, capsys):
+    def __init__(self, folder, monkeypatch):
         self.windows = FakeWindows()
         self.tree = {}
         self.failure = None
-        self._capsys = capsys
         for name, path in (("ProgramData", "data"), ("ProgramFiles", "programs"), ("SystemRoot", "windows"),
                            ("PUBLIC", "users/public"), ("USERPROFILE", "users/me")):
             monkeypatch.setenv(name, str(folder / path))
@@ -354,7 +358,7 @@ class Instance:
         self.tree = tree(*interfaces)
 
     def __call__(self, *arguments):
-        self._capsys.readouterr()
-        code = cli.main(list(arguments))
-        said = self._capsys.readouterr()
-        return Result(code, said.out, said.err)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(list(arguments))
+        return Result(code, out.getvalue(), err.getvalue())

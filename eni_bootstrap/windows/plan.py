@@ -76,23 +76,20 @@ def settled(todo: Plan, failed: Sequence[RouteChange], snapshot: Snapshot) -> Tu
     stores: Dict[str, Dict[Key, WindowsRoute]] = {
         ACTIVE: {route.key: route for route in snapshot.active},
         PERSISTENT: {route.key: route for route in snapshot.persistent}}
-    lost: Set[Key] = set()
-    for change in todo.changes:
+    removed: Set[Key] = set()
+    # Of what can't be added, somebody was faster, and it is his; what can't be removed is still ours.
+    for change in [change for change in todo.changes if change not in failed]:
         key = change.route.key
-        if change in failed:
-            # Of what can't be added, somebody was faster, and it is his; what can't be removed is still ours.
-            lost.update([key] if change.verb == "add" else [])
-            continue
+        removed.update([key] if change.verb == "remove" else [])
         for store in [stores[change.store]] if change.store else stores.values():
             there = store.pop(key, None)
             if change.verb == "add" or change.verb == "set" and there is not None:
                 store[key] = change.route
-        lost.update([key] if change.verb == "remove" and not any(key in store for store in stores.values()) else [])
-        lost.difference_update([key] if change.verb == "add" else [])
+    gone = removed.difference(*stores.values())
     after = snapshot._replace(active=tuple(stores[ACTIVE].values()), persistent=tuple(stores[PERSISTENT].values()))
     ours = owned(todo.during, after)
     known = [*ours, *(entry for entry in todo.during if _is_asleep(entry, ours, after))]
-    return tuple(entry for entry in dict.fromkeys(known) if entry.route.key not in lost)
+    return tuple(entry for entry in dict.fromkeys(known) if entry.route.key not in gone)
 
 
 def _is_asleep(entry: Recorded, ours: Sequence[Recorded], snapshot: Snapshot) -> bool:
