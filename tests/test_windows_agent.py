@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from eni_bootstrap import configfile
 from eni_bootstrap.errors import MetadataError
 from tests.build import interface, subnet
 from tests.windows import V4, V6, Instance, Killed
@@ -515,6 +516,31 @@ def test_a_folder_that_a_user_has_made_is_put_aside(instance):
     assert done.code == 0 and "was not made by an administrator" in done.err
     assert (V4, 5, "172.16.10.253") in instance.windows.active
     assert len(list((instance.folder / "data").iterdir())) == 2
+
+
+def test_a_record_in_a_folder_that_was_open_is_not_heeded(instance):
+    """An administrator has made it, for the configuration; then everybody may put files in."""
+    folder = instance.folder / "data" / "eni-bootstrap"
+    folder.mkdir(parents=True)
+    instance.windows.owner = "S-1-5-32-544"
+    (folder / "state.json").write_text(json.dumps({"routes": [
+        {"mac": "00:16:3e:00:00:00", "guid": instance.windows.adapters[5][2].lower(), "prefix": V4, "index": 5,
+         "gateway": "172.16.10.253", "metric": 0}]}))
+    assert instance("remove").code == 0 and (V4, 5, "172.16.10.253") in instance.windows.active
+
+
+@pytest.mark.parametrize("whose", ["owner", "config_owner"])
+def test_a_configuration_that_a_user_may_have_written_is_refused(instance, monkeypatch, whose):
+    folder = instance.folder / "data" / "eni-bootstrap"
+    folder.mkdir(parents=True)
+    (folder / "eni-bootstrap.yaml").write_text("ignore: [eni-1]\n")
+    monkeypatch.setattr(configfile, "PATH", str(folder / "eni-bootstrap.yaml"))
+    instance.windows.owner = "S-1-5-32-544"
+    assert instance("apply").code == 0 and not instance.windows.commands
+    setattr(instance.windows, whose, "S-1-5-21-1-2-3-1001")
+    done = instance("apply")
+    assert done.code == 1 and "belongs to a user" in done.err
+    assert "left alone" in instance("plan").out, "which changes nothing"
 
 
 def test_the_folder_is_closed_to_others(instance):

@@ -12,9 +12,12 @@ import pytest
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.retry import Deadline
 from eni_bootstrap.windows import powershell, record
+from eni_bootstrap.windows.model import Folder
 from eni_bootstrap.windows.record import Record
 from tests.fakes import Clock
 from tests.windows import msvcrt
+
+OURS = Folder(True, True, False)
 
 
 @pytest.fixture
@@ -124,7 +127,7 @@ def test_the_lock_is_free_when_its_holder_is_killed(folder):
 
 def test_icacls_that_fails(folder):
     with pytest.raises(BootstrapError) as caught:
-        record.secure(True, lambda command: (5, b"Zugriff\r\nverweigert"))
+        record.secure(OURS, lambda command: (5, b"Zugriff\r\nverweigert"))
     assert "code 5, Zugriff verweigert" in str(caught.value)
 
 
@@ -133,7 +136,7 @@ def test_a_junction_is_put_aside(folder):
     elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir()
     folder.symlink_to(elsewhere)
-    record.secure(True, lambda command: (0, b""))
+    record.secure(OURS, lambda command: (0, b""))
     assert folder.is_dir() and not folder.is_symlink() and not list(elsewhere.iterdir())
 
 
@@ -144,7 +147,7 @@ def test_what_somebody_was_quick_to_put_in_goes(folder):
         (folder / "state.json").write_text("{}") if "/setowner" in command else None
         return 0, b""
 
-    record.secure(False, tool)
+    record.secure(Folder(False, False, False), tool)
     assert [path.name for path in folder.iterdir()] == ["lock"]
 
 

@@ -30,7 +30,8 @@ sys.meta_path.insert(0, Nothing())
 for name in [name for name in sys.modules if name.split(".")[0] in GONE]:
     del sys.modules[name]
 for name in ("geteuid", "getegid", "getuid", "getgid", "uname", "fork", "forkpty", "chroot", "fchmod", "fchown",
-             "chown", "getpgid", "setsid", "killpg", "mkfifo", "openpty", "O_CLOEXEC", "O_NOFOLLOW", "O_DIRECTORY", "sysconf"):
+             "chown", "getpgid", "setsid", "killpg", "mkfifo", "openpty", "O_CLOEXEC", "O_NOFOLLOW", "O_DIRECTORY",
+             "sysconf"):
     if hasattr(os, name):
         delattr(os, name)
 for name in ("AF_UNIX", "AF_NETLINK", "AF_PACKET"):

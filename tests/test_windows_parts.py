@@ -10,7 +10,7 @@ from eni_bootstrap.lab.service import MetadataService
 from eni_bootstrap.model import LinkAddress, Listing
 from eni_bootstrap.windows import agent, proof
 from eni_bootstrap.windows.decision import decide, owned
-from eni_bootstrap.windows.model import Adapter, Interface, Recorded, Snapshot, WindowsRoute
+from eni_bootstrap.windows.model import Adapter, Folder, Interface, Recorded, Snapshot, WindowsRoute
 from eni_bootstrap.windows.plan import Plan, RouteChange, settled
 from eni_bootstrap.windows.reader import Answer
 from tests import windows
@@ -27,7 +27,8 @@ def default(index, gateway="172.16.10.253", metric=1):
 def snapshot(active=(), persistent=(), **more):
     """The primary is interface 5, ENI 1 is 6."""
     found = Snapshot(
-        True, True, 0, (Adapter(5, "Ethernet", mac(0), "{5}", True), Adapter(6, "Ethernet 2", mac(1), "{6}", True)),
+        True, Folder(True, True, True), 0,
+        (Adapter(5, "Ethernet", mac(0), "{5}", True), Adapter(6, "Ethernet 2", mac(1), "{6}", True)),
         (Interface(5, 4, 15, False), Interface(6, 4, 15, False)),
         (LinkAddress("Ethernet", ip_address("172.16.10.10"), 24),
          LinkAddress("Ethernet 2", ip_address("172.16.10.20"), 24)),

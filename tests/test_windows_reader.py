@@ -7,11 +7,12 @@ import pytest
 
 from eni_bootstrap.errors import BootstrapError
 from eni_bootstrap.windows import reader
-from eni_bootstrap.windows.model import Adapter, Interface, WindowsRoute
+from eni_bootstrap.windows.model import Adapter, Folder, Interface, WindowsRoute
 
 # The property values of MSFT_NetAdapter, MSFT_NetIPInterface, MSFT_NetIPAddress and MSFT_NetRoute as Microsoft
 # documents their types, by PowerShell 7: numbers, and lists whatever their length.
-SEVEN = """{"elevated":true,"boot":1700000000,"owner":"S-1-5-32-544","adapters":[
+SEVEN = """{"elevated":true,"boot":1700000000,"owner":"S-1-5-32-544","closed":true,
+"config_owner":"S-1-5-21-1-2-3-500","adapters":[
 {"InterfaceIndex":5,"Name":"\u4ee5\u592a\u7f51","PermanentAddress":"00163E0E0000","NetworkAddresses":["00163E0E0000"],
  "InterfaceGuid":"{0C1E5D04-0000-4F7E-9C1D-000000000005}","InterfaceAdminStatus":1},
 {"InterfaceIndex":6,"Name":"Ethernet 2","PermanentAddress":"00163E0E0001","NetworkAddresses":["00163E0E0001"],
@@ -35,7 +36,7 @@ SEVEN = """{"elevated":true,"boot":1700000000,"owner":"S-1-5-32-544","adapters":
 FIVE = """\ufeff{"persistent":null,"active":{"value":[
 {"RouteMetric":0,"NextHop":"172.16.10.253","InterfaceIndex":5,"DestinationPrefix":"0.0.0.0/0"},
 {"RouteMetric":256,"NextHop":"fe80::1","InterfaceIndex":5,"DestinationPrefix":"::/0"}],"Count":2},
-"boot":1700000000,"owner":"S-1-5-18","elevated":true,
+"boot":1700000000,"owner":"S-1-5-18","config_owner":null,"closed":true,"elevated":true,
 "adapters":[{"InterfaceIndex":5,"Name":"\u4ee5\u592a\u7f51","PermanentAddress":"00-16-3E-0E-00-00",
 "NetworkAddresses":"00-16-3E-0E-00-00","InterfaceGuid":"{0c1e5d04-0000-4f7e-9c1d-000000000005}",
 "InterfaceAdminStatus":"Up"},
@@ -53,7 +54,7 @@ FIVE = """\ufeff{"persistent":null,"active":{"value":[
 @pytest.mark.parametrize("text", [SEVEN, FIVE], ids=["7", "5.1"])
 def test_both_forms_are_the_same_host(text):
     found = reader.snapshot(text)
-    assert (found.elevated, found.trusted, found.boot) == (True, True, 1700000000)
+    assert (found.elevated, found.folder, found.boot) == (True, Folder(True, True, False), 1700000000)
     assert found.adapters == (
         Adapter(5, "以太网", "00:16:3e:0e:00:00", "{0c1e5d04-0000-4f7e-9c1d-000000000005}", True),
         Adapter(6, "Ethernet 2", "00:16:3e:0e:00:01", "{0c1e5d04-0000-4f7e-9c1d-000000000006}", False),

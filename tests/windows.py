@@ -50,7 +50,8 @@ class FakeWindows:
         self.own = {}  # what DHCP and router advertisements make, as in a store
         self.active, self.persistent = {}, {}
         self.typed = set()  # keys of what somebody has made or changed
-        self.elevated, self.boot, self.owner = True, 1700000000, ""
+        self.elevated, self.boot = True, 1700000000
+        self.owner, self.closed, self.config_owner = "", False, "S-1-5-32-544"
         self.commands = []
         self.kill_after = None
         self.tasks = {}
@@ -224,6 +225,7 @@ class FakeWindows:
         numbers = self.form != "names"
         return {
             "elevated": self.elevated, "boot": self.boot, "owner": self.owner,
+            "closed": self.closed, "config_owner": self.config_owner,
             "adapters": [{
                 "InterfaceIndex": index, "Name": name, "PermanentAddress": address.replace(":", "").upper(),
                 "NetworkAddresses": [address.replace(":", "").upper()], "InterfaceGuid": guid,
@@ -262,6 +264,7 @@ class FakeWindows:
             assert os.path.lexists(command[1]) and command[-1] == "/Q"
             if "/setowner" in command:
                 self.owner = command[command.index("/setowner") + 1].lstrip("*")
+            self.closed = self.closed or "/inheritance:r" in command
             return 0, b""
         assert command[0] == "schtasks.exe" and command[command.index("/TN") + 1] == "eni-bootstrap"
         if command[1] == "/Query":

@@ -11,7 +11,7 @@ import zipfile
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import eni_bootstrap
-from eni_bootstrap import output
+from eni_bootstrap import configfile, output
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, MetadataError, NotPermitted, UsageError
 from eni_bootstrap.host import singlefile
@@ -48,7 +48,6 @@ class World(NamedTuple):
     """Asks the metadata service for its ``meta-data`` tree; raises ``MetadataError``."""
     run: Callable[[str, float], str]
     """Has PowerShell run a script, within so many seconds."""
-    tool: record.Tool
     deadline: Deadline
     config: Config
     sleep: Callable[[float], None]
@@ -77,11 +76,10 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
     chosen = _COMMANDS[parsed.command]
     deadline = Deadline(config.timeout)
     if chosen.privileged:
-        _want_administrator(parsed.command, deadline)
+        _secure(_want_administrator(parsed.command, deadline), parsed, deadline)
     asking = client(config, deadline)
     try:
-        return chosen.run(World(asking.fetch, powershell.run, powershell.tool, deadline, config,
-                                time.sleep))
+        return chosen.run(World(asking.fetch, powershell.run, deadline, config, time.sleep))
     finally:
         asking.close()
 
@@ -104,10 +102,7 @@ def saved() -> Dict[str, Any]:
 
 def apply(world: World) -> Report:
     """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
-    snapshot = _read(world.run, world.deadline)
-    record.secure(snapshot.trusted, world.tool)
     try:
-        _heed_removal(world, record.load(), snapshot)
         view, changes, problems = _converge(world)
     except _TakenBack:
         return Report(remarks=("remove has taken back what was set up; that stays so until somebody runs apply, or "
@@ -115,7 +110,7 @@ def apply(world: World) -> Report:
     problems = _problems(view.decision) + problems
     verdicts: List[Verdict] = []
     if _has_secondaries(view.decision):
-        snapshot = _read(world.run, world.deadline)
+        snapshot = _read(world.run, world.deadline) if changes else view.snapshot
         verdicts = _prove(world, proof.few(view.decision, snapshot, _ours(view, snapshot)), snapshot)
     return Report(view.decision, tuple(changes), tuple(problems), view.decision.remarks, tuple(verdicts))
 
@@ -140,7 +135,7 @@ def verify(world: World) -> Report:
 def status(world: World) -> Report:
     """What is installed and whether it works, from the record and Windows alone."""
     snapshot = _read(world.run, world.deadline)
-    kept = record.load() if snapshot.trusted else Record()
+    kept = _kept(snapshot)
     ours = owned(kept.routes, snapshot)
     decision = _recall(ours, snapshot)
     verdicts = _prove(world, [question for question in proof.all_of_them(decision, snapshot, ()) if question.gateway],
@@ -161,7 +156,6 @@ def status(world: World) -> Report:
 
 def remove(world: World) -> Report:
     """Take back all that is ours; needs no metadata."""
-    record.secure(_read(world.run, world.deadline).trusted, world.tool)
     with record.lock(world.deadline, world.sleep):
         snapshot = _read(world.run, world.deadline)
         kept = record.load()
@@ -240,10 +234,24 @@ class _TakenBack(Exception):
     """Somebody wants nothing to be set up."""
 
 
-def _want_administrator(what: str, deadline: Deadline) -> None:
-    if not _read(powershell.run, deadline).elevated:
+def _want_administrator(what: str, deadline: Deadline) -> Snapshot:
+    snapshot = _read(powershell.run, deadline)
+    if not snapshot.elevated:
         raise NotPermitted("{} takes an administrator's rights: run it in a PowerShell that was started as "
                            "administrator".format(what))
+    return snapshot
+
+
+def _secure(snapshot: Snapshot, parsed: argparse.Namespace, deadline: Deadline) -> None:
+    """Have the folder of the record; refuse a configuration that a user may have written."""
+    folder = snapshot.folder
+    if not folder.closed and os.path.lexists(record.folder()):
+        folder = _read(powershell.run, deadline).folder  # a run beside this one may have made it just now
+    if not parsed.config and os.path.lexists(configfile.PATH) and not (folder.trusted and folder.config_trusted):
+        raise BootstrapError(
+            "{}: it or its folder belongs to a user, who could tell the system what to do; have it owned by the "
+            "administrators (icacls PATH /setowner *S-1-5-32-544), or name another by --config".format(configfile.PATH))
+    record.secure(folder, powershell.tool)
 
 
 def _heed_removal(world: World, kept: Record, snapshot: Snapshot) -> None:
@@ -311,9 +319,14 @@ def _read(run: Callable[[str, float], str], deadline: Deadline) -> Snapshot:
 def _look(world: World, listing: Listing) -> _View:
     """Read Windows, decide, compare."""
     snapshot = _read(world.run, world.deadline)
-    recorded = record.load().routes if snapshot.trusted else ()
+    recorded = _kept(snapshot).routes
     decision = decide(listing, snapshot, recorded, world.config)
     return _View(listing, snapshot, recorded, decision, plan(listing, decision, snapshot, recorded))
+
+
+def _kept(snapshot: Snapshot) -> Record:
+    """The record, where nobody else may have written it."""
+    return record.load() if snapshot.folder.trusted and snapshot.folder.closed else Record()
 
 
 def _make(world: World, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple[List[RouteChange], List[str]]:

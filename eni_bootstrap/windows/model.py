@@ -70,13 +70,23 @@ class Recorded(NamedTuple):
     route: WindowsRoute
 
 
+class Folder(NamedTuple):
+    """Whose the folder of the record and the configuration is."""
+
+    trusted: bool
+    """It belongs to the system or its administrators."""
+    closed: bool
+    """Nobody else may put anything in."""
+    config_trusted: bool
+    """The configuration file belongs to the system or its administrators."""
+
+
 class Snapshot(NamedTuple):
     """All of Windows' state that the decision looks at: of the routes only the default ones."""
 
     elevated: bool
     """The process has an administrator's rights."""
-    trusted: bool
-    """The folder of the record belongs to the system or its administrators."""
+    folder: Folder
     boot: int
     """Seconds since 1970 at which Windows was started; moves a little when the clock is set."""
     adapters: Tuple[Adapter, ...]

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from eni_bootstrap.errors import BootstrapError
 from eni_bootstrap.model import Address, LinkAddress
-from eni_bootstrap.windows.model import Adapter, Interface, Snapshot, WindowsRoute
+from eni_bootstrap.windows.model import Adapter, Folder, Interface, Snapshot, WindowsRoute
 from eni_bootstrap.windows.scripts import OLDEST
 
 _TRUSTED = ("S-1-5-18", "S-1-5-32-544")
@@ -58,7 +58,9 @@ def snapshot(text: str) -> Snapshot:
         names = {adapter.ifindex: adapter.name for adapter in adapters}
         held = [_address(row, names) for row in _rows(found["addresses"])]
         return Snapshot(
-            _flag(found["elevated"]), str(found["owner"] or "") in _TRUSTED, int(found["boot"]), adapters,
+            _flag(found["elevated"]),
+            Folder(found["owner"] in _TRUSTED, _flag(found["closed"]), found["config_owner"] in _TRUSTED),
+            int(found["boot"]), adapters,
             tuple(Interface(int(row["InterfaceIndex"]), _one_of(_FAMILIES, row["AddressFamily"]),
                             int(row["InterfaceMetric"]), bool(_one_of(_SWITCH, row["WeakHostSend"])))
                   for row in _rows(found["interfaces"])),

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, NamedTuple, Optiona
 
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.retry import Deadline
-from eni_bootstrap.windows.model import Recorded, WindowsRoute
+from eni_bootstrap.windows.model import Folder, Recorded, WindowsRoute
 
 LOG = logging.getLogger(__name__)
 
@@ -51,14 +51,11 @@ def folder() -> str:
     return os.path.join(os.environ.get("ProgramData") or r"C:\ProgramData", "eni-bootstrap")
 
 
-def secure(trusted: bool, tool: Tool) -> None:
-    """Have the folder, closed. ``trusted``: it belongs to the system or its administrators.
-
-    Raises ``BootstrapError``.
-    """
+def secure(found: Folder, tool: Tool) -> None:
+    """Have the folder, closed to others; nothing that others may have put in is heeded. Raises ``BootstrapError``."""
     path = folder()
     try:
-        if os.path.lexists(path) and not (trusted and _is_plain_folder(path)):
+        if os.path.lexists(path) and not (found.trusted and _is_plain_folder(path)):
             aside = "{}.not-ours-{}".format(path, os.getpid())
             os.rename(path, aside)
             LOG.warning("%s was not made by an administrator; it is %s now, and nothing in it is heeded", path, aside)
@@ -69,8 +66,10 @@ def secure(trusted: bool, tool: Tool) -> None:
         _icacls(tool, path, "/setowner", _ADMINISTRATORS)
         _icacls(tool, path, "/inheritance:r", "/grant:r", _SYSTEM + ":(OI)(CI)F", _ADMINISTRATORS + ":(OI)(CI)F",
                 _USERS + ":(OI)(CI)RX")
-        for name in os.listdir(path) if fresh else ():
-            os.unlink(os.path.join(path, name))  # somebody was quick
+        doubtful = os.listdir(path) if fresh else [] if found.closed else [os.path.basename(_path())]
+        for name in doubtful:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(path, name))
         with open(_lock_path(), "ab"):
             pass
         # Who may read a file may lock it.

@@ -61,13 +61,16 @@ READ = _FRAME.format("""\
     $principal = New-Object Security.Principal.WindowsPrincipal([Security.Principal.WindowsIdentity]::GetCurrent())
     $started = Value (Get-CimInstance -ClassName Win32_OperatingSystem) 'LastBootUpTime'
     $folder = Join-Path $env:ProgramData 'eni-bootstrap'
-    try {
-        $owner = (Get-Acl -LiteralPath $folder).GetOwner([Security.Principal.SecurityIdentifier]).Value
-    } catch { $owner = '' }
+    function Owner($path) {
+        try { (Get-Acl -LiteralPath $path).GetOwner([Security.Principal.SecurityIdentifier]).Value } catch { '' }
+    }
+    $closed = try { (Get-Acl -LiteralPath $folder).AreAccessRulesProtected } catch { $false }
     Say @{
         elevated = $principal.IsInRole([Security.Principal.WindowsBuiltInRole]::Administrator)
         boot = [long]($started.ToUniversalTime() - [datetime]'1970-01-01').TotalSeconds
-        owner = $owner
+        owner = Owner $folder
+        closed = $closed
+        config_owner = Owner (Join-Path $folder 'eni-bootstrap.yaml')
         adapters = @(Table (Get-NetAdapter) @(
             'InterfaceIndex', 'Name', 'PermanentAddress', 'NetworkAddresses', 'InterfaceGuid', 'InterfaceAdminStatus'))
         interfaces = @(Table (Get-NetIPInterface) @(
