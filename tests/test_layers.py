@@ -2,6 +2,8 @@
 
 import ast
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -83,3 +85,11 @@ def test_each_library_has_one_door(library):
 def test_pure_modules_touch_no_world(module):
     allowed = {"fibrule": {"socket"}, "proof": {"os"}}.get(module, set())  # for address families' numbers, strerror
     assert not {name.split(".")[0] for name in imports(module)} & WORLDLY - allowed
+
+
+def test_linux_does_not_load_what_windows_needs():
+    """Nor pays for it."""
+    script = ("import sys, eni_bootstrap.cli, eni_bootstrap.linux; "
+              "print([name for name in sys.modules if name.startswith('eni_bootstrap.windows')])")
+    done = subprocess.run([sys.executable, "-c", script], cwd=os.path.dirname(PACKAGE), stdout=subprocess.PIPE)
+    assert done.stdout.decode().strip() == "[]"

@@ -254,11 +254,27 @@ def test_ipv6_that_is_unbound_is_left_out(instance):
     assert ours(instance) == {(V4, 6, "172.16.12.253", 1)}
 
 
+def test_an_adapter_that_is_not_bound_yet_is_waited_for(instance):
+    metric = instance.windows.metrics.pop((6, 4)), instance.windows.metrics.pop((6, 6))
+    instance.while_waiting = [lambda: instance.windows.metrics.update({(6, 4): metric[0], (6, 6): metric[1]})]
+    assert instance("apply").code == 0 and instance.clock.now < 3
+
+
 def test_weak_host_sending_is_named(instance):
     instance.windows.weak.add((6, 4))
     done = instance("apply")
     assert done.code == 1 and "-InterfaceIndex 6 -AddressFamily IPv4 -WeakHostSend Disabled" in done.out
     assert not instance.windows.persistent
+
+
+def test_with_one_eni_there_is_nothing_to_do_or_say(bare):
+    bare.windows.plug(0, "172.16.10.10/24", gateway="172.16.10.253")
+    bare.windows.weak.add((5, 4))
+    bare.list(PRIMARY)
+    for command in ("apply", "verify", "plan", "status", "remove"):
+        done = bare(command)
+        assert done.code == 0 and "PROBLEM" not in done.out and "remark" not in done.out
+    assert not bare.windows.commands
 
 
 def test_a_renamed_adapter_is_the_same(instance):

@@ -109,6 +109,12 @@ def test_install_and_uninstall(instance):
     assert done.code == 0 and done.out == "nothing is installed\n"
 
 
+def test_who_installs_it_wants_it_whatever_was_removed_before(instance):
+    instance.windows.plug(0, "172.16.10.10/24", gateway="172.16.10.253")
+    assert instance("remove").code == 0 and instance.state["taken_back"]
+    assert instance("install").code == 0 and instance.state["taken_back"] is None
+
+
 def test_installed_by_pip(instance, monkeypatch):
     monkeypatch.setattr(singlefile, "path", lambda: "")
     assert instance("install").code == 0 and not instance.place.parent.exists()

@@ -38,6 +38,9 @@ LOOKS = 1
 _AT_ONCE = 200
 """Questions to one PowerShell: it takes some 10 ms for each, and a whole run has its deadline."""
 
+_FOR_WAITING = 0.8
+"""The share of the time that may be waited in: PowerShell takes seconds to start, and the proof has to be asked for."""
+
 _PROGRAM = "eni-bootstrap.pyz"
 
 
@@ -187,7 +190,8 @@ def install(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         said = ["would write {}".format(place)] if program else []
         return 0 if output.write("\n".join(said + ["would register the task {}:".format(task.NAME), definition])) else 1
-    _want_administrator("install", Deadline(Config().timeout))
+    deadline = Deadline(Config().timeout)
+    snapshot = _want_administrator("install", deadline)
     left = [text for text in (_foreign_task(), _foreign_program(place) if program else "") if text]
     if left:
         return _say(["left as it is: " + text for text in left], 1)
@@ -196,6 +200,9 @@ def install(parsed: argparse.Namespace) -> int:
         _copy(program, place)
         said.append("wrote {}".format(place))
     _register(definition)
+    if _kept(snapshot).taken_back is not None:  # whoever installs it wants it, whatever was removed before
+        with record.lock(deadline, time.sleep):
+            record.save(record.load()._replace(taken_back=None))
     said.append("registered the task {}; it runs at each boot, at each change of a network, and every 5 minutes".format(
         task.NAME))
     if not task.is_guarded(sys.executable, os.environ):
@@ -211,12 +218,13 @@ def uninstall(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         return _say(["would delete the task {}".format(task.NAME), "would remove {}".format(place)], 0)
     _want_administrator("uninstall", Deadline(Config().timeout))
-    left = [text for text in (_foreign_task(), _foreign_program(place)) if text]
+    foreign_task, foreign_program = _foreign_task(), _foreign_program(place)
+    left = [text for text in (foreign_task, foreign_program) if text]
     said = ["left as it is: " + text for text in left]
-    if not _foreign_task() and _shown_task():
+    if not foreign_task and _shown_task():
         _schtasks("/Delete", "/TN", task.NAME, "/F")
         said.append("deleted the task {}".format(task.NAME))
-    if not _foreign_program(place) and os.path.lexists(place):
+    if not foreign_program and os.path.lexists(place):
         try:
             os.unlink(place)
         except OSError as error:
@@ -264,7 +272,7 @@ def _converge(world: World) -> Tuple[_View, List[RouteChange], List[str]]:
     """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
     # Somebody may have disabled an adapter, or given it to a virtual machine, for good: what runs by itself waits once.
     missed = record.load().missed if world.config.unattended else frozenset()
-    patience = Patience(world.deadline, world.config, missed)
+    patience = Patience(world.deadline.part(_FOR_WAITING), world.config, missed)
     changes: List[RouteChange] = []
 
     def step() -> Tuple[_View, List[str]]:

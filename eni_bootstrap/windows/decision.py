@@ -25,7 +25,6 @@ class Default(NamedTuple):
     """A default route of somebody else's on an ENI's adapter."""
 
     route: WindowsRoute
-    persistent: bool
     in_place: bool
     """It is where ours should be, and is not as ours would be."""
     ahead: bool
@@ -71,7 +70,7 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
         for subnet in eni.subnets:
             if not eni.primary and (eni.dev, subnet.version) not in held:
                 unaddressed.append(Unaddressed(eni, subnet.version))
-            elif _is_weak(eni, subnet.version, snapshot):
+            elif len(enis) > 1 and _is_weak(eni, subnet.version, snapshot):
                 problems.append("{}: weak host sending is switched on for IPv{}: what comes from its addresses may "
                                 "leave by another adapter; Set-NetIPInterface -InterfaceIndex {} -AddressFamily IPv{} "
                                 "-WeakHostSend Disabled".format(eni.label, subnet.version, eni.link.ifindex,
@@ -170,7 +169,8 @@ def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[Unfi
         rest = tuple(subnet for subnet in eni.subnets if (eni.link.ifindex, subnet.version) in snapshot.metrics)
         off = " and ".join("IPv{}".format(subnet.version) for subnet in eni.subnets if subnet not in rest)
         if not rest:
-            unfit.append(eni.unfit("{} is switched off on the adapter".format(off)))
+            # Or the adapter is so new that Windows has not bound it yet.
+            unfit.append(eni.unfit("{} is switched off on the adapter".format(off))._replace(passing=True))
             continue
         if off:
             remarks.append("{}: {} is switched off on the adapter and left out".format(eni.label, off))
@@ -251,7 +251,7 @@ def _judged(route: WindowsRoute, gateway: Address, base: int, snapshot: Snapshot
     elsewhere = route.gateway != gateway
     ahead = snapshot.effective(route) <= base
     typed = persistent or elsewhere and not route.gateway.is_link_local
-    return Default(route, persistent, typed and (elsewhere or ahead), ahead)
+    return Default(route, typed and (elsewhere or ahead), ahead)
 
 
 def _text(route: WindowsRoute, snapshot: Snapshot) -> str:
