@@ -81,6 +81,12 @@ def test_no_powershell(tmp_path, monkeypatch):
     assert "there is no PowerShell at" in str(caught.value)
 
 
+def test_pwsh_s_modules_are_not_for_windows_powershell(stand_in, monkeypatch):
+    monkeypatch.setenv("PSModulePath", r"C:\Program Files\PowerShell\7\Modules")
+    stand_in('echo "[$PSModulePath]"\n')
+    assert powershell.run("", 10) == "[]\n"
+
+
 def test_a_tool(stand_in):
     stand_in("echo \"$1\"; echo no >&2; exit 3\n", "icacls.exe")
     assert powershell.tool(["icacls.exe", "folder"]) == (3, b"folder\nno\n")

@@ -11,7 +11,7 @@ from eni_bootstrap.model import LinkAddress, Listing
 from eni_bootstrap.windows import agent, proof
 from eni_bootstrap.windows.decision import decide, owned
 from eni_bootstrap.windows.model import Adapter, Folder, Interface, Recorded, Snapshot, WindowsRoute
-from eni_bootstrap.windows.plan import Plan, RouteChange, settled
+from eni_bootstrap.windows.plan import Plan, RouteChange, plan, settled
 from eni_bootstrap.windows.reader import Answer
 from tests import windows
 from tests.build import interface, mac, subnet
@@ -77,6 +77,15 @@ def test_what_a_disabled_adapter_has_stays_on_record_even_if_windows_does_not_li
     asleep = snapshot(adapters=(Adapter(6, "Ethernet 2", mac(1), "{6}", False),))
     assert settled(Plan((), (MADE,)), [], asleep) == (MADE,)
     assert settled(Plan((), (MADE,)), [], snapshot()) == (), "somebody has removed it"
+
+
+def test_a_change_that_was_cut_off_half_way_is_finished_with_both_on_record():
+    former = MADE._replace(route=default(6, metric=7))
+    found = snapshot([MADE.route], [former.route])
+    listing = Listing((PRIMARY, SECOND), ())
+    todo = plan(listing, decide(listing, found, [former, MADE], Config()), found, [former, MADE])
+    assert [(change.verb, change.route.metric) for change in todo.changes] == [("set", 1)]
+    assert set(todo.during) == {former, MADE} and settled(todo, [], found) == (MADE,)
 
 
 def decision(found, recorded=()):

@@ -127,7 +127,10 @@ class Walk:
         assert not self.windows.commands and again.code == done.code, "a second run has something to do"
         for number in self.listed - {0}:
             self.check_eni(number, done)
-        return ours
+        for key in [key for key in ours if key[1] in [self.index.get(number) for number in self.listed]]:
+            primary = [self.windows.effective(other) for other in self.windows.active
+                       if other[:2] == (key[0], self.index[0])]
+            assert self.windows.effective(key) > min(primary, default=0), "beats the primary"
 
     def check_eni(self, number, done):
         index = self.index.get(number)
@@ -142,9 +145,6 @@ class Walk:
             own = [key for key in self.windows.own if key[:2] == (prefix, index)]
             assert found["index"] == index and (own or found["gateway"] == self.gateway(number, version)), done
             keys = [key for key in self.windows.active if key[:2] == (prefix, index) and key not in self.windows.own]
-            primary = [self.windows.effective(key) for key in self.windows.active
-                       if key[:2] == (prefix, self.index[0])]
-            assert all(self.windows.effective(key) > min(primary, default=0) for key in keys), "beats the primary"
             if not own:
                 assert [self.windows.persistent[key] for key in keys] == [self.windows.active[key] for key in keys]
 

@@ -13,7 +13,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import Unaddressed
-from eni_bootstrap.model import MAIN, Address, Hop, Link, Listing, Network, Route, Subnet
+from eni_bootstrap.model import Address, Link, Listing, Network, Route, Subnet
 from eni_bootstrap.pairing import Eni, Unfit, leave_ignored, named, network_of, pair, refuse_stealing
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Recorded, Snapshot, WindowsRoute
@@ -66,20 +66,21 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
         if primary:
             bases[version], said = _base(primary, version, enis, snapshot)
             remarks += said
-    for eni in enis:
-        for subnet in eni.subnets:
-            if not eni.primary and (eni.dev, subnet.version) not in held:
-                unaddressed.append(Unaddressed(eni, subnet.version))
-            elif len(enis) > 1 and _is_weak(eni, subnet.version, snapshot):
-                problems.append("{}: weak host sending is switched on for IPv{}: what comes from its addresses may "
-                                "leave by another adapter; Set-NetIPInterface -InterfaceIndex {} -AddressFamily IPv{} "
-                                "-WeakHostSend Disabled".format(eni.label, subnet.version, eni.link.ifindex,
-                                                                subnet.version))
-            elif not eni.primary and subnet.version in bases:
-                found = _defaults(eni, subnet, bases[subnet.version], snapshot, recorded)
-                problems += found.problems
-                remarks += found.remarks
-                routes += [found.wanted] if found.wanted is not None else []
+    for eni, subnet in [(eni, subnet) for eni in enis for subnet in eni.subnets]:
+        has_address = eni.primary or (eni.dev, subnet.version) in held
+        if not has_address:
+            unaddressed.append(Unaddressed(eni, subnet.version))
+        is_weak = len(enis) > 1 and _is_weak(eni, subnet.version, snapshot)
+        if is_weak:
+            problems.append("{}: weak host sending is switched on for IPv{}: what comes from its addresses may leave "
+                            "by another adapter; Set-NetIPInterface -InterfaceIndex {} -AddressFamily IPv{} "
+                            "-WeakHostSend Disabled".format(
+                                eni.label, subnet.version, eni.link.ifindex, subnet.version))
+        if not eni.primary and subnet.version in bases:
+            found = _defaults(eni, subnet, bases[subnet.version], snapshot, recorded, has_address and not is_weak)
+            problems += found.problems
+            remarks += found.remarks
+            routes += [found.wanted] if found.wanted is not None else []
     kept = frozenset(gone) | {member.dev for member in unfit if member.dev}
     return Decision(
         tuple(enis), tuple(unfit), numbers={}, remarks=tuple(remarks), unaddressed=tuple(unaddressed),
@@ -219,8 +220,13 @@ def _is_weak(eni: Eni, version: int, snapshot: Snapshot) -> bool:
                if (each.ifindex, each.version) == (eni.link.ifindex, version))
 
 
-def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded: Sequence[Recorded]) -> Defaults:
-    """What should be of one ENI and IP version. ``base``: the primary's best effective metric."""
+def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded: Sequence[Recorded], is_ready: bool
+              ) -> Defaults:
+    """What should be of one ENI and IP version. ``base``: the primary's best effective metric.
+
+    One that is not ready, or where somebody else's route will do or is in the way, gets nothing; what it has of ours
+    stays, and stays worse than the primary's.
+    """
     index, version = eni.link.ifindex, subnet.version
     ours = {entry.route for entry in owned(recorded, snapshot)}
     wanted = WindowsRoute(DEFAULT[version], index, subnet.gateway, 0)
@@ -233,15 +239,14 @@ def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded:
     remarks = ["{}: Windows' own default route is not worse than the primary's: {}; what has chosen no source may "
                "leave by either".format(eni.label, _text(each.route, snapshot))
                for each in others if each.ahead and not each.in_place]
-    present = [route for route in ours if route.key == wanted.key]
-    if problems or others and not present:
-        # Of ours stays what is there; where somebody else's will do there is nothing to add.
-        return Defaults(present[0].on(eni.dev) if present else None, tuple(problems), tuple(remarks))
+    present = next((route for route in ours if route.key == wanted.key), None)
+    if present is None and (others or not is_ready):
+        return Defaults(None, tuple(problems), tuple(remarks))
     if metric > WORST_METRIC:
-        return Defaults(present[0].on(eni.dev) if present else None, (
-            "{}: its IPv{} default route would have to have metric {} to be worse than the primary's, and {} is the "
-            "largest".format(eni.label, version, metric, WORST_METRIC),), tuple(remarks))
-    return Defaults(Route(MAIN, wanted.dst, (Hop(eni.dev, subnet.gateway),), metric=metric), (), tuple(remarks))
+        problems.append("{}: its IPv{} default route would have to have metric {} to be worse than the primary's, and "
+                        "{} is the largest".format(eni.label, version, metric, WORST_METRIC))
+        return Defaults(present.on(eni.dev) if present else None, tuple(problems), tuple(remarks))
+    return Defaults(wanted._replace(metric=metric).on(eni.dev), tuple(problems), tuple(remarks))
 
 
 def _judged(route: WindowsRoute, gateway: Address, base: int, snapshot: Snapshot) -> Default:

@@ -60,9 +60,15 @@ def plan(listing: Listing, decision: Decision, snapshot: Snapshot, recorded: Seq
     changes += [change for entry in ours
                 if entry.route.key not in kept and _is_over(entry, listing, decision, snapshot)
                 for change in _removal(entry.route, snapshot)]
+    places = {_place(entry) for entry in ours}
     during = [entry for entry in recorded
-              if owned([entry], snapshot) or not _is_over(entry, listing, decision, snapshot)]
+              if _place(entry) in places or not _is_over(entry, listing, decision, snapshot)]
     return Plan(tuple(changes), tuple(dict.fromkeys([*during, *wanted])))
+
+
+def _place(entry: Recorded) -> Tuple[str, Network, Address]:
+    """What it is for, whatever its index and metric."""
+    return entry.guid, entry.route.dst, entry.route.gateway
 
 
 def withdrawal(snapshot: Snapshot, recorded: Sequence[Recorded]) -> Plan:
@@ -137,6 +143,12 @@ def _is_over(entry: Recorded, listing: Listing, decision: Decision, snapshot: Sn
     eni = next((eni for eni in decision.enis if eni.dev == adapter.name), None)
     if eni is None or eni.primary:
         return False
-    families = {subnet.version for each in listing.interfaces if each.mac == eni.mac for subnet in each.subnets}
-    served = {route.version for route in decision.routes if route.devs() == (adapter.name,)}
-    return entry.route.version not in families or entry.route.version in served
+    version = entry.route.version
+    gateways = [subnet.gateway for each in listing.interfaces if each.mac == eni.mac for subnet in each.subnets
+                if subnet.version == version]
+    if entry.route.gateway in gateways:
+        return False
+    there = any((route.dst, route.ifindex) == (entry.route.dst, adapter.ifindex) and route.gateway in gateways
+                for route in snapshot.active)
+    wanted = any(route.version == version and route.devs() == (adapter.name,) for route in decision.routes)
+    return not gateways or there or wanted

@@ -3,7 +3,7 @@
 import base64
 import os
 import subprocess
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from eni_bootstrap.errors import BootstrapError
 
@@ -45,9 +45,16 @@ def system_program(*path: str) -> str:
     return os.path.join(os.environ.get("SystemRoot") or r"C:\Windows", "System32", *path)
 
 
+def _environment() -> Dict[str, str]:
+    """Without the places where pwsh, out of which we may have been started, has its modules: they are not for Windows
+    PowerShell, which finds its own."""
+    return {name: value for name, value in os.environ.items() if name.upper() != "PSMODULEPATH"}
+
+
 def _call(command: List[str], given: bytes, timeout: float, name: str) -> Tuple[int, bytes, bytes]:
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=_environment(),
                                    creationflags=_NO_WINDOW if os.name == "nt" else 0)
     except FileNotFoundError:
         raise BootstrapError("there is no {} at {}".format(name, command[0])) from None
