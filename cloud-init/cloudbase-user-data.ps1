@@ -31,7 +31,8 @@ function Fetch($url, $sha256, $path) {
     }
 }
 
-# The newest Python for all users, by the registry (PEP 514), else in Program Files; nothing where there is none.
+# A Python for all users, by the registry (PEP 514) or in Program Files, where only administrators may write; nothing
+# where there is none.
 function Find-Python {
     $known = @(Get-ChildItem 'HKLM:\SOFTWARE\Python\PythonCore' -ErrorAction SilentlyContinue | ForEach-Object {
         $key = Join-Path $_.PSPath 'InstallPath'

@@ -164,6 +164,24 @@ def test_a_record_that_can_t_be_written(folder):
     assert "can't write" in str(caught.value) and not isinstance(caught.value, NotPermitted)
 
 
+def test_a_record_that_somebody_reads_just_now(folder, monkeypatch):
+    """Windows does not replace a file that is open."""
+    usual, refusals = os.replace, [PermissionError(13, "Permission denied")] * 3
+
+    def replace(*paths):
+        if refusals:
+            raise refusals.pop()
+        usual(*paths)
+
+    monkeypatch.setattr(os, "replace", replace)
+    record.save(Record(taken_back=7))
+    assert record.load() == Record(taken_back=7)
+    refusals.extend([PermissionError(13, "Permission denied")] * 99)
+    monkeypatch.setattr(record, "time", Clock())
+    with pytest.raises(NotPermitted):
+        record.save(Record())
+
+
 @pytest.mark.parametrize("text", [
     "", "[]", '{"routes": [{}]}', '{"routes": 3}',
     '{"routes": [{"mac": "", "guid": "", "prefix": "10.0.0.0/8", "index": 1, "gateway": "10.0.0.1", "metric": 1}]}',

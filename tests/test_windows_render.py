@@ -78,7 +78,7 @@ def test_the_script_has_each_eni_and_quotes_it():
         "Gateways = @('172.16.10.253') }" in text
     assert "@{ Label = 'it''s __(x) (00:16:3e:00:00:01)'; Mac = '00163E000001'; Gateways = @('172.16.12.253') }" in text
     assert "Write-Warning 'eni-3 (00:16:3e:00:00:03): it''s ill'; $failed = $true" in text
-    assert "return $own + 256" in text and "$metric -gt 9999" in text
+    assert "$own + 256" in text and "$metric -gt 9999" in text
 
 
 def test_a_script_without_a_primary_does_nothing():

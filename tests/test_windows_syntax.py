@@ -1,6 +1,7 @@
 """PowerShell that nobody can run here is at least PowerShell: every script, in all its shapes, by a grammar of it."""
 
 import os
+import re
 import sys
 from ipaddress import ip_address, ip_network
 
@@ -52,6 +53,7 @@ def test_the_user_data_is_powershell():
     with open(os.path.join(ROOT, "cloud-init", "cloudbase-user-data.ps1"), encoding="ascii") as file:
         text = file.read()
     assert text.startswith("#ps1_sysnative\n") and not faults(text)
+    assert set(re.findall(r"\bexit\b(.*)", text)) == {" 0", " 1 }", " 1"}, "others mean a reboot to cloudbase-init"
 
 
 @pytest.mark.parametrize("broken", [

@@ -25,6 +25,9 @@ Tool = Callable[[Sequence[str]], Tuple[int, bytes]]
 _LOCK_POLL = 0.05
 """Seconds between two tries for the lock: a run takes seconds, most of them PowerShell's."""
 
+_TRIES = 20
+"""To replace the record: Windows refuses while somebody reads it, ``status`` or a virus scanner; they take no second."""
+
 _SAME_BOOT = 120
 """Seconds by which the time of one boot may seem to differ: Windows tells it by a clock that is set meanwhile."""
 
@@ -136,7 +139,14 @@ def save(record: Record) -> None:
             json.dump(content, handle, indent=1, sort_keys=True)
             handle.flush()
             os.fsync(handle.fileno())  # it outlives the boot, as the routes do
-        os.replace(temporary, _path())
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                os.replace(temporary, _path())
+                break
+            except PermissionError:
+                if not tries_left:
+                    raise
+                time.sleep(_LOCK_POLL)
     except OSError as error:
         raise _unwritable(temporary, error)
 

@@ -47,8 +47,8 @@ function Complain($text) {
 
 function Value($row, $name) { $row.CimInstanceProperties[$name].Value }
 
-# The one adapter of an ENI; nothing, and a warning, where there is none, or more, or it is disabled.
-function Adapter($eni) {
+# The adapters with an ENI's MAC; a warning where that is not one that is enabled.
+function Adapters($eni) {
     $found = @(Get-NetAdapter | Where-Object { (Value $_ 'PermanentAddress') -replace '[-:]', '' -eq $eni.Mac })
     if ($found.Count -eq 0) { Complain "$($eni.Label): no adapter has this MAC" }
     elseif ($found.Count -gt 1) {
@@ -56,7 +56,7 @@ function Adapter($eni) {
         Complain "$($eni.Label): several adapters have this MAC (a Hyper-V switch, or a team): $names"
     }
     elseif ((Value $found[0] 'InterfaceAdminStatus') -ne 1) { Complain "$($eni.Label): the adapter is disabled" }
-    else { $found[0] }
+    $found
 }
 
 # The default routes of an interface in one store: that there is none is an error to the cmdlet.
@@ -66,26 +66,42 @@ function Defaults($index, $prefix, $store) {
     }
 }
 
-# What the interface adds to each route's metric; nothing where this IP version is switched off.
-function InterfaceMetric($index, $family) {
-    try { Value (Get-NetIPInterface -InterfaceIndex $index -AddressFamily $family) 'InterfaceMetric' } catch {
+# One IP version on an interface; nothing where it is switched off.
+function Interface($index, $family) {
+    try { Get-NetIPInterface -InterfaceIndex $index -AddressFamily $family } catch {
         if ($_.FullyQualifiedErrorId -notlike 'CmdletizationQuery_NotFound*') { throw }
     }
 }
 
-# The effective metric than which the others' must be worse.
-function Base($index, $prefix, $family) {
-    $own = InterfaceMetric $index $family
-    if ($null -eq $own) { return 0 }
-    $routes = @(Defaults $index $prefix 'ActiveStore')
-    if ($routes.Count -eq 0) { return $own + GATEWAY_METRIC }
-    $own + ($routes | ForEach-Object { Value $_ 'RouteMetric' } | Measure-Object -Minimum).Minimum
+# The effective metric than which the others' must be worse: of the primary's best default route, else what Windows
+# would give one that is typed by hand.
+function Base($adapters, $prefix, $family) {
+    $best = @()
+    $typed = @()
+    foreach ($adapter in $adapters) {
+        $interface = Interface $adapter.ifIndex $family
+        if ($null -eq $interface) { continue }
+        $own = Value $interface 'InterfaceMetric'
+        $typed += $own + GATEWAY_METRIC
+        foreach ($route in @(Defaults $adapter.ifIndex $prefix 'ActiveStore')) {
+            $best += $own + (Value $route 'RouteMetric')
+        }
+    }
+    if ($best.Count -eq 0) { $best = $typed }
+    if ($best.Count -eq 0) { return 0 }
+    ($best | Measure-Object -Minimum).Minimum
 }
 
 function GiveDefault($eni, $index, $gateway, $base) {
     $family, $prefix = if ($gateway -like '*:*') { 'IPv6', '::/0' } else { 'IPv4', '0.0.0.0/0' }
-    $own = InterfaceMetric $index $family
-    if ($null -eq $own) { return Write-Warning "$($eni.Label): $family is switched off on the adapter and left out" }
+    $interface = Interface $index $family
+    if ($null -eq $interface) {
+        return Write-Warning "$($eni.Label): $family is switched off on the adapter and left out"
+    }
+    if ((Value $interface 'WeakHostSend') -eq 1) {
+        return Complain "$($eni.Label): weak host sending is switched on for $family"
+    }
+    $own = Value $interface 'InterfaceMetric'
     $metric = [int][Math]::Max(1, $base[$family] + 1 - $own)
     $persistent = @(Defaults $index $prefix 'PersistentStore')
     $there = $persistent + @(Defaults $index $prefix 'ActiveStore')
@@ -104,14 +120,14 @@ function GiveDefault($eni, $index, $gateway, $base) {
     Write-Output "$($eni.Label): default route by $gateway, metric $metric"
 }
 
-$primary = Adapter $primaryEni
-if ($null -eq $primary) { exit 1 }
-$base = @{ IPv4 = Base $primary.ifIndex '0.0.0.0/0' 'IPv4'; IPv6 = Base $primary.ifIndex '::/0' 'IPv6' }
+$primaries = @(Adapters $primaryEni)
+if ($primaries.Count -eq 0) { exit 1 }
+$base = @{ IPv4 = Base $primaries '0.0.0.0/0' 'IPv4'; IPv6 = Base $primaries '::/0' 'IPv6' }
 foreach ($eni in $secondaries) {
-    $adapter = Adapter $eni
+    $found = @(Adapters $eni)
+    if ($found.Count -ne 1 -or (Value $found[0] 'InterfaceAdminStatus') -ne 1) { continue }
     foreach ($gateway in $eni.Gateways) {
-        if ($null -eq $adapter) { break }
-        try { GiveDefault $eni $adapter.ifIndex $gateway $base } catch {
+        try { GiveDefault $eni $found[0].ifIndex $gateway $base } catch {
             Complain "$($eni.Label): $($_.Exception.Message)"
         }
     }
