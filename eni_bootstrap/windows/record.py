@@ -26,7 +26,7 @@ _LOCK_POLL = 0.05
 """Seconds between two tries for the lock: a run takes seconds, most of them PowerShell's."""
 
 _TRIES = 20
-"""To replace the record: Windows refuses while somebody reads it, ``status`` or a virus scanner; they take no second."""
+"""To replace the record: Windows refuses while somebody, ``status`` or a virus scanner, reads it, for less than 1 s."""
 
 _SAME_BOOT = 120
 """Seconds by which the time of one boot may seem to differ: Windows tells it by a clock that is set meanwhile."""
