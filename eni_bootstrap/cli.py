@@ -15,6 +15,9 @@ from eni_bootstrap.report import Report
 
 LOG = logging.getLogger(__name__)
 
+PLATFORM = sys.platform
+"""Tests put another one here."""
+
 
 class Command(NamedTuple):
     text: Callable[[Report], str]
@@ -82,8 +85,11 @@ def _config(parsed: argparse.Namespace) -> Config:
 
 
 def _agent() -> Any:
-    """Whoever does the work on this operating system."""
-    from eni_bootstrap import linux  # its libraries are on no other system
+    """Whoever does the work on this operating system: the other one's libraries may not be there."""
+    if PLATFORM == "win32":
+        from eni_bootstrap.windows import agent
+        return agent
+    from eni_bootstrap import linux
     return linux
 
 

@@ -8,6 +8,7 @@ are tags and several documents. A word is what is written there: no octal number
 import logging
 import os
 import re
+import sys
 from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
@@ -21,7 +22,8 @@ from eni_bootstrap.schema import (
 
 LOG = logging.getLogger(__name__)
 
-PATH = "/etc/eni-bootstrap.yaml"
+PATH = "/etc/eni-bootstrap.yaml" if sys.platform != "win32" else os.path.join(
+    os.environ.get("ProgramData") or r"C:\ProgramData", "eni-bootstrap", "eni-bootstrap.yaml")
 
 _LARGEST = 1 << 20
 """Bytes: a thousand entries with comments are a tenth of that."""
@@ -348,7 +350,10 @@ def _settings(base: Config, found: Dict[str, Any], problems: List[Problem]) -> C
 
 def _parse(data: bytes, problems: List[Problem]) -> Optional[Node]:
     """The file as nodes; nothing, and why, when it is not what people write by hand."""
-    import yaml  # a boot without a file does not pay for it
+    try:
+        import yaml  # a boot without a file does not pay for it
+    except ImportError:
+        raise UsageError("the configuration file takes PyYAML: python -m pip install PyYAML") from None
 
     try:
         text = data.decode("utf-8")

@@ -1,6 +1,6 @@
 """What a command has to say, whatever the operating system. PURE."""
 
-from typing import FrozenSet, NamedTuple, Optional, Tuple, Union
+from typing import TYPE_CHECKING, FrozenSet, NamedTuple, Optional, Tuple, Union
 
 from eni_bootstrap.adoption import Line
 from eni_bootstrap.marks import Step
@@ -8,12 +8,15 @@ from eni_bootstrap.plan import Change
 from eni_bootstrap.proof import Verdict
 from eni_bootstrap.routing import Decision
 
+if TYPE_CHECKING:  # importing it takes a fiftieth of a run on Linux, which has no use for it
+    from eni_bootstrap.windows.plan import RouteChange
+
 
 class Report(NamedTuple):
     """What a command has to say; ``exit_code`` follows from it."""
 
     decision: Optional[Decision] = None
-    changes: Tuple[Union[Change, Step], ...] = ()
+    changes: Tuple[Union[Change, Step, "RouteChange"], ...] = ()
     problems: Tuple[str, ...] = ()
     """What is not as it should be; any of them makes the exit code 1."""
     remarks: Tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """What the commands print: a report as text for people, or as JSON for programs. PURE."""
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from eni_bootstrap.model import Route
 from eni_bootstrap.proof import Verdict
@@ -106,7 +106,7 @@ def _eni(report: Report, decision: Decision, place: int) -> Dict[str, Any]:
     verdicts = [verdict for verdict in report.verdicts if verdict.eni == eni.label]
     return {
         "eni": eni.interface.eni_id, "mac": eni.interface.mac, "device": eni.dev, "primary": eni.primary,
-        "table": decision.numbers[eni.dev].table, "sources": [str(source) for source in decision.sources[eni.dev]],
+        "table": _table(decision, eni.dev), "sources": [str(source) for source in decision.sources[eni.dev]],
         "gateways": [str(subnet.gateway) for subnet in eni.interface.subnets],
         "ok": all(verdict.ok for verdict in verdicts) if verdicts else None,
     }
@@ -118,10 +118,10 @@ def _enis(report: Report) -> List[str]:
         return []
     lines = []
     for eni in decision.enis:
-        table = decision.numbers[eni.dev].table
+        table = _table(decision, eni.dev)
         verdicts = [verdict for verdict in report.verdicts if verdict.eni == eni.label]
         state = "" if not verdicts else ", ok" if all(verdict.ok for verdict in verdicts) else ", NOT AS IT SHOULD BE"
-        used = bool(verdicts) or _uses(decision.routes, table)
+        used = table is not None and (bool(verdicts) or _uses(decision.routes, table))
         ways = "".join(", via {}".format(subnet.gateway) for subnet in eni.interface.subnets
                        if subnet.gateway not in subnet.addresses)  # status does not know that of a link that is down
         lines.append("{}{}: {}{}{}{}".format(
@@ -130,7 +130,12 @@ def _enis(report: Report) -> List[str]:
     return lines
 
 
-def _uses(routes: Sequence[Route], table: int) -> bool:
+def _table(decision: Decision, dev: str) -> Optional[int]:
+    """Nothing where the system has no tables for ENIs."""
+    return decision.numbers[dev].table if dev in decision.numbers else None
+
+
+def _uses(routes: Sequence[Route], table: Optional[int]) -> bool:
     return any(route.table == table for route in routes)
 
 

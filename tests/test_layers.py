@@ -2,6 +2,8 @@
 
 import ast
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -13,22 +15,26 @@ PACKAGE = os.path.dirname(eni_bootstrap.__file__)
 ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.rooted", "host.rivals",
          "host.containers", "host.files", "host.installer", "host.bytecode", "host.singlefile", "retry", "interfaces",
          "pairing", "schema", "configfile", "tables", "evidence", "links", "maintable", "policy", "marks", "routing",
-         "plan", "staging", "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink",
-         "netlink", "nftables", "state", "host.command", "metadata", "patience", "answer", "saved", "render.outline",
-         "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager", "render.script",
-         "render.formats", "render.rendered", "report", "looking", "executing", "proving", "bootstrap",
-         "takeover", "views", "linux", "cli", "__main__"]
+         "windows.model", "windows.scripts", "windows.reader", "windows.decision", "windows.plan", "plan", "staging",
+         "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink", "netlink",
+         "nftables", "state", "host.command", "metadata", "patience", "answer", "saved", "render.outline",
+         "windows.render", "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager",
+         "render.script", "render.formats", "render.rendered", "report", "looking", "executing", "proving",
+         "bootstrap", "takeover", "views", "linux", "windows.proof", "windows.task", "windows.powershell",
+         "windows.record", "windows.looking", "windows.installation", "windows.agent", "cli", "__main__"]
 
-FOLDERS = ("host", "lab", "render")
+FOLDERS = ("host", "render", "windows")
 
 PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "schema", "tables", "evidence", "links",
         "maintable", "policy", "marks", "routing", "plan", "staging", "typed", "adoption", "recall", "proof", "trials",
         "fibrule", "render.outline", "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager",
-        "render.script", "render.formats", "report", "views"]
+        "render.script", "render.formats", "report", "views", "windows.model", "windows.scripts", "windows.reader",
+        "windows.decision", "windows.plan", "windows.proof", "windows.render", "windows.task"]
 
 DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}, "yaml": {"configfile"}}
 
-WORLDLY = {"socket", "os", "subprocess", "time", "threading", "requests", "tenacity", "pyroute2", "fcntl", "logging"}
+WORLDLY = {"socket", "os", "subprocess", "time", "threading", "requests", "tenacity", "pyroute2", "fcntl", "logging",
+           "msvcrt", "shutil", "tempfile", "zipfile"}
 
 
 def imports(module):
@@ -47,13 +53,13 @@ def imports(module):
 def ours(module):
     """Which of our modules a module imports: ``from eni_bootstrap.host import files`` too."""
     names = [name.split(".")[1:] for name in imports(module) if name.startswith("eni_bootstrap.")]
-    return {".".join(name[:2]) if name[0] in FOLDERS else name[0] for name in names}
+    return {".".join(name[:2]) if name[0] in FOLDERS + ("lab",) else name[0] for name in names}
 
 
 def modules():
     """All but the laboratory's."""
     found = []
-    for folder in ("", "host.", "render."):
+    for folder in ("",) + tuple(name + "." for name in FOLDERS):
         names = os.listdir(os.path.join(PACKAGE, folder[:-1]))
         found += [folder + name[:-3] for name in names if name.endswith(".py") and name != "__init__.py"]
     return sorted(found)
@@ -84,3 +90,11 @@ def test_each_library_has_one_door(library):
 def test_pure_modules_touch_no_world(module):
     allowed = {"fibrule": {"socket"}, "proof": {"os"}}.get(module, set())  # for address families' numbers, strerror
     assert not {name.split(".")[0] for name in imports(module)} & WORLDLY - allowed
+
+
+def test_linux_does_not_load_what_windows_needs():
+    """Nor pays for it."""
+    script = ("import sys, eni_bootstrap.cli, eni_bootstrap.linux; "
+              "print([name for name in sys.modules if name.startswith('eni_bootstrap.windows')])")
+    done = subprocess.run([sys.executable, "-c", script], cwd=os.path.dirname(PACKAGE), stdout=subprocess.PIPE)
+    assert done.stdout.decode().strip() == "[]"

@@ -20,6 +20,7 @@ from tests import oracle
 from tests.oracle import assert_every_eni_answers
 
 FILES = ["netplan", "networkd", "networkmanager", "ifcfg"]
+LINUX = FILES + ["ip"]
 TREE = make_tree(3, ipv6=True)
 
 
@@ -52,24 +53,28 @@ class TestOfAllFormats:
         assert render(name, turned) == render(name)
 
     @pytest.mark.parametrize("name", sorted(FORMATS))
-    def test_every_secondary_address_and_gateway_is_in_them(self, name):
+    def test_every_secondary_gateway_is_in_them(self, name):
         text = whole(name)
         for eni in parse_interfaces(TREE).interfaces:
-            for subnet in eni.subnets:
-                assert str(subnet.gateway) in text
-                assert all(str(address) in text for address in subnet.addresses)
+            assert eni.primary or all(str(subnet.gateway) in text for subnet in eni.subnets)
 
-    @pytest.mark.parametrize("name", sorted(FORMATS))
+    @pytest.mark.parametrize("name", LINUX)
+    def test_every_address_is_in_them(self, name):
+        text = whole(name)
+        for eni in parse_interfaces(TREE).interfaces:
+            assert all(str(address) in text for subnet in eni.subnets for address in subnet.addresses)
+
+    @pytest.mark.parametrize("name", LINUX)
     def test_names_that_are_not_known_are_assumed_and_that_is_said(self, name):
         assert re.search("are assumed: eth0 is 00:16:3e:0e:00:01", whole(name))
         known = {mac: "ens{}".format(5 + place) for place, mac in enumerate(macs_of(TREE))}
         text = whole(name, names=known)
         assert "assumed" not in text and "eth1" not in text and "ens6" in text
 
-    @pytest.mark.parametrize("name", sorted(FORMATS))
+    @pytest.mark.parametrize("name", LINUX)
     def test_a_name_that_is_known_is_given_to_nobody_else(self, name):
         text = whole(name, names={"00:16:3e:0e:00:03": "eth1"})
-        assert re.search("assumed: eth0 is 00:16:3e:0e:00:01, eth2 is\n?#?( rem)?  ?00:16:3e:0e:00:02", text)
+        assert re.search("assumed: eth0 is 00:16:3e:0e:00:01, eth2 is\n?#? +00:16:3e:0e:00:02", text)
 
     @pytest.mark.parametrize("name", sorted(FORMATS))
     def test_one_that_is_sick_is_named_and_the_others_are_done(self, name):
@@ -77,7 +82,7 @@ class TestOfAllFormats:
         del macs_of(tree)["00:16:3e:0e:00:02"]["gateway"]
         text = whole(name, tree=tree)
         assert "LEFT OUT: eni-bp1exampleeni00002 (00:16:3e:0e:00:02" in text
-        assert "172.16.10.11" in text and "172.16.20.10" not in text
+        assert "172.16.10.253" in text and "172.16.20.253" not in text
 
     @pytest.mark.parametrize("name", FILES)
     def test_what_the_configuration_asks_for_is_in_it_or_that_it_is_not_is_said(self, name):

@@ -10,5 +10,7 @@ FORMATS = {
     "networkd": "files for systemd-networkd",
     "networkmanager": "keyfiles for NetworkManager",
     "ifcfg": "route- and rule- files for network-scripts",
+    "windows": "route and netsh commands, for cmd",
+    "powershell": "a script for PowerShell",
 }
 """Their names, and what they are."""

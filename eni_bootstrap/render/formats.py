@@ -9,6 +9,8 @@ from eni_bootstrap.patience import unfit_text
 from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, script
 from eni_bootstrap.render.outline import File, Outline, bare, configured
 from eni_bootstrap.saved import Saved
+from eni_bootstrap.windows import render as windows
+from eni_bootstrap.windows.reader import snapshot_of
 
 
 class Known(NamedTuple):
@@ -32,12 +34,17 @@ RENDERERS: Dict[str, Callable[[Known], List[File]]] = {
     "networkd": _configured(networkd.render),
     "networkmanager": _configured(networkmanager.render),
     "ifcfg": _configured(ifcfg.render),
+    "windows": lambda known: windows.route_commands(
+        known.listing, snapshot_of(known.windows) if known.windows is not None else None, known.config),
+    "powershell": lambda known: windows.powershell(known.listing, known.config),
 }
 
 
 def render(name: str, what: Saved, config: Config) -> Tuple[List[File], List[str]]:
     """The files of one format, and what can't be had on whatever system."""
     names = saved.links(what)
-    decision, _ = bare(what.listing, names, config)
     known = Known(what.listing, names, what.host.get("windows"), config)
+    if name in ("windows", "powershell"):
+        return RENDERERS[name](known), windows.left_out(what.listing, config)
+    decision, _ = bare(what.listing, names, config)
     return RENDERERS[name](known), [*map(unfit_text, decision.unfit), *decision.problems]

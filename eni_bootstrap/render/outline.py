@@ -21,6 +21,8 @@ from eni_bootstrap.routing import Decision, decide
 
 MADE_BY = "Made by eni-bootstrap"
 """How a rendered file begins, so that it is known again."""
+ORIGIN = ("{} {} from the instance's metadata: it holds for this instance, as long as no ENI and no address is bound "
+          "or unbound; then make it anew.".format(MADE_BY, __version__))
 WIDTH = 118
 """Of comments, so that they can be read in any terminal."""
 
@@ -33,6 +35,8 @@ class File(NamedTuple):
     path: str
     text: str
     mode: int = 0o644
+    newline: str = "\n"
+    """Of the file; in the text it is always that one."""
 
 
 class Member(NamedTuple):
@@ -132,8 +136,7 @@ def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Ou
 
 def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> Tuple[str, ...]:
     """Where it comes from, what was assumed, what is left out."""
-    said = ["{} {} from the instance's metadata: it holds for this instance, as long as no ENI and no address is bound "
-            "or unbound; then make it anew.".format(MADE_BY, __version__)]
+    said = [ORIGIN]
     guessed = [eni for eni in decision.enis if eni.mac not in names]
     if guessed:
         said.append("Names of links were not known and are assumed: {}.".format(

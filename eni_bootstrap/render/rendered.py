@@ -28,7 +28,8 @@ def write(files: Sequence[File], directory: str) -> List[str]:
                 continue
             os.makedirs(os.path.dirname(path), exist_ok=True)
             temporary = path + ".new"
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "w") as handle:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "w",
+                      newline=file.newline, encoding="utf-8") as handle:
                 os.chmod(temporary, file.mode)  # whatever the umask
                 handle.write(file.text)
             os.replace(temporary, path)

@@ -1,0 +1,322 @@
+"""The agent on Windows: read, decide, compare, apply, prove. What Linux has in ``bootstrap`` and ``linux``."""
+
+import argparse
+import logging
+import os
+import time
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
+
+from eni_bootstrap import configfile
+from eni_bootstrap.answer import Fetch, consistent
+from eni_bootstrap.config import Config
+from eni_bootstrap.errors import BootstrapError, MetadataError, UsageError
+from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, essence
+from eni_bootstrap.metadata import MetadataClient
+from eni_bootstrap.model import Listing, NetworkInterface, Subnet
+from eni_bootstrap.pairing import Eni, network_of
+from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
+from eni_bootstrap.proof import Verdict
+from eni_bootstrap.report import Report
+from eni_bootstrap.retry import Deadline
+from eni_bootstrap.routing import Decision
+from eni_bootstrap.saved import Saved
+from eni_bootstrap.windows import installation, looking, powershell, proof, reader, record, scripts
+from eni_bootstrap.windows.decision import decide, links_of, owned
+from eni_bootstrap.windows.model import Recorded, Snapshot, WindowsRoute
+from eni_bootstrap.windows.plan import Plan, RouteChange, plan, settled, withdrawal
+from eni_bootstrap.windows.record import Record
+
+LOG = logging.getLogger(__name__)
+
+LOOKS = 1
+"""So many more looks without a pause where something was refused: somebody was faster, and then his is there."""
+
+_AT_ONCE = 200
+"""Questions to one PowerShell: it takes some 10 ms for each, and a whole run has its deadline."""
+
+_FOR_WAITING = 0.8
+"""The share of the time that may be waited in: PowerShell takes seconds to start, and the proof has to be asked for."""
+
+
+class World(NamedTuple):
+    """What a command works on."""
+
+    fetch: Fetch
+    run: Callable[[str, float], str]
+    """Has PowerShell run a script, within so many seconds."""
+    deadline: Deadline
+    config: Config
+    sleep: Callable[[float], None]
+
+
+class _View(NamedTuple):
+    """One look at the world, and what follows from it."""
+
+    listing: Listing
+    snapshot: Snapshot
+    recorded: Tuple[Recorded, ...]
+    decision: Decision
+    plan: Plan
+
+
+install, uninstall = installation.install, installation.uninstall
+
+
+class _Command(NamedTuple):
+    run: Callable[[World], Report]
+    privileged: bool
+
+
+def report(parsed: argparse.Namespace, config: Config) -> Report:
+    """Do what the command line says. Raises ``BootstrapError``."""
+    if parsed.command == "adopt":
+        raise UsageError("adopt: not on Windows: what the vendor's page has people type there is a route like ours; "
+                         "apply counts it as present, and it stays whose it is")
+    chosen = _COMMANDS[parsed.command]
+    deadline = Deadline(config.timeout)
+    if chosen.privileged:
+        _secure(looking.administrator(parsed.command, deadline), parsed, deadline)
+    asking = client(config, deadline)
+    try:
+        return chosen.run(World(asking.fetch, powershell.run, deadline, config, time.sleep))
+    finally:
+        asking.close()
+
+
+def metadata(config: Config) -> Saved:
+    """What the metadata service tells, and what Windows holds as far as we look at it. Raises ``MetadataError``."""
+    deadline = Deadline(config.timeout)
+    asking = client(config, deadline, every_leaf=True)
+    try:
+        tree, listing = consistent(asking.fetch, deadline)
+    finally:
+        asking.close()
+    return Saved(essence(tree), listing, {"windows": reader.value(powershell.run(scripts.READ, deadline.remaining()))})
+
+
+def client(config: Config, deadline: Deadline, every_leaf: bool = False) -> MetadataClient:
+    """Asks the metadata service; whoever gets it closes it."""
+
+    def has_ipv6_only() -> bool:
+        return {held.address.version for held in looking.read(powershell.run, deadline).addresses
+                if not held.address.is_loopback} == {6}
+
+    return MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6, ipv6_only=has_ipv6_only,
+                          leaves=LEAVES | {VSWITCH_ID} if config.names_enis or every_leaf else LEAVES)
+
+
+def apply(world: World) -> Report:
+    """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
+    try:
+        view, changes, problems = _converge(world)
+    except _TakenBack:
+        return Report(remarks=("remove has taken back what was set up; that stays so until somebody runs apply, or "
+                               "until the next boot",))
+    problems = _problems(view.decision) + problems
+    verdicts: List[Verdict] = []
+    if _has_secondaries(view.decision):
+        snapshot = looking.read(world.run, world.deadline) if changes else view.snapshot
+        verdicts = _prove(world, proof.few(view.decision, snapshot, _ours(view, snapshot)), snapshot)
+    return Report(view.decision, tuple(changes), tuple(problems), view.decision.remarks, tuple(verdicts))
+
+
+def preview(world: World) -> Report:
+    """What ``apply`` would do now; changes nothing."""
+    view = _look(world, _listing(world))
+    return Report(view.decision, view.plan.changes, tuple(_problems(view.decision)), view.decision.remarks)
+
+
+def verify(world: World) -> Report:
+    """Ask Windows about every source that metadata gives; changes nothing."""
+    view = _look(world, _listing(world))
+    decision, snapshot = view.decision, view.snapshot
+    if not _has_secondaries(decision):
+        return Report(decision, (), tuple(_problems(decision)), decision.remarks)
+    verdicts = _prove(world, proof.all_of_them(decision, snapshot, _ours(view, snapshot)), snapshot)
+    remarks = decision.remarks + tuple(proof.unprovable(decision, snapshot))
+    return Report(decision, (), tuple(_problems(decision)), remarks, tuple(verdicts))
+
+
+def status(world: World) -> Report:
+    """What is installed and whether it works, from the record and Windows alone."""
+    snapshot = looking.read(world.run, world.deadline)
+    kept = looking.kept_record(snapshot)
+    ours = owned(kept.routes, snapshot)
+    decision = _recall(ours, snapshot)
+    verdicts = _prove(world, [question for question in proof.all_of_them(decision, snapshot, ()) if question.gateway],
+                      snapshot)
+    proven = {verdict.eni for verdict in verdicts}
+    problems = ["{}: has its route, and no address that could use it".format(eni.label)
+                for eni in decision.enis if eni.label not in proven]
+    problems += ["{}: {} by {}, which was made for it, is not there any more, or was changed; run apply".format(
+        entry.mac, entry.route.dst, entry.route.gateway) for entry in kept.routes
+        if not owned([entry], snapshot) and snapshot.index_of(entry.guid) is not None]
+    remarks = ["left alone, as the configuration says: {}".format(", ".join(words)) for words in (
+        world.config.ignore, ["all but", *world.config.only] if world.config.only else []) if words]
+    if kept.is_taken_back(snapshot.boot):
+        remarks.append("remove has taken back what was set up; that stays so until somebody runs apply, or until the "
+                       "next boot")
+    return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
+
+
+def remove(world: World) -> Report:
+    """Take back all that is ours; needs no metadata."""
+    with record.lock(world.deadline, world.sleep):
+        snapshot = looking.read(world.run, world.deadline)
+        kept = record.load()
+        done, failed = _make(world, withdrawal(snapshot, kept.routes), snapshot, kept)
+        record.save(record.load()._replace(taken_back=snapshot.boot))
+    return Report(None, tuple(done), tuple(failed))
+
+
+_COMMANDS: Dict[str, _Command] = {
+    "apply": _Command(apply, True),
+    "plan": _Command(preview, False),
+    "verify": _Command(verify, False),
+    "status": _Command(status, False),
+    "remove": _Command(remove, True),
+}
+
+
+# Looking and making
+
+
+class _TakenBack(Exception):
+    """Somebody wants nothing to be set up."""
+
+
+def _secure(snapshot: Snapshot, parsed: argparse.Namespace, deadline: Deadline) -> None:
+    """Have the folder of the record; refuse a configuration that a user may have written."""
+    folder = snapshot.folder
+    if not folder.closed and os.path.lexists(record.folder()):
+        folder = looking.read(powershell.run, deadline).folder  # a run beside this one may have made it just now
+    if not parsed.config and os.path.lexists(configfile.PATH) and not (folder.trusted and folder.config_trusted):
+        raise BootstrapError(
+            "{}: it or its folder belongs to a user, who could tell the system what to do; have it owned by the "
+            "administrators (icacls PATH /setowner *S-1-5-32-544), or name another by --config".format(configfile.PATH))
+    record.secure(folder, powershell.tool)
+
+
+def _heed_removal(world: World, kept: Record, snapshot: Snapshot) -> None:
+    """Who runs apply by hand wants it all again; what runs by itself must not undo a removal, raises ``_TakenBack``."""
+    if kept.is_taken_back(snapshot.boot) and world.config.unattended:
+        raise _TakenBack
+
+
+def _converge(world: World) -> Tuple[_View, List[RouteChange], List[str]]:
+    """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
+    # Somebody may have disabled an adapter, or given it to a virtual machine, for good: what runs by itself waits once.
+    missed = record.load().missed if world.config.unattended else frozenset()
+    patience = Patience(world.deadline.part(_FOR_WAITING), world.config, missed)
+    changes: List[RouteChange] = []
+
+    def step() -> Tuple[_View, List[str]]:
+        # Asked before the lock is taken: who waits for the service must not keep others from their work.
+        listing = _listing(world)
+        with record.lock(world.deadline, world.sleep) as waited:
+            view = _look(world, _listing(world) if waited else listing)
+            kept = record.load()
+            _heed_removal(world, kept, view.snapshot)
+            if kept.taken_back is not None:
+                kept = kept._replace(taken_back=None)
+                record.save(kept)
+            done, problems = _make(world, view.plan, view.snapshot, kept)
+            changes.extend(done)
+            return view, problems
+
+    view, problems = step()
+    looks = 0
+    while True:
+        at_once = bool(problems) and looks < LOOKS
+        coming = tuple(member for member in view.decision.unaddressed if member.eni.mac not in missed)
+        if not at_once and not patience.worth(view.decision._replace(unaddressed=coming)):
+            break
+        world.sleep(0 if at_once else POLL)
+        looks += at_once
+        try:
+            view, problems = step()
+        except MetadataError as error:
+            LOG.warning("%s; what was waited for is given up", error)
+            break
+    _note_missed(world, view)
+    return view, changes, problems
+
+
+def _note_missed(world: World, view: _View) -> None:
+    missed = frozenset(member.mac for member in view.decision.unfit if member.passing)
+    missed |= {member.eni.mac for member in view.decision.unaddressed}
+    if missed != record.load().missed:
+        with record.lock(world.deadline, world.sleep):
+            record.save(record.load()._replace(missed=missed))
+
+
+def _listing(world: World) -> Listing:
+    return consistent(world.fetch, world.deadline, world.sleep)[1]
+
+
+def _look(world: World, listing: Listing) -> _View:
+    """Read Windows, decide, compare."""
+    snapshot = looking.read(world.run, world.deadline)
+    recorded = looking.kept_record(snapshot).routes
+    decision = decide(listing, snapshot, recorded, world.config)
+    return _View(listing, snapshot, recorded, decision, plan(listing, decision, snapshot, recorded))
+
+
+def _make(world: World, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple[List[RouteChange], List[str]]:
+    """Make the changes: those made, and what was refused. What is ours is written down before it is made."""
+    failures: Dict[RouteChange, str] = {}
+    if todo.changes:
+        if todo.during != kept.routes:
+            record.save(kept._replace(routes=todo.during))
+        for change in todo.changes:
+            LOG.debug("%s", change)
+        said = reader.errors(world.run(scripts.change(map(str, todo.changes)), world.deadline.remaining()),
+                             len(todo.changes))
+        failures = {change: error for change, error in zip(todo.changes, said) if error}
+    routes = settled(todo, list(failures), snapshot)
+    if routes != record.load().routes:
+        record.save(kept._replace(routes=routes))
+    return ([change for change in todo.changes if change not in failures],
+            ["{}: Windows refuses '{}': {}".format(
+                change.dev or "interface {}".format(change.route.ifindex), change, error)
+             for change, error in failures.items()])
+
+
+def _problems(decision: Decision) -> List[str]:
+    return ([unfit_text(member) for member in decision.unfit] + list(decision.problems)
+            + [unaddressed_text(member) for member in decision.unaddressed])
+
+
+def _has_secondaries(decision: Decision) -> bool:
+    return any(not eni.primary for eni in decision.enis)
+
+
+def _ours(view: _View, snapshot: Snapshot) -> List[WindowsRoute]:
+    """Ours as they are now, after whatever was done."""
+    return [entry.route for entry in owned(view.plan.during, snapshot)]
+
+
+def _prove(world: World, questions: Sequence[proof.Question], snapshot: Snapshot) -> List[Verdict]:
+    answers: List[reader.Answer] = []
+    for start in range(0, len(questions), _AT_ONCE):
+        part = questions[start:start + _AT_ONCE]
+        script = scripts.ask([(question.dst, question.src) for question in part])
+        answers += reader.answers(world.run(script, world.deadline.remaining()), len(part))
+    return proof.judge(questions, answers, snapshot)
+
+
+def _recall(ours: Sequence[Recorded], snapshot: Snapshot) -> Decision:
+    """The ENIs that have routes of ours, as far as Windows tells of them."""
+    enis: List[Eni] = []
+    for link in links_of(snapshot):
+        subnets = []
+        for version in (4, 6):
+            held = [each for each in snapshot.addresses if each.dev == link.name and each.address.version == version]
+            gateways = [entry.route.gateway for entry in ours
+                        if entry.route.ifindex == link.ifindex and entry.route.version == version]
+            if gateways and held:
+                subnets.append(Subnet(held[0].network, gateways[0], tuple(each.address for each in held)))
+        if any(entry.route.ifindex == link.ifindex for entry in ours):
+            enis.append(Eni(NetworkInterface("", link.mac, False, tuple(subnets)), link, link.name))
+    sources = {eni.dev: [network_of(each) for subnet in eni.subnets for each in subnet.addresses] for eni in enis}
+    return Decision(tuple(enis), (), {}, (), (), sources)

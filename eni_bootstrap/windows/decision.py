@@ -1,0 +1,269 @@
+"""The decision on Windows: which default routes should be there. PURE: values in, a value out.
+
+Windows has no rules by source. It needs none: what comes from an address is sent by the interface that owns it (the
+strong host model), if only that interface has a route. So each secondary ENI gets a default route by its own gateway,
+which is worse than the primary's best, so that whatever has chosen no source goes by the primary as before.
+
+Windows makes such routes itself where DHCP or a router advertisement tells it to. These are left alone, and so is what
+a person has typed; where that leads elsewhere, or to the front, it is named.
+"""
+
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from eni_bootstrap.config import Config
+from eni_bootstrap.links import Unaddressed
+from eni_bootstrap.model import EVERYWHERE, Address, Link, Listing, Network, Route, Subnet
+from eni_bootstrap.pairing import Eni, Unfit, leave_ignored, named, network_of, pair, refuse_stealing
+from eni_bootstrap.routing import Decision
+from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Recorded, Snapshot, WindowsRoute
+
+
+class Default(NamedTuple):
+    """A default route of somebody else's on an ENI's adapter."""
+
+    route: WindowsRoute
+    in_place: bool
+    """It is where ours should be, and is not as ours would be."""
+    ahead: bool
+    """It is not worse than the primary's best."""
+
+
+class Defaults(NamedTuple):
+    """The default routes of one secondary ENI and IP version."""
+
+    wanted: Optional[Route]
+    """What should be there of ours."""
+    problems: Tuple[str, ...] = ()
+    remarks: Tuple[str, ...] = ()
+
+
+def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], config: Config) -> Decision:
+    """The whole decision. ``recorded``: what earlier runs have made, as far as it is known."""
+    links = links_of(snapshot)
+    fit, unfit = pair(listing, links)
+    unfit = [_in_words(member, links) for member in unfit]
+    enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
+    enis, unable, remarks = _able(enis, snapshot)
+    unfit += thieves + unable
+    enis, unfit, left = leave_ignored(enis, unfit, config.ignore, config.only)
+    remarks += ["{}: left alone, {}".format(member.label, member.reason) for member in left]
+    remarks += ["{}: ignore names it, but it is the primary ENI, which is never left alone".format(eni.label)
+                for eni in enis if eni.primary and any(named(word, [eni]) for word in config.ignore
+                                                       if not set("*?[").intersection(word))]
+    gone, said = _unlisted(listing, snapshot, recorded)
+    remarks += said
+
+    problems = not_here(config)
+    routes: List[Route] = []
+    unaddressed: List[Unaddressed] = []
+    primary = primary_indexes(listing, snapshot)
+    held = {(each.dev, each.address.version) for each in snapshot.addresses}
+    bases: Dict[int, int] = {}
+    for version in sorted({subnet.version for eni in enis if not eni.primary for subnet in eni.subnets}):
+        if primary:
+            bases[version], said = _base(primary, version, enis, snapshot)
+            remarks += said
+    for eni, subnet in [(eni, subnet) for eni in enis for subnet in eni.subnets]:
+        has_address = eni.primary or (eni.dev, subnet.version) in held
+        if not has_address:
+            unaddressed.append(Unaddressed(eni, subnet.version))
+        is_weak = len(enis) > 1 and _is_weak(eni, subnet.version, snapshot)
+        if is_weak:
+            problems.append("{}: weak host sending is switched on for IPv{}: what comes from its addresses may leave "
+                            "by another adapter; Set-NetIPInterface -InterfaceIndex {} -AddressFamily IPv{} "
+                            "-WeakHostSend Disabled".format(
+                                eni.label, subnet.version, eni.link.ifindex, subnet.version))
+        if not eni.primary and subnet.version in bases:
+            found = _defaults(eni, subnet, bases[subnet.version], snapshot, recorded, has_address and not is_weak)
+            problems += found.problems
+            remarks += found.remarks
+            routes += [found.wanted] if found.wanted is not None else []
+    kept = frozenset(gone) | {member.dev for member in unfit if member.dev}
+    return Decision(
+        tuple(enis), tuple(unfit), numbers={}, remarks=tuple(remarks), unaddressed=tuple(unaddressed),
+        sources={eni.dev: _sources(eni, snapshot) for eni in enis}, routes=tuple(routes), kept_devs=kept,
+        problems=tuple(problems), left=frozenset(dev for member in left for dev in member.devs))
+
+
+def links_of(snapshot: Snapshot) -> List[Link]:
+    """The adapters in the words of all other systems."""
+    return [Link(each.ifindex, each.name, each.mac, up=each.enabled) for each in snapshot.adapters]
+
+
+def primary_indexes(listing: Listing, snapshot: Snapshot) -> Set[int]:
+    """The interfaces that are the primary ENI's, also where it can't be set up: a Hyper-V switch has its MAC, too."""
+    macs = {each.mac for each in listing.interfaces if each.primary}
+    macs |= {each.mac for each in listing.sick if each.primary}
+    return {each.ifindex for each in snapshot.adapters if each.mac in macs}
+
+
+def owned(recorded: Sequence[Recorded], snapshot: Snapshot) -> List[Recorded]:
+    """What is ours: it is on record and still is as it was recorded. What somebody has changed since is his.
+
+    An adapter is known again by its GUID. The routes of one that is gone keep the index, unless that is another's now.
+    """
+    taken = {each.ifindex for each in snapshot.adapters}
+    moved: Dict[WindowsRoute, Recorded] = {}
+    for entry in recorded:
+        index = snapshot.index_of(entry.guid)
+        if index is not None or entry.route.ifindex not in taken:
+            route = entry.route if index is None else entry.route._replace(ifindex=index)
+            moved[route] = entry._replace(route=route)
+    # A run that was cut off has recorded a metric and the one before, and may have changed one store only.
+    found: Dict[Tuple[Network, int, Address], Recorded] = {}
+    for key in {route.key: None for route in moved}:
+        present = [route for store in (snapshot.active, snapshot.persistent) for route in store if route.key == key]
+        if present and moved.keys() >= set(present):
+            found[key] = moved[present[0]]
+    return list(found.values())
+
+
+def defaults_of(index: int, version: int, snapshot: Snapshot) -> List[WindowsRoute]:
+    """All default routes of an interface, in whichever store; where the stores differ, as it is in force."""
+    found = {route.key: route for store in (snapshot.persistent, snapshot.active) for route in store}
+    return [route for route in found.values() if (route.ifindex, route.version) == (index, version)]
+
+
+def not_here(config: Config) -> List[str]:
+    """What the configuration asks for and Windows has nothing to do it with."""
+    usual = Config()
+    asked = {
+        "access": config.entries, "balance": config.spreads, "connection-marks": config.connection_marks,
+        "sources": config.extra, "prefixes: local": config.prefixes != usual.prefixes,
+        "primary: full": config.primary != usual.primary,
+        "numbers": (config.numbering, config.metric_step) != (usual.numbering, usual.metric_step),
+    }
+    said = ["{}: not on Windows, which has no rules that choose a route by more than the destination".format(what)
+            for what, wish in asked.items() if wish]
+    if config.assign != usual.assign:
+        said.append("assign: {}: not on Windows, which has its addresses from DHCP or from who typed them".format(
+            config.assign))
+    if config.links:
+        said.append("links: not on Windows, which has no such settings")
+    return said
+
+
+def _in_words(member: Unfit, links: Sequence[Link]) -> Unfit:
+    """What ``pair`` says of links, in this system's words."""
+    own = [link.name for link in links if link.mac == member.mac]
+    if member.subnets and not own:
+        return member._replace(reason="no adapter has this MAC; is it still being bound?")
+    if member.subnets and len(own) > 1:
+        return member._replace(reason="several adapters have this MAC (a Hyper-V switch, or a team): {}".format(
+            ", ".join(own)))
+    return member
+
+
+def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[Unfit], List[str]]:
+    """The ENIs whose adapter is in use, without the IP versions that are switched off there, and whose gateway Windows
+    can reach; the others; remarks."""
+    fit: List[Eni] = []
+    unfit: List[Unfit] = []
+    remarks: List[str] = []
+    for eni in enis:
+        if not eni.link.up:
+            unfit.append(eni.unfit("the adapter is disabled; Enable-NetAdapter switches it on"))
+            continue
+        rest = tuple(subnet for subnet in eni.subnets if (eni.link.ifindex, subnet.version) in snapshot.metrics)
+        off = " and ".join("IPv{}".format(subnet.version) for subnet in eni.subnets if subnet not in rest)
+        if not rest:
+            # Or the adapter is so new that Windows has not bound it yet.
+            unfit.append(eni.unfit("{} is switched off on the adapter".format(off))._replace(passing=True))
+            continue
+        if off:
+            remarks.append("{}: {} is switched off on the adapter and left out".format(eni.label, off))
+        far = [str(subnet.gateway) for subnet in rest if not eni.primary and not is_near(subnet)]
+        if far:
+            unfit.append(eni.unfit("its gateway {} is outside its vSwitch, where Windows does not reach it".format(
+                " and ".join(far))))
+            continue
+        fit.append(eni._replace(interface=eni.interface._replace(subnets=rest)))
+    return fit, unfit, remarks
+
+
+def is_near(subnet: Subnet) -> bool:
+    """Whether Windows reaches the gateway: it does on-link only."""
+    return subnet.gateway in subnet.vswitch or subnet.gateway.is_link_local
+
+
+def _unlisted(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded]) -> Tuple[List[str], List[str]]:
+    """The adapters that metadata no longer lists and for which something is set up, and what to say of those."""
+    listed = {each.mac for each in listing.interfaces} | {each.mac for each in listing.sick}
+    ours = {entry.route.ifindex for entry in owned(recorded, snapshot)}
+    gone = [each for each in snapshot.adapters if each.ifindex in ours and each.mac not in listed]
+    return [each.name for each in gone], [
+        "{} ({}): metadata does not list it any more; what was set up for it stays until the adapter goes".format(
+            each.name, each.mac) for each in gone]
+
+
+def _base(primary: Set[int], version: int, enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[int, List[str]]:
+    """The effective metric of the primary's best default route, than which the others' must be worse, and a remark
+    where that is a guess."""
+    metrics = [snapshot.effective(route) for route in snapshot.active
+               if route.ifindex in primary and route.version == version]
+    if metrics:
+        return min(metrics), []
+    own = [metric for (index, of), metric in snapshot.metrics.items() if index in primary and of == version]
+    if not own:
+        return 0, []  # it has no such IP version: whatever leaves, leaves by another
+    said = ["{}: has no IPv{} default route; counted as the {} that Windows gives a gateway typed by hand".format(
+        eni.label, version, GATEWAY_METRIC) for eni in enis
+        if eni.primary and version in [subnet.version for subnet in eni.subnets]]
+    return min(own) + GATEWAY_METRIC, said
+
+
+def _is_weak(eni: Eni, version: int, snapshot: Snapshot) -> bool:
+    return any(each.weak_send for each in snapshot.interfaces
+               if (each.ifindex, each.version) == (eni.link.ifindex, version))
+
+
+def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded: Sequence[Recorded], is_ready: bool
+              ) -> Defaults:
+    """What should be of one ENI and IP version. ``base``: the primary's best effective metric.
+
+    One that is not ready, or where somebody else's route will do or is in the way, gets nothing; what it has of ours
+    stays, and stays worse than the primary's.
+    """
+    index, version = eni.link.ifindex, subnet.version
+    ours = {entry.route for entry in owned(recorded, snapshot)}
+    wanted = WindowsRoute(EVERYWHERE[version], index, subnet.gateway, 0)
+    metric = max(1, base + 1 - snapshot.effective(wanted))
+    others = [_judged(route, subnet.gateway, base, snapshot)
+              for route in defaults_of(index, version, snapshot) if route not in ours]
+    problems = ["{}: somebody else's default route is in the place of ours and stays: {} (ours: by {}, metric {})"
+                .format(eni.label, _text(each.route, snapshot), subnet.gateway, metric)
+                for each in others if each.in_place]
+    remarks = ["{}: Windows' own default route is not worse than the primary's: {}; what has chosen no source may "
+               "leave by either".format(eni.label, _text(each.route, snapshot))
+               for each in others if each.ahead and not each.in_place]
+    present = next((route for route in ours if route.key == wanted.key), None)
+    if present is None and (others or not is_ready):
+        return Defaults(None, tuple(problems), tuple(remarks))
+    if metric > WORST_METRIC:
+        problems.append("{}: its IPv{} default route would have to have metric {} to be worse than the primary's, and "
+                        "{} is the largest".format(eni.label, version, metric, WORST_METRIC))
+        return Defaults(present.on(eni.dev) if present else None, tuple(problems), tuple(remarks))
+    return Defaults(wanted._replace(metric=metric).on(eni.dev), tuple(problems), tuple(remarks))
+
+
+def _judged(route: WindowsRoute, gateway: Address, base: int, snapshot: Snapshot) -> Default:
+    """What Windows makes by itself is in force only, and leads to the ENI's gateway or to a router that has advertised
+    itself by its link-local address."""
+    persistent = any(route.key == each.key for each in snapshot.persistent)
+    elsewhere = route.gateway != gateway
+    ahead = snapshot.effective(route) <= base
+    typed = persistent or elsewhere and not route.gateway.is_link_local
+    return Default(route, typed and (elsewhere or ahead), ahead)
+
+
+def _text(route: WindowsRoute, snapshot: Snapshot) -> str:
+    return "by {}, metric {} and the interface's {}".format(
+        route.gateway, route.metric, snapshot.effective(route) - route.metric)
+
+
+def _sources(eni: Eni, snapshot: Snapshot) -> List[Network]:
+    """What packets of the ENI come from: what metadata gives it, and what else its adapter holds of its vSwitch."""
+    found: Set[Address] = {address for subnet in eni.subnets for address in subnet.addresses}
+    found |= {held.address for held in snapshot.addresses if held.dev == eni.dev
+              and any(held.address in subnet.vswitch for subnet in eni.subnets)}
+    return [network_of(address) for address in sorted(found, key=lambda each: (each.version, int(each)))]

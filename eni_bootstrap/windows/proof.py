@@ -1,0 +1,116 @@
+"""The proof on Windows: what to ask of Find-NetRoute, and what its answers mean. PURE.
+
+No packet is sent: it is Windows' own choice of the interface and the route for a source and a destination.
+"""
+
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from eni_bootstrap.model import Address
+from eni_bootstrap.pairing import Eni
+from eni_bootstrap.proof import INTERNET, Verdict, some_host
+from eni_bootstrap.routing import Decision
+from eni_bootstrap.windows.model import Snapshot, WindowsRoute
+from eni_bootstrap.windows.reader import Answer
+
+
+class Question(NamedTuple):
+    """One thing that must be so."""
+
+    eni: Eni
+    target: str
+    """In words: "internet", "own vSwitch", "vSwitch of Ethernet 3", "internet, no source"."""
+    dst: Address
+    src: Optional[Address]
+    gateway: Optional[Address] = None
+    """Must be the next hop, or a router that has advertised itself; none: any."""
+
+
+def few(decision: Decision, snapshot: Snapshot, ours: Sequence[WindowsRoute]) -> List[Question]:
+    """``apply``'s proof: one source of each ENI and IP version, to the internet, its own vSwitch and one other."""
+    found: List[Question] = []
+    for eni in decision.enis:
+        for sources in _sources(eni, decision, snapshot).values():
+            found += _questions(eni, sources[0], decision, snapshot, 1)
+    return found + _sourceless(decision, snapshot, ours)
+
+
+def all_of_them(decision: Decision, snapshot: Snapshot, ours: Sequence[WindowsRoute]) -> List[Question]:
+    """``verify``'s proof: every source to everything."""
+    found: List[Question] = []
+    for eni in decision.enis:
+        for sources in _sources(eni, decision, snapshot).values():
+            for source in sources:
+                found += _questions(eni, source, decision, snapshot, len(decision.enis))
+    return found + _sourceless(decision, snapshot, ours)
+
+
+def unprovable(decision: Decision, snapshot: Snapshot) -> List[str]:
+    """Sources that are on no adapter: Windows has nothing of them that it could be asked about."""
+    held = {each.address for each in snapshot.addresses}
+    return ["{}: {} of its {} addresses {} not on its adapter".format(
+        eni.label, len(missing), len(decision.sources[eni.dev]), "is" if len(missing) == 1 else "are")
+        for eni in decision.enis if not eni.primary
+        for missing in [[each for each in decision.sources[eni.dev] if each.network_address not in held]] if missing]
+
+
+def judge(questions: Sequence[Question], answers: Sequence[Answer], snapshot: Snapshot) -> List[Verdict]:
+    """A verdict for each question."""
+    names = {each.ifindex: each.name for each in snapshot.adapters}
+    verdicts: List[Verdict] = []
+    for question, answer in zip(questions, answers):
+        wanted = question.gateway
+        ok = not answer.error and answer.ifindex == question.eni.link.ifindex
+        reached = wanted is None or answer.gateway == wanted or (
+            answer.gateway is not None and answer.gateway.is_link_local)
+        expected = "by " + question.eni.dev + (" via {}".format(wanted) if wanted is not None else "")
+        actual = answer.error or "by {}{}".format(
+            names.get(answer.ifindex, "interface {}".format(answer.ifindex)),
+            "" if answer.gateway is None else " via {}".format(answer.gateway))
+        reason = "" if ok and reached else "no route; run apply" if answer.error else (
+            "somebody else's route leads there" if ok else "another interface is chosen; run apply")
+        verdicts.append(Verdict(question.eni.label, str(question.src or "no source"), question.target, ok and reached,
+                                expected, actual, reason=reason))
+    return verdicts
+
+
+def _sources(eni: Eni, decision: Decision, snapshot: Snapshot) -> Dict[int, List[Address]]:
+    """By IP version: those that are on the adapter. Windows answers about no others."""
+    held = {each.address for each in snapshot.addresses if each.dev == eni.dev}
+    found: Dict[int, List[Address]] = {}
+    for network in decision.sources[eni.dev]:
+        if network.network_address in held and network.version in [subnet.version for subnet in eni.subnets]:
+            found.setdefault(network.version, []).append(network.network_address)
+    return found
+
+
+def _questions(eni: Eni, source: Address, decision: Decision, snapshot: Snapshot, others: int) -> List[Question]:
+    version = source.version
+    subnet = next(subnet for subnet in eni.subnets if subnet.version == version)
+    if eni.primary:
+        return [Question(eni, "internet", INTERNET[version], source)]
+    local: Set[Address] = {each.address for each in snapshot.addresses}
+    found = [Question(eni, "internet", INTERNET[version], source, subnet.gateway)]
+    if source in subnet.vswitch and subnet.vswitch.num_addresses > 1:
+        found.append(Question(eni, "own vSwitch", some_host(subnet.vswitch, local), source))
+    seen = {subnet.vswitch}
+    for other in decision.enis:
+        for far in other.subnets:
+            if far.version == version and far.vswitch not in seen and len(seen) <= others:
+                seen.add(far.vswitch)
+                found.append(Question(eni, "vSwitch of " + other.dev, some_host(far.vswitch, local), source))
+    return found
+
+
+def _sourceless(decision: Decision, snapshot: Snapshot, ours: Sequence[WindowsRoute]) -> List[Question]:
+    """What has chosen no source goes by the primary, where nobody else's default route is as good: a VPN's, or one of
+    Windows' own, which the decision remarks on."""
+    found: List[Question] = []
+    for eni in decision.enis:
+        for version in [subnet.version for subnet in eni.subnets if eni.primary]:
+            defaults: List[Tuple[int, int]] = [
+                (snapshot.effective(route), route.ifindex) for route in snapshot.active
+                if route.version == version and route not in ours]
+            own = [metric for metric, index in defaults if index == eni.link.ifindex]
+            if own and all(metric > min(own) for metric, index in defaults if index != eni.link.ifindex):
+                found.append(Question(eni, "internet, no source", INTERNET[version], None))
+    return found

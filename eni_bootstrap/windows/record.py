@@ -1,0 +1,192 @@
+r"""What Windows can't remember for us, and the lock: files in %ProgramData%\eni-bootstrap.
+
+Routes carry no owner there, so that ours are written down before they are made. Every user may create folders in
+%ProgramData%: one that a user has made is put aside, and ours is closed to all but the system and its administrators.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import stat
+import time
+from ipaddress import ip_address, ip_network
+from typing import Any, Callable, Dict, FrozenSet, Iterator, NamedTuple, Optional, Sequence, Tuple
+
+from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.retry import Deadline
+from eni_bootstrap.windows.model import Folder, Recorded, WindowsRoute
+
+LOG = logging.getLogger(__name__)
+
+Tool = Callable[[Sequence[str]], Tuple[int, bytes]]
+
+_LOCK_POLL = 0.05
+"""Seconds between two tries for the lock: a run takes seconds, most of them PowerShell's."""
+
+_TRIES = 20
+"""To replace the record: Windows refuses while somebody, ``status`` or a virus scanner, reads it, for less than 1 s."""
+
+_SAME_BOOT = 120
+"""Seconds by which the time of one boot may seem to differ: Windows tells it by a clock that is set meanwhile."""
+
+_SYSTEM, _ADMINISTRATORS, _USERS = "*S-1-5-18", "*S-1-5-32-544", "*S-1-5-32-545"
+"""To icacls the star says that it is a SID: names of groups are translated."""
+
+_REPARSE_POINT = 0x400  # FILE_ATTRIBUTE_REPARSE_POINT: a link or a junction
+
+
+class Record(NamedTuple):
+    """What is written down."""
+
+    routes: Tuple[Recorded, ...] = ()
+    missed: FrozenSet[str] = frozenset()
+    """MACs of ENIs for which the last run has waited in vain."""
+    taken_back: Optional[int] = None
+    """The boot (as in ``Snapshot``) in which ``remove`` has taken back all."""
+
+    def is_taken_back(self, boot: int) -> bool:
+        return self.taken_back is not None and abs(self.taken_back - boot) <= _SAME_BOOT
+
+
+def folder() -> str:
+    return os.path.join(os.environ.get("ProgramData") or r"C:\ProgramData", "eni-bootstrap")
+
+
+def secure(found: Folder, tool: Tool) -> None:
+    """Have the folder, closed to others; nothing that others may have put in is heeded. Raises ``BootstrapError``."""
+    path = folder()
+    try:
+        if os.path.lexists(path) and not (found.trusted and _is_plain_folder(path)):
+            aside = "{}.not-ours-{}".format(path, os.getpid())
+            os.rename(path, aside)
+            LOG.warning("%s was not made by an administrator; it is %s now, and nothing in it is heeded", path, aside)
+        fresh = not os.path.lexists(path)
+        if fresh:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.mkdir(path)
+        _icacls(tool, path, "/setowner", _ADMINISTRATORS)
+        _icacls(tool, path, "/inheritance:r", "/grant:r", _SYSTEM + ":(OI)(CI)F", _ADMINISTRATORS + ":(OI)(CI)F",
+                _USERS + ":(OI)(CI)RX")
+        doubtful = os.listdir(path) if fresh else [] if found.closed else [os.path.basename(_path())]
+        for name in doubtful:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(path, name))
+        with open(_lock_path(), "ab"):
+            pass
+        # Who may read a file may lock it.
+        _icacls(tool, _lock_path(), "/inheritance:r", "/grant:r", _SYSTEM + ":F", _ADMINISTRATORS + ":F")
+    except OSError as error:
+        raise _unwritable(path, error)
+
+
+@contextlib.contextmanager
+def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Iterator[bool]:
+    """One run at a time; tells whether another one had to be waited for. Windows frees the lock whatever happens.
+
+    Raises ``BootstrapError`` when another run holds it until the deadline.
+    """
+    import msvcrt  # on Windows only
+    locking, try_it = getattr(msvcrt, "locking"), getattr(msvcrt, "LK_NBLCK")
+    try:
+        handle = open(_lock_path(), "ab")
+    except OSError as error:
+        raise _unwritable(_lock_path(), error)
+    with handle:
+        started = deadline.remaining()
+        said = waited = False
+        while True:
+            try:
+                locking(handle.fileno(), try_it, 1)  # one byte, which need not be there
+                break
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EDEADLK):
+                    raise BootstrapError("can't lock {}: {}".format(_lock_path(), error.strerror))
+            if deadline.expired:
+                raise BootstrapError("another run has been at work for {:.0f} s (it holds {})".format(
+                    started, _lock_path()))
+            if not said and started - deadline.remaining() > 1:
+                said = True
+                LOG.info("waiting for another run to end, %.0f s at most", deadline.remaining())
+            waited = True
+            sleep(_LOCK_POLL)
+        yield waited
+
+
+def load() -> Record:
+    """What earlier runs have written down."""
+    try:
+        with open(_path(), encoding="utf-8") as handle:
+            content = json.load(handle)
+        back = content.get("taken_back")
+        return Record(tuple(_entry(each) for each in content["routes"]), frozenset(map(str, content.get("missed", []))),
+                      None if back is None else int(back))
+    except FileNotFoundError:
+        return Record()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        LOG.warning("%s can't be read (%s); which routes are ours is not known any more", _path(), error)
+        return Record()
+
+
+def save(record: Record) -> None:
+    """Write the record, whole or not at all."""
+    content: Dict[str, Any] = {"routes": [_words(entry) for entry in record.routes], "missed": sorted(record.missed),
+                               "taken_back": record.taken_back}
+    temporary = _path() + ".new"
+    try:
+        with open(temporary, "w", encoding="utf-8") as handle:
+            json.dump(content, handle, indent=1, sort_keys=True)
+            handle.flush()
+            os.fsync(handle.fileno())  # it outlives the boot, as the routes do
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                os.replace(temporary, _path())
+                break
+            except PermissionError:
+                if not tries_left:
+                    raise
+                time.sleep(_LOCK_POLL)
+    except OSError as error:
+        raise _unwritable(temporary, error)
+
+
+def _entry(content: Dict[str, Any]) -> Recorded:
+    route = WindowsRoute(ip_network(content["prefix"]), int(content["index"]), ip_address(content["gateway"]),
+                         int(content["metric"]))
+    if not route.dst.prefixlen == 0 or route.gateway.version != route.version:
+        raise ValueError("{} by {} is no route of ours".format(*route[::2]))
+    return Recorded(str(content["mac"]), str(content["guid"]), route)
+
+
+def _words(entry: Recorded) -> Dict[str, Any]:
+    route = entry.route
+    return {"mac": entry.mac, "guid": entry.guid, "prefix": str(route.dst), "index": route.ifindex,
+            "gateway": str(route.gateway), "metric": route.metric}
+
+
+def _is_plain_folder(path: str) -> bool:
+    found = os.lstat(path)
+    return stat.S_ISDIR(found.st_mode) and not getattr(found, "st_file_attributes", 0) & _REPARSE_POINT
+
+
+def _icacls(tool: Tool, path: str, *arguments: str) -> None:
+    code, said = tool(["icacls.exe", path] + list(arguments) + ["/Q"])
+    if code:
+        raise BootstrapError("icacls can't close {} to others: code {}, {}".format(
+            path, code, " ".join(said.decode("ascii", "replace").split())[:200]))
+
+
+def _path() -> str:
+    return os.path.join(folder(), "state.json")
+
+
+def _lock_path() -> str:
+    return os.path.join(folder(), "lock")
+
+
+def _unwritable(path: str, error: OSError) -> BootstrapError:
+    message = "can't write {}: {}".format(path, error.strerror)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotPermitted(message + "; run it as an administrator")
+    return BootstrapError(message)

@@ -1,0 +1,191 @@
+"""The door to PowerShell, with a stand-in that has its options; the record's file and lock."""
+
+import base64
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.retry import Deadline
+from eni_bootstrap.windows import powershell, record
+from eni_bootstrap.windows.model import Folder
+from eni_bootstrap.windows.record import Record
+from tests.fakes import Clock
+from tests.windows import msvcrt
+
+OURS = Folder(True, True, False)
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """``stand_in(text)``: a shell script in PowerShell's place."""
+    monkeypatch.setenv("SystemRoot", str(tmp_path))
+
+    def make(text, *path):
+        path = tmp_path.joinpath("System32", *(path or ("WindowsPowerShell", "v1.0", "powershell.exe")))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n" + text)
+        path.chmod(0o755)
+
+    return make
+
+
+def test_the_script_goes_in_by_stdin_of_any_length(stand_in):
+    stand_in("cat\n")
+    script = "# " + "x" * 200000
+    assert powershell.run(script, 10) == script
+
+
+def test_the_options(stand_in):
+    stand_in('echo "$@"\n')
+    words = powershell.run("", 10).split()
+    assert words[:-1] == ["-NoLogo", "-NoProfile", "-NonInteractive", "-ExecutionPolicy", "Bypass", "-InputFormat",
+                          "Text", "-OutputFormat", "Text", "-EncodedCommand"]
+    assert base64.b64decode(words[-1]).decode("utf-16-le") == "& ([ScriptBlock]::Create(@($input) -join [char]10))"
+    assert len(" ".join(words)) < 1000
+
+
+def test_utf_8_comes_out(stand_in):
+    stand_in("printf '\"\\344\\273\\245\"'\n")
+    assert powershell.run("", 10) == '"以"'
+
+
+def test_one_that_hangs_is_killed(stand_in):
+    stand_in("exec sleep 60\n")
+    started = time.monotonic()
+    with pytest.raises(BootstrapError) as caught:
+        powershell.run("", 0.3)
+    assert "PowerShell has not ended within 0 s" in str(caught.value) and time.monotonic() - started < 10
+
+
+def test_one_that_fails_without_a_word_on_stdout(stand_in):
+    stand_in("echo ' oops at line 1' >&2; exit 1\n")
+    with pytest.raises(BootstrapError) as caught:
+        powershell.run("", 10)
+    assert str(caught.value) == "PowerShell has ended with code 1: oops at line 1"
+
+
+def test_one_that_reads_nothing(stand_in):
+    stand_in("echo '[]'\n")
+    assert powershell.run("x" * 1000000, 10) == "[]\n"
+
+
+def test_no_powershell(tmp_path, monkeypatch):
+    monkeypatch.setenv("SystemRoot", str(tmp_path))
+    with pytest.raises(BootstrapError) as caught:
+        powershell.run("", 10)
+    assert "there is no PowerShell at" in str(caught.value)
+
+
+def test_pwsh_s_modules_are_not_for_windows_powershell(stand_in, monkeypatch):
+    monkeypatch.setenv("PSModulePath", r"C:\Program Files\PowerShell\7\Modules")
+    stand_in('echo "[$PSModulePath]"\n')
+    assert powershell.run("", 10) == "[]\n"
+
+
+def test_a_tool(stand_in):
+    stand_in("echo \"$1\"; echo no >&2; exit 3\n", "icacls.exe")
+    assert powershell.tool(["icacls.exe", "folder"]) == (3, b"folder\nno\n")
+
+
+# The record
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ProgramData", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "msvcrt", msvcrt())
+    (tmp_path / "eni-bootstrap").mkdir()
+    return tmp_path / "eni-bootstrap"
+
+
+def test_one_run_at_a_time(folder):
+    clock = Clock()
+    with record.lock(Deadline(10, clock), clock.sleep) as waited:
+        assert not waited
+        with pytest.raises(BootstrapError) as caught, record.lock(Deadline(10, clock), clock.sleep):
+            pass
+        assert "another run has been at work for 10 s" in str(caught.value)
+        timer = threading.Timer(0.2, lambda: None)
+        timer.start()
+        timer.join()
+    with record.lock(Deadline(10, clock), clock.sleep) as waited:
+        assert not waited
+
+
+def test_the_lock_is_free_when_its_holder_is_killed(folder):
+    holder = subprocess.Popen([sys.executable, "-c", (
+        "import sys, time; sys.path.insert(0, {!r})\n"
+        "from tests.windows import msvcrt; sys.modules['msvcrt'] = msvcrt()\n"
+        "from eni_bootstrap.windows import record; from eni_bootstrap.retry import Deadline\n"
+        "with record.lock(Deadline(10)): print('held', flush=True); time.sleep(60)\n").format(os.getcwd())],
+        stdout=subprocess.PIPE)
+    with holder:
+        assert holder.stdout.readline() == b"held\n"
+        threading.Timer(0.3, holder.kill).start()
+        with record.lock(Deadline(10)) as waited:
+            assert waited
+
+
+def test_icacls_that_fails(folder):
+    with pytest.raises(BootstrapError) as caught:
+        record.secure(OURS, lambda command: (5, b"Zugriff\r\nverweigert"))
+    assert "code 5, Zugriff verweigert" in str(caught.value)
+
+
+def test_a_junction_is_put_aside(folder):
+    folder.rmdir()
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    folder.symlink_to(elsewhere)
+    record.secure(OURS, lambda command: (0, b""))
+    assert folder.is_dir() and not folder.is_symlink() and not list(elsewhere.iterdir())
+
+
+def test_what_somebody_was_quick_to_put_in_goes(folder):
+    folder.rmdir()
+
+    def tool(command):
+        (folder / "state.json").write_text("{}") if "/setowner" in command else None
+        return 0, b""
+
+    record.secure(Folder(False, False, False), tool)
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+def test_a_record_that_can_t_be_written(folder):
+    (folder / "state.json.new").mkdir()
+    with pytest.raises(BootstrapError) as caught:
+        record.save(Record())
+    assert "can't write" in str(caught.value) and not isinstance(caught.value, NotPermitted)
+
+
+def test_a_record_that_somebody_reads_just_now(folder, monkeypatch):
+    """Windows does not replace a file that is open."""
+    usual, refusals = os.replace, [PermissionError(13, "Permission denied")] * 3
+
+    def replace(*paths):
+        if refusals:
+            raise refusals.pop()
+        usual(*paths)
+
+    monkeypatch.setattr(os, "replace", replace)
+    record.save(Record(taken_back=7))
+    assert record.load() == Record(taken_back=7)
+    refusals.extend([PermissionError(13, "Permission denied")] * 99)
+    monkeypatch.setattr(record, "time", Clock())
+    with pytest.raises(NotPermitted):
+        record.save(Record())
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", '{"routes": [{}]}', '{"routes": 3}',
+    '{"routes": [{"mac": "", "guid": "", "prefix": "10.0.0.0/8", "index": 1, "gateway": "10.0.0.1", "metric": 1}]}',
+    '{"routes": [{"mac": "", "guid": "", "prefix": "::/0", "index": 1, "gateway": "10.0.0.1", "metric": 1}]}'])
+def test_a_record_that_is_none_is_empty(folder, text, caplog):
+    (folder / "state.json").write_text(text)
+    assert record.load() == Record() and "which routes are ours is not known any more" in caplog.text
