@@ -89,8 +89,14 @@ def _agent() -> Any:
     if PLATFORM == "win32":
         from eni_bootstrap.windows import agent
         return agent
+    _want_linux("the agent")
     from eni_bootstrap import linux
     return linux
+
+
+def _want_linux(what: str) -> None:
+    if not PLATFORM.startswith("linux"):
+        raise BootstrapError("{} does not work on {}; render --metadata FILE does, on any system".format(what, PLATFORM))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,6 +185,7 @@ def _add_demo_parser(commands: Commands) -> None:
 
 
 def _demo(parsed: argparse.Namespace) -> int:
+    _want_linux("the demo")
     from eni_bootstrap.lab import demo  # the laboratory is no part of a boot
     return demo.run(parsed)
 

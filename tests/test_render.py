@@ -240,6 +240,14 @@ class TestTheCommand:
         assert cli.main(arguments) == 2
         assert capfd.readouterr().err
 
+    def test_on_a_laptop_nothing_else_works_and_that_is_said(self, capfd, tree, monkeypatch):
+        monkeypatch.setattr(cli, "PLATFORM", "darwin")
+        assert cli.main(["render", "ip", "--metadata", tree]) == 0
+        capfd.readouterr()
+        for command in (["apply"], ["render", "ip"], ["metadata"], ["install"], ["demo"]):
+            assert cli.main(command) == 1
+            assert "does not work on darwin; render --metadata FILE does" in capfd.readouterr().err
+
     @pytest.mark.kernel
     def test_on_the_instance_itself_names_are_the_kernels(self, make_vpc, make_agent, tmp_path):
         vpc = make_vpc(names=["ens5", "ens6", "ens7"], os="down")
