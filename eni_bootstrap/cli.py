@@ -96,7 +96,8 @@ def _agent() -> Any:
 
 def _want_linux(what: str) -> None:
     if not PLATFORM.startswith("linux"):
-        raise BootstrapError("{} does not work on {}; render --metadata FILE does, on any system".format(what, PLATFORM))
+        raise BootstrapError("{} does not work on {}; render --metadata FILE does, on any system".format(
+            what, PLATFORM))
 
 
 def _parser() -> argparse.ArgumentParser:
