@@ -62,6 +62,30 @@ def test_what_is_none_is_rejected(broken):
     assert broken[0] in scripts.READ and faults(scripts.READ.replace(*broken, 1))
 
 
+def test_a_cmdlet_that_fails_is_an_error_wherever_it_comes_from():
+    """NetTCPIP and NetAdapter are modules, whose functions see the preferences of the global scope only, not those of
+    the script that calls them (PowerShell/PowerShell, issues 4568 and 24389)."""
+    for script in (scripts.READ, scripts.change(CHANGES), scripts.ask([(ip_address("203.0.113.1"), None)])):
+        for name in ("ErrorActionPreference = 'Stop'", "WarningPreference = 'SilentlyContinue'"):
+            assert script.count(name) == script.count("\n$global:" + name) == 1
+    # A script that people run leaves the preferences of their session as they are.
+    text = render.powershell(LISTING, Config())[0].text
+    cmdlets = re.findall(r"\b\w+-Net\w+ (?:`\n|[^|}\n])*", text)
+    assert len(cmdlets) == 4 and all("-ErrorAction Stop" in each for each in cmdlets), cmdlets
+
+
+def test_functions_have_names_that_powershell_does_not_keep_for_itself():
+    """about_Reserved_Words: what can't be used as an identifier."""
+    reserved = """assembly base begin break catch class command configuration continue data define do dynamicparam
+        else elseif end enum exit filter finally for foreach from function hidden if in inlinescript interface module
+        namespace parallel param private process public return sequence static switch throw trap try type until using
+        var while workflow""".split()
+    with open(os.path.join(ROOT, "cloud-init", "cloudbase-user-data.ps1"), encoding="ascii") as file:
+        texts = [file.read(), render.powershell(LISTING, Config())[0].text, scripts.READ, scripts.ask([])]
+    names = re.findall(r"^ *function ([\w-]+)", "\n".join(texts), re.M)
+    assert len(names) > 10 and not [name for name in names if name.lower() in reserved]
+
+
 def test_whatever_goes_into_a_script_is_quoted():
     assert scripts.quoted("it's; Remove-Item 'x'") == "'it''s; Remove-Item ''x'''"
     assert not faults("Write-Output " + scripts.quoted("it's; Remove-Item '$x' `\"("))

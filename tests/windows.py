@@ -140,7 +140,7 @@ class FakeWindows:
         if script == scripts.READ:
             return json.dumps(self._formed(self._read()))
         head, body, tail = re.match(r"(.*\n    Say @\(\n)(.*?)(\n    \)\n\} catch \{\n.*)\Z", script, re.S).groups()
-        assert head.startswith("$ErrorActionPreference = 'Stop'\n$ProgressPreference = 'SilentlyContinue'\n")
+        assert "\n$global:ErrorActionPreference = 'Stop'\n" in head, "no refusal would be caught"
         assert tail.count("Say @{ error = ") == 1
         lines = body.split("\n")
         if "Find-NetRoute" in body:

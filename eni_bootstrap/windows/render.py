@@ -34,7 +34,7 @@ _PS_HEAD = "\n".join(comments([ORIGIN])) + """
 #Requires -RunAsAdministrator
 # Gives each secondary ENI a default route of its own, by which Windows answers from its addresses: worse than the
 # primary's, in force now and after each boot. Run again it changes nothing. Exit code 1: something could not be done.
-$ErrorActionPreference = 'Stop'
+$ErrorActionPreference = 'Stop'  # functions of modules, as the cmdlets for routes are, do not see it
 $failed = $false
 """
 
@@ -49,7 +49,9 @@ function Value($row, $name) { $row.CimInstanceProperties[$name].Value }
 
 # The adapters with an ENI's MAC; a warning where that is not one that is enabled.
 function Adapters($eni) {
-    $found = @(Get-NetAdapter | Where-Object { (Value $_ 'PermanentAddress') -replace '[-:]', '' -eq $eni.Mac })
+    $found = @(Get-NetAdapter -ErrorAction Stop | Where-Object {
+        (Value $_ 'PermanentAddress') -replace '[-:]', '' -eq $eni.Mac
+    })
     if ($found.Count -eq 0) { Complain "$($eni.Label): no adapter has this MAC" }
     elseif ($found.Count -gt 1) {
         $names = $found.Name -join ', '
@@ -61,25 +63,25 @@ function Adapters($eni) {
 
 # The default routes of an interface in one store: that there is none is an error to the cmdlet.
 function Defaults($index, $prefix, $store) {
-    try { Get-NetRoute -InterfaceIndex $index -DestinationPrefix $prefix -PolicyStore $store } catch {
+    try { Get-NetRoute -InterfaceIndex $index -DestinationPrefix $prefix -PolicyStore $store -ErrorAction Stop } catch {
         if ($_.FullyQualifiedErrorId -notlike 'CmdletizationQuery_NotFound*') { throw }
     }
 }
 
 # One IP version on an interface; nothing where it is switched off.
-function Interface($index, $family) {
-    try { Get-NetIPInterface -InterfaceIndex $index -AddressFamily $family } catch {
+function IpInterface($index, $family) {
+    try { Get-NetIPInterface -InterfaceIndex $index -AddressFamily $family -ErrorAction Stop } catch {
         if ($_.FullyQualifiedErrorId -notlike 'CmdletizationQuery_NotFound*') { throw }
     }
 }
 
 # The effective metric than which the others' must be worse: of the primary's best default route, else what Windows
 # would give one that is typed by hand.
-function Base($adapters, $prefix, $family) {
+function BestMetric($adapters, $prefix, $family) {
     $best = @()
     $typed = @()
     foreach ($adapter in $adapters) {
-        $interface = Interface $adapter.ifIndex $family
+        $interface = IpInterface $adapter.ifIndex $family
         if ($null -eq $interface) { continue }
         $own = Value $interface 'InterfaceMetric'
         $typed += $own + GATEWAY_METRIC
@@ -94,7 +96,7 @@ function Base($adapters, $prefix, $family) {
 
 function GiveDefault($eni, $index, $gateway, $base) {
     $family, $prefix = if ($gateway -like '*:*') { 'IPv6', '::/0' } else { 'IPv4', '0.0.0.0/0' }
-    $interface = Interface $index $family
+    $interface = IpInterface $index $family
     if ($null -eq $interface) {
         return Write-Warning "$($eni.Label): $family is switched off on the adapter and left out"
     }
@@ -116,13 +118,13 @@ function GiveDefault($eni, $index, $gateway, $base) {
     if ($there.Count -gt 0) { return }
     if ($metric -gt WORST_METRIC) { return Complain "$($eni.Label): it would take the metric $metric" }
     New-NetRoute -DestinationPrefix $prefix -InterfaceIndex $index -NextHop $gateway -RouteMetric $metric `
-        -Confirm:$false | Out-Null
+        -Confirm:$false -ErrorAction Stop | Out-Null
     Write-Output "$($eni.Label): default route by $gateway, metric $metric"
 }
 
 $primaries = @(Adapters $primaryEni)
 if ($primaries.Count -eq 0) { exit 1 }
-$base = @{ IPv4 = Base $primaries '0.0.0.0/0' 'IPv4'; IPv6 = Base $primaries '::/0' 'IPv6' }
+$base = @{ IPv4 = BestMetric $primaries '0.0.0.0/0' 'IPv4'; IPv6 = BestMetric $primaries '::/0' 'IPv6' }
 foreach ($eni in $secondaries) {
     $found = @(Adapters $eni)
     if ($found.Count -ne 1 -or (Value $found[0] 'InterfaceAdminStatus') -ne 1) { continue }

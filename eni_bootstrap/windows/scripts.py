@@ -18,9 +18,10 @@ OLDEST = "Windows Server 2012 R2"
 """Has PowerShell 4 and the cmdlets; Server 2008 R2 has neither."""
 
 _FRAME = """\
-$ErrorActionPreference = 'Stop'
-$ProgressPreference = 'SilentlyContinue'
-$WarningPreference = 'SilentlyContinue'
+# Global, because functions of modules, which these cmdlets are, see no other scope of ours.
+$global:ErrorActionPreference = 'Stop'
+$global:ProgressPreference = 'SilentlyContinue'
+$global:WarningPreference = 'SilentlyContinue'
 function Value($row, $name) {{
     $property = $row.CimInstanceProperties[$name]
     if ($null -ne $property) {{ $property.Value }}
