@@ -189,3 +189,27 @@ def test_a_record_that_somebody_reads_just_now(folder, monkeypatch):
 def test_a_record_that_is_none_is_empty(folder, text, caplog):
     (folder / "state.json").write_text(text)
     assert record.load() == Record() and "which routes are ours is not known any more" in caplog.text
+
+
+def test_a_record_that_can_t_be_read_is_not_forgotten(folder, monkeypatch):
+    """A virus scanner or a backup may have it open for itself; what it says counts all the same."""
+    kept = Record(taken_back=7)
+    record.save(kept)
+    monkeypatch.setattr(record, "time", Clock())
+    refusals = [PermissionError(13, "Permission denied")] * 3
+
+    def refuse(*how, **more):
+        if refusals:
+            raise refusals.pop()
+        return open(*how, **more)
+
+    monkeypatch.setattr(record, "open", refuse, raising=False)
+    assert record.load() == kept
+    refusals.extend([PermissionError(13, "Permission denied")] * 99)
+    with pytest.raises(BootstrapError) as caught:
+        record.load()
+    assert "can't read" in str(caught.value)
+    del refusals[:]
+    refusals.extend([OSError(5, "Input/output error")])
+    with pytest.raises(BootstrapError):
+        record.load()

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from ipaddress import ip_address, ip_network
-from typing import Any, Callable, Dict, FrozenSet, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.retry import Deadline
@@ -21,12 +21,14 @@ from eni_bootstrap.windows.model import Folder, Recorded, WindowsRoute
 LOG = logging.getLogger(__name__)
 
 Tool = Callable[[Sequence[str]], Tuple[int, bytes]]
+Result = TypeVar("Result")
 
 _LOCK_POLL = 0.05
 """Seconds between two tries for the lock: a run takes seconds, most of them PowerShell's."""
 
 _TRIES = 20
-"""To replace the record: Windows refuses while somebody, ``status`` or a virus scanner, reads it, for less than 1 s."""
+"""To read or replace the record: Windows refuses while somebody, ``status`` or a virus scanner, has it open, for less
+than 1 s."""
 
 _SAME_BOOT = 120
 """Seconds by which the time of one boot may seem to differ: Windows tells it by a clock that is set meanwhile."""
@@ -115,16 +117,17 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
 
 
 def load() -> Record:
-    """What earlier runs have written down."""
+    """What earlier runs have written down. Raises ``BootstrapError`` where that is there and can't be read."""
     try:
-        with open(_path(), encoding="utf-8") as handle:
-            content = json.load(handle)
+        content = json.loads(_patiently(_content).decode("utf-8"))
         back = content.get("taken_back")
         return Record(tuple(_entry(each) for each in content["routes"]), frozenset(map(str, content.get("missed", []))),
                       None if back is None else int(back))
     except FileNotFoundError:
         return Record()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except OSError as error:  # what can't be read now is not forgotten: it would be somebody else's for ever
+        raise BootstrapError("can't read {}: {}".format(_path(), error.strerror)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         LOG.warning("%s can't be read (%s); which routes are ours is not known any more", _path(), error)
         return Record()
 
@@ -139,16 +142,24 @@ def save(record: Record) -> None:
             json.dump(content, handle, indent=1, sort_keys=True)
             handle.flush()
             os.fsync(handle.fileno())  # it outlives the boot, as the routes do
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                os.replace(temporary, _path())
-                break
-            except PermissionError:
-                if not tries_left:
-                    raise
-                time.sleep(_LOCK_POLL)
+        _patiently(lambda: os.replace(temporary, _path()))
     except OSError as error:
         raise _unwritable(temporary, error)
+
+
+def _content() -> bytes:
+    with open(_path(), "rb") as handle:
+        return handle.read()
+
+
+def _patiently(do: Callable[[], Result]) -> Result:
+    """Its result, once Windows allows it."""
+    for _ in range(_TRIES - 1):
+        try:
+            return do()
+        except PermissionError:
+            time.sleep(_LOCK_POLL)
+    return do()
 
 
 def _entry(content: Dict[str, Any]) -> Recorded:
