@@ -566,7 +566,12 @@ def test_the_folder_is_closed_to_others(instance):
         ["icacls.exe", folder, "/setowner", "*S-1-5-32-544", "/Q"],
         ["icacls.exe", folder, "/inheritance:r", "/grant:r", "*S-1-5-18:(OI)(CI)F", "*S-1-5-32-544:(OI)(CI)F",
          "*S-1-5-32-545:(OI)(CI)RX", "/Q"],
+        ["icacls.exe", folder + "/lock", "/setowner", "*S-1-5-32-544", "/Q"],
+        ["icacls.exe", folder + "/lock", "/reset", "/Q"],
         ["icacls.exe", folder + "/lock", "/inheritance:r", "/grant:r", "*S-1-5-18:F", "*S-1-5-32-544:F", "/Q"]]
+    del instance.windows.tools[:]
+    instance("apply")
+    assert len(instance.windows.tools) == 3, "once"
 
 
 def test_a_damaged_record_is_said_and_nothing_is_removed(instance):

@@ -150,11 +150,44 @@ def test_what_somebody_was_quick_to_put_in_goes(folder):
     folder.rmdir()
 
     def tool(command):
-        (folder / "state.json").write_text("{}") if "/setowner" in command else None
+        (folder / "state.json").write_text("{}") if command[1:3] == [str(folder), "/setowner"] else None
         return 0, b""
 
     record.secure(Folder(False, False, False), tool)
     assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_what_was_put_into_an_open_folder_under_our_names_is_not_used(folder, as_folder):
+    """Its owner could go on writing what we read, or hold the lock for ever; and a folder is in the way."""
+    (folder / "eni-bootstrap.yaml").write_text("")
+    for name in ("state.json", "state.json.new", "lock"):
+        if as_folder:
+            (folder / name / "x").mkdir(parents=True)
+        else:
+            (folder / name).write_text("planted")
+    done = []
+    record.secure(Folder(True, False, True), lambda command: (done.append(command[1:]), (0, b""))[1])
+    assert [str(folder / "lock"), "/setowner", "*S-1-5-32-544", "/Q"] in done
+    assert done[-2] == [str(folder / "lock"), "/reset", "/Q"], "also of what its maker has granted to himself"
+    record.save(Record(taken_back=7))
+    assert record.load() == Record(taken_back=7) and (folder / "lock").is_file()
+    ours = {path.name for path in folder.iterdir() if ".not-ours-" not in path.name}
+    assert ours == {"eni-bootstrap.yaml", "state.json", "lock"}
+    record.secure(OURS, lambda command: (0, b""))
+    assert record.load() == Record(taken_back=7)
+
+
+def test_a_folder_that_somebody_was_quick_to_put_in_is_in_nobody_s_way(folder):
+    folder.rmdir()
+
+    def tool(command):
+        (folder / "state.json" / "x").mkdir(parents=True) if command[1:3] == [str(folder), "/setowner"] else None
+        return 0, b""
+
+    record.secure(Folder(False, False, False), tool)
+    record.save(Record(taken_back=7))
+    assert record.load() == Record(taken_back=7)
 
 
 def test_a_record_that_can_t_be_written(folder):

@@ -61,7 +61,7 @@ def secure(found: Folder, tool: Tool) -> None:
     path = folder()
     try:
         if os.path.lexists(path) and not (found.trusted and _is_plain_folder(path)):
-            aside = "{}.not-ours-{}".format(path, os.getpid())
+            aside = _aside(path)
             os.rename(path, aside)
             LOG.warning("%s was not made by an administrator; it is %s now, and nothing in it is heeded", path, aside)
         fresh = not os.path.lexists(path)
@@ -71,16 +71,34 @@ def secure(found: Folder, tool: Tool) -> None:
         _icacls(tool, path, "/setowner", _ADMINISTRATORS)
         _icacls(tool, path, "/inheritance:r", "/grant:r", _SYSTEM + ":(OI)(CI)F", _ADMINISTRATORS + ":(OI)(CI)F",
                 _USERS + ":(OI)(CI)RX")
-        doubtful = os.listdir(path) if fresh else [] if found.closed else [os.path.basename(_path())]
+        doubtful = os.listdir(path) if fresh else [] if found.closed else map(os.path.basename, (_path(), _new_path()))
         for name in doubtful:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(path, name))
+            _discard(os.path.join(path, name))
+        if os.path.isdir(_lock_path()):
+            _discard(_lock_path())
         with open(_lock_path(), "ab"):
             pass
+        if not found.closed:  # another run may hold it; whoever has made it must not be able to hold it for ever
+            _icacls(tool, _lock_path(), "/setowner", _ADMINISTRATORS)
+            _icacls(tool, _lock_path(), "/reset")
         # Who may read a file may lock it.
         _icacls(tool, _lock_path(), "/inheritance:r", "/grant:r", _SYSTEM + ":F", _ADMINISTRATORS + ":F")
     except OSError as error:
         raise _unwritable(path, error)
+
+
+def _discard(path: str) -> None:
+    """Whatever it is; what is no file is put aside."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        os.rename(path, _aside(path))
+
+
+def _aside(path: str) -> str:
+    return "{}.not-ours-{}".format(path, os.getpid())
 
 
 @contextlib.contextmanager
@@ -136,7 +154,7 @@ def save(record: Record) -> None:
     """Write the record, whole or not at all."""
     content: Dict[str, Any] = {"routes": [_words(entry) for entry in record.routes], "missed": sorted(record.missed),
                                "taken_back": record.taken_back}
-    temporary = _path() + ".new"
+    temporary = _new_path()
     try:
         with open(temporary, "w", encoding="utf-8") as handle:
             json.dump(content, handle, indent=1, sort_keys=True)
@@ -190,6 +208,10 @@ def _icacls(tool: Tool, path: str, *arguments: str) -> None:
 
 def _path() -> str:
     return os.path.join(folder(), "state.json")
+
+
+def _new_path() -> str:
+    return _path() + ".new"
 
 
 def _lock_path() -> str:
