@@ -559,6 +559,45 @@ def test_a_configuration_that_a_user_may_have_written_is_refused(instance, monke
     assert "left alone" in instance("plan").out, "which changes nothing"
 
 
+@pytest.mark.parametrize("more", [(), ("--metadata-url", "http://127.0.0.1:1")])
+def test_a_configuration_that_goes_before_it_is_looked_at_is_refused(instance, monkeypatch, more):
+    """It was read before anybody could tell whose it was."""
+    folder = instance.folder / "data" / "eni-bootstrap"
+    folder.mkdir(parents=True)
+    file = folder / "eni-bootstrap.yaml"
+    file.write_text("ignore: [eni-1]\n")
+    monkeypatch.setattr(configfile, "PATH", str(file))
+    instance.windows.owner, instance.windows.config_owner = "S-1-5-32-544", ""
+    usual = instance.windows.run
+
+    def run(script, timeout):
+        if file.exists():
+            file.unlink()
+        return usual(script, timeout)
+
+    monkeypatch.setattr("eni_bootstrap.windows.powershell.run", run)
+    done = instance("apply", *more)
+    assert done.code == 1 and "was changed" in done.err and not instance.windows.commands
+    done = instance("apply", "--unattended", "--timeout", "50", *more)
+    assert done.code == 0 and instance.windows.commands, "now there is none"
+
+
+def test_a_configuration_that_comes_while_the_folder_is_being_closed_is_refused(instance, monkeypatch):
+    folder = instance.folder / "data" / "eni-bootstrap"
+    monkeypatch.setattr(configfile, "PATH", str(folder / "eni-bootstrap.yaml"))
+    folder.mkdir(parents=True)
+    instance.windows.owner = "S-1-5-32-544"
+    usual = instance.windows.tool
+
+    def tool(command, timeout=60.0):
+        (folder / "eni-bootstrap.yaml").write_text("")
+        return usual(command, timeout)
+
+    monkeypatch.setattr("eni_bootstrap.windows.powershell.tool", tool)
+    done = instance("apply")
+    assert done.code == 1 and "was changed" in done.err and not instance.windows.commands
+
+
 def test_the_folder_is_closed_to_others(instance):
     instance("apply")
     folder = str(instance.folder / "data" / "eni-bootstrap")

@@ -75,7 +75,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
     chosen = _COMMANDS[parsed.command]
     deadline = Deadline(config.timeout)
     if chosen.privileged:
-        _secure(looking.administrator(parsed.command, deadline), parsed, deadline)
+        _secure(looking.administrator(parsed.command, deadline), parsed, config, deadline)
     asking = client(config, deadline)
     try:
         return chosen.run(World(asking.fetch, powershell.run, deadline, config, time.sleep))
@@ -185,16 +185,27 @@ class _TakenBack(Exception):
     """Somebody wants nothing to be set up."""
 
 
-def _secure(snapshot: Snapshot, parsed: argparse.Namespace, deadline: Deadline) -> None:
+def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, deadline: Deadline) -> None:
     """Have the folder of the record; refuse a configuration that a user may have written."""
     folder = snapshot.folder
     if not folder.closed and os.path.lexists(record.folder()):
         folder = looking.read(powershell.run, deadline).folder  # a run beside this one may have made it just now
-    if not parsed.config and os.path.lexists(configfile.PATH) and not (folder.trusted and folder.config_trusted):
+    is_configured = os.path.lexists(configfile.PATH)
+    if not parsed.config and is_configured and not (folder.trusted and folder.config_trusted):
         raise BootstrapError(
             "{}: it or its folder belongs to a user, who could tell the system what to do; have it owned by the "
             "administrators (icacls PATH /setowner *S-1-5-32-544), or name another by --config".format(configfile.PATH))
     record.secure(folder, powershell.tool)
+    # It was read before anybody had looked whose it was: who was quick has put another in its place meanwhile.
+    if not parsed.config and (os.path.lexists(configfile.PATH) != is_configured or _configured(parsed) != config):
+        raise BootstrapError("{}: it was changed while it was being looked at; run it again".format(configfile.PATH))
+
+
+def _configured(parsed: argparse.Namespace) -> Config:
+    """What the configuration file and the command line say by now."""
+    found = configfile.load()._replace(timeout=parsed.timeout, unattended=parsed.unattended)
+    return found if parsed.metadata_url is None else found._replace(
+        metadata_url=parsed.metadata_url, metadata_url_ipv6="")
 
 
 def _heed_removal(world: World, kept: Record, snapshot: Snapshot) -> None:
