@@ -33,8 +33,8 @@ def read(path: str) -> Saved:
         if path == "-":
             content = json.load(sys.stdin)
         else:
-            with open(path, encoding="utf-8-sig") as file:  # Windows' own tools begin a file with a mark
-                content = json.load(file)
+            with open(path, "rb") as file:  # as bytes: Windows' own tools begin a file with a mark, or write UTF-16
+                content = json.loads(file.read())
     except OSError as error:
         raise UsageError("{}: {}".format(path, error.strerror)) from error
     except (ValueError, RecursionError) as error:

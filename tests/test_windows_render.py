@@ -1,12 +1,15 @@
 """What people can run instead: the vendor's commands, and a script that is as good as the agent where it runs."""
 
+import json
+
 import pytest
 
+from eni_bootstrap import cli
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import Listing, SickInterface
 from eni_bootstrap.windows import reader, render, scripts
 from tests.build import interface, subnet
-from tests.windows import V4, FakeWindows
+from tests.windows import V4, FakeWindows, tree
 
 PRIMARY = interface(0, subnet("172.16.10.0/24", "172.16.10.10"), primary=True)
 ETH1 = interface(1, subnet("172.16.12.0/24", "172.16.12.76"), subnet("2001:db8:1::/64", "2001:db8:1::20"))
@@ -85,3 +88,14 @@ def test_the_script_has_each_eni_and_quotes_it():
 def test_a_script_without_a_primary_does_nothing():
     assert render.powershell(Listing((), ()), Config())[0].text.endswith(
         "Write-Warning 'metadata lists no primary ENI'\nexit 1\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_tree_that_powershell_has_put_into_a_file(tmp_path, capsys, encoding):
+    """``metadata >tree.json`` is UTF-16 with a mark in Windows PowerShell."""
+    path = tmp_path / "tree.json"
+    path.write_bytes((json.dumps(tree(PRIMARY, ETH1)) + "\r\n").encode(encoding))
+    assert cli.main(["render", "windows", "--metadata", str(path)]) == 0
+    assert "route add -p 0.0.0.0 mask 0.0.0.0 172.16.12.253 if %INDEX% metric 1" in capsys.readouterr().out
+    path.write_bytes(b"\xff\xfe\x00")
+    assert cli.main(["render", "windows", "--metadata", str(path)]) == 2
