@@ -62,6 +62,22 @@ def test_one_that_hangs_is_killed(stand_in):
     assert "PowerShell has not ended within 0 s" in str(caught.value) and time.monotonic() - started < 10
 
 
+def test_one_that_hangs_before_it_has_read_anything_is_killed(stand_in, monkeypatch):
+    """On Windows ``communicate`` first writes all of its input, for which its timeout does not count."""
+    class Popen(subprocess.Popen):
+        def _communicate(self, input, *more):
+            self._stdin_write(input)
+            self.stdin = None
+            return super()._communicate(None, *more)
+
+    monkeypatch.setattr(powershell.subprocess, "Popen", Popen)
+    stand_in("exec sleep 20\n")
+    started = time.monotonic()
+    with pytest.raises(BootstrapError) as caught:
+        powershell.run("x" * 1000000, 0.3)
+    assert "PowerShell has not ended within 0 s" in str(caught.value) and time.monotonic() - started < 10
+
+
 def test_one_that_fails_without_a_word_on_stdout(stand_in):
     stand_in("echo ' oops at line 1' >&2; exit 1\n")
     with pytest.raises(BootstrapError) as caught:

@@ -3,6 +3,7 @@
 import base64
 import os
 import subprocess
+import threading
 from typing import Dict, List, Sequence, Tuple
 
 from eni_bootstrap.errors import BootstrapError
@@ -60,13 +61,24 @@ def _call(command: List[str], given: bytes, timeout: float, name: str) -> Tuple[
         raise BootstrapError("there is no {} at {}".format(name, command[0])) from None
     except OSError as error:
         raise BootstrapError("{} can't be run: {}".format(name, error.strerror)) from error
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    # On Windows ``communicate`` writes the input without heeding its timeout: who does not read it would never be left.
+    watch = threading.Timer(max(timeout, 0.001), stop)
+    watch.daemon = True
     with process:
+        watch.start()
         try:
             out, err = process.communicate(given, timeout=max(timeout, 0.001))
         except subprocess.TimeoutExpired:
-            process.kill()
-            raise BootstrapError("{} has not ended within {:.0f} s".format(name, timeout)) from None
-        except BaseException:
-            process.kill()
-            raise
+            late.set()
+        finally:
+            watch.cancel()
+            process.kill()  # as good as nothing where it has ended
+    if late.is_set():
+        raise BootstrapError("{} has not ended within {:.0f} s".format(name, timeout))
     return process.returncode, out, err
