@@ -235,6 +235,16 @@ def test_an_adapter_without_an_address_is_waited_for(instance):
     assert instance("apply").code == 0 and instance.clock.now < 5 and len(ours(instance)) == 2
 
 
+@pytest.mark.parametrize("form", ["lists", "names"])
+def test_an_address_that_windows_does_not_use_yet_is_waited_for(instance, form):
+    """Get-NetIPAddress: a tentative one is not used for communication, its uniqueness is being verified."""
+    instance.windows.form = form
+    instance.windows.tentative.add("172.16.12.76")
+    instance.while_waiting = [lambda: None, instance.windows.tentative.clear]
+    done = instance("apply")
+    assert done.code == 0 and 1 < instance.clock.now < 5 and len(ours(instance)) == 1, done
+
+
 def test_an_address_that_does_not_come_is_a_problem(instance):
     instance.windows.plug(2, "169.254.7.7/16")
     instance.list(PRIMARY, ETH1, ETH2)

@@ -47,6 +47,7 @@ class FakeWindows:
         self.metrics = {}  # (index, version): metric
         self.weak = set()  # (index, version)
         self.addresses = []  # (index, address, prefix length)
+        self.tentative = set()  # those of them that Windows still asks the network about, and does not use
         self.own = {}  # what DHCP and router advertisements make, as in a store
         self.active, self.persistent = {}, {}
         self.typed = set()  # keys of what somebody has made or changed
@@ -205,7 +206,8 @@ class FakeWindows:
         assert not words
         indexes = {index for index, adapter in self.adapters.items() if adapter[3]}
         if src is not None:
-            indexes = {index for index, address, _ in self.addresses if address == src and index in indexes}
+            indexes = {index for index, address, _ in self.addresses if address == src and index in indexes
+                       and address not in self.tentative}
             if any((index, dst.version) in self.weak for index in indexes):
                 indexes = {index for index, adapter in self.adapters.items() if adapter[3]}
         found = []
@@ -239,7 +241,8 @@ class FakeWindows:
             } for (index, version), metric in self.metrics.items()],
             "addresses": [{
                 "InterfaceIndex": index, "IPAddress": address, "PrefixLength": length,
-                "AddressState": 4 if numbers else "Preferred",
+                "AddressState": (1 if numbers else "Tentative") if address in self.tentative else
+                4 if numbers else "Preferred",
             } for index, address, length in self.addresses if self.adapters[index][3]],
             "active": self._rows(self.active), "persistent": self._rows(self.persistent),
         }

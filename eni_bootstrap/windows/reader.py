@@ -23,7 +23,8 @@ _ADMIN_STATUS = {1: True, "Up": True, 2: False, "Down": False, 3: False, "Testin
 """MSFT_NetAdapter.InterfaceAdminStatus: of RFC 2863."""
 _SWITCH = {0: False, "Disabled": False, 1: True, "Enabled": True}
 _STATES = {0: "Invalid", 1: "Tentative", 2: "Duplicate", 3: "Deprecated", 4: "Preferred"}
-_UNUSABLE = ("Invalid", "Duplicate")
+_UNUSABLE = ("Invalid", "Tentative", "Duplicate")
+"""Windows does not send from these; a tentative one may be preferred in some seconds."""
 
 
 class Answer(NamedTuple):
@@ -119,7 +120,7 @@ def _mac(text: str) -> str:
 
 
 def _address(row: Any, names: Dict[int, str]) -> Optional[LinkAddress]:
-    """Nothing where it is of no use: of the loopback, link-local, or somebody else has it, too."""
+    """Nothing where it is of no use: of the loopback, link-local, or somebody else has it, too, or may have."""
     address = _ip(row["IPAddress"])
     dev = names.get(int(row["InterfaceIndex"]))
     state = row["AddressState"]
