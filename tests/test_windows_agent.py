@@ -154,6 +154,20 @@ def test_a_router_s_advertisement_will_do(bare):
     assert done.code == 0 and not bare.windows.commands and "remark" not in done.out
 
 
+def test_what_dhcp_takes_over_is_windows_own_and_the_copy_for_the_next_boot_stays_ours(instance):
+    key = V4, 6, "172.16.12.253"
+    assert instance("apply").code == 0
+    instance.windows.own[key] = instance.windows.active[key] = 0
+    instance.windows.commands.clear()
+    done = instance("apply")
+    assert done.code == 0 and "Windows' own default route is not worse than the primary's" in done.out
+    assert not instance.windows.commands and instance("verify").code == 0
+    instance.windows.reboot()
+    assert instance("apply").code == 0 and not instance.windows.commands
+    assert instance("remove").code == 0
+    assert instance.windows.active[key] == 0 and not instance.windows.persistent
+
+
 def test_what_was_typed_by_the_vendor_s_page_stays_whose_it_is(instance):
     instance.windows.type_route(V4, 6, "172.16.12.253", 1)
     before = instance.windows.state()

@@ -42,7 +42,8 @@ BOTH = snapshot([MADE.route], [MADE.route])
 
 @pytest.mark.parametrize("found, is_ours", [
     (BOTH, True), (snapshot([MADE.route]), True), (snapshot((), [MADE.route]), True), (snapshot(), False),
-    (snapshot([default(6, metric=2)], [MADE.route]), False), (snapshot([MADE.route], [default(6, metric=2)]), False),
+    (snapshot([default(6, metric=0)], [MADE.route]), True),  # DHCP has taken over what is in force
+    (snapshot([MADE.route], [default(6, metric=2)]), False), (snapshot([default(6, metric=2)]), False),
     (snapshot([default(6, gateway="172.16.10.1")]), False)])
 def test_ours_is_what_still_is_as_it_was_recorded(found, is_ours):
     assert owned([MADE], found) == ([MADE] if is_ours else [])
@@ -58,7 +59,7 @@ def test_a_change_of_the_metric_that_was_cut_off_half_way_is_ours():
     for active, persistent in ((7, 1), (1, 7)):
         found = snapshot([default(6, metric=active)], [default(6, metric=persistent)])
         assert [entry.route.metric for entry in owned([former, MADE], found)] == [active]
-        assert not owned([MADE], found)
+        assert owned([MADE], found) == ([MADE] if persistent == 1 else [])
 
 
 def test_what_could_not_be_made_or_removed():

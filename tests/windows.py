@@ -50,7 +50,8 @@ class FakeWindows:
         self.tentative = set()  # those of them that Windows still asks the network about, and does not use
         self.own = {}  # what DHCP and router advertisements make, as in a store
         self.active, self.persistent = {}, {}
-        self.typed = set()  # keys of what somebody has made or changed
+        self.typed = set()  # keys of what somebody has made or changed and is in force
+        self.typed_for_good = set()  # and of what is persistent
         self.elevated, self.boot = True, 1700000000
         self.owner, self.closed, self.config_owner = "", False, "S-1-5-32-544"
         self.commands = []
@@ -107,22 +108,26 @@ class FakeWindows:
             for store in (self.own, self.persistent):
                 for key in [key for key in store if key[1] == old]:
                     store[key[0], new, key[2]] = store.pop(key)
-            self.typed = {(prefix, new if index == old else index, hop) for prefix, index, hop in self.typed}
-        self.active = {}
+            self.typed_for_good = {(prefix, new if index == old else index, hop)
+                                   for prefix, index, hop in self.typed_for_good}
+        self.active, self.typed = {}, set(self.typed_for_good)
         for index in self.adapters:
             self._come_up(index)
 
     def _go_down(self, index):
         self.active = {key: metric for key, metric in self.active.items() if key[1] != index}
+        self.typed = {key for key in self.typed if key[1] != index or key in self.typed_for_good}
 
     def _come_up(self, index):
+        """DHCP comes last and takes over what is there."""
         if self.adapters[index][3]:
-            for store in (self.own, self.persistent):
+            for store in (self.persistent, self.own):
                 self.active.update({key: metric for key, metric in store.items() if key[1] == index})
 
     def type_route(self, prefix, index, gateway, metric, persistent=True):
         """Somebody does, or changes what is there."""
         self.typed.add((prefix, index, gateway))
+        self.typed_for_good.update([(prefix, index, gateway)] if persistent else [])
         for store in [self.active] + ([self.persistent] if persistent else []):
             store[prefix, index, gateway] = metric
 

@@ -98,24 +98,32 @@ def primary_indexes(listing: Listing, snapshot: Snapshot) -> Set[int]:
 
 
 def owned(recorded: Sequence[Recorded], snapshot: Snapshot) -> List[Recorded]:
-    """What is ours: it is on record and still is as it was recorded. What somebody has changed since is his.
+    """What is ours: it is on record, and its persistent copy, or where there is none the other, still is as it was
+    recorded. What somebody has changed since is his: a copy in force, for instance, that DHCP has taken over."""
+    known = placed(recorded, snapshot)
+    active = {route.key: route for route in snapshot.active}
+    persistent = {route.key: route for route in snapshot.persistent}
+    found: Dict[Tuple[Network, int, Address], Recorded] = {}
+    for key in {route.key: None for route in known}:
+        if persistent.get(key, active.get(key)) in known:
+            found[key] = known[active[key] if active.get(key) in known else persistent[key]]
+    return list(found.values())
 
-    An adapter is known again by its GUID. The routes of one that is gone keep the index, unless that is another's now.
+
+def placed(recorded: Sequence[Recorded], snapshot: Snapshot) -> Dict[WindowsRoute, Recorded]:
+    """How a copy looks that is ours: with the index that the adapter, known again by its GUID, has now. The routes of
+    one that is gone keep the index, unless that is another's now.
+
+    A run that was cut off has recorded a metric and the one before, and may have changed one store only.
     """
     taken = {each.ifindex for each in snapshot.adapters}
-    moved: Dict[WindowsRoute, Recorded] = {}
+    found: Dict[WindowsRoute, Recorded] = {}
     for entry in recorded:
         index = snapshot.index_of(entry.guid)
         if index is not None or entry.route.ifindex not in taken:
             route = entry.route if index is None else entry.route._replace(ifindex=index)
-            moved[route] = entry._replace(route=route)
-    # A run that was cut off has recorded a metric and the one before, and may have changed one store only.
-    found: Dict[Tuple[Network, int, Address], Recorded] = {}
-    for key in {route.key: None for route in moved}:
-        present = [route for store in (snapshot.active, snapshot.persistent) for route in store if route.key == key]
-        if present and moved.keys() >= set(present):
-            found[key] = moved[present[0]]
-    return list(found.values())
+            found[route] = entry._replace(route=route)
+    return found
 
 
 def defaults_of(index: int, version: int, snapshot: Snapshot) -> List[WindowsRoute]:
@@ -228,7 +236,9 @@ def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded:
     ours = {entry.route for entry in owned(recorded, snapshot)}
     wanted = WindowsRoute(EVERYWHERE[version], index, subnet.gateway, 0)
     metric = max(1, base + 1 - snapshot.effective(wanted))
-    others = [_judged(route, subnet.gateway, base, snapshot)
+    known = placed(recorded, snapshot)
+    typed = {route.key for route in snapshot.persistent if route not in known}
+    others = [_judged(route, subnet.gateway, base, route.key in typed, snapshot)
               for route in defaults_of(index, version, snapshot) if route not in ours]
     problems = ["{}: somebody else's default route is in the place of ours and stays: {} (ours: by {}, metric {})"
                 .format(eni.label, _text(each.route, snapshot), subnet.gateway, metric)
@@ -246,10 +256,9 @@ def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded:
     return Defaults(wanted._replace(metric=metric).on(eni.dev), tuple(problems), tuple(remarks))
 
 
-def _judged(route: WindowsRoute, gateway: Address, base: int, snapshot: Snapshot) -> Default:
+def _judged(route: WindowsRoute, gateway: Address, base: int, persistent: bool, snapshot: Snapshot) -> Default:
     """What Windows makes by itself is in force only, and leads to the ENI's gateway or to a router that has advertised
-    itself by its link-local address."""
-    persistent = any(route.key == each.key for each in snapshot.persistent)
+    itself by its link-local address. ``persistent``: somebody has made it so."""
     elsewhere = route.gateway != gateway
     ahead = snapshot.effective(route) <= base
     typed = persistent or elsewhere and not route.gateway.is_link_local

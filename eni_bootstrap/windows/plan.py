@@ -8,7 +8,7 @@ from typing import AbstractSet, Dict, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.model import Address, Listing, Network, Route
 from eni_bootstrap.routing import Decision
-from eni_bootstrap.windows.decision import owned
+from eni_bootstrap.windows.decision import owned, placed
 from eni_bootstrap.windows.model import Recorded, Snapshot, WindowsRoute
 from eni_bootstrap.windows.scripts import ACTIVE, BOTH, PERSISTENT, command
 
@@ -46,6 +46,7 @@ def plan(listing: Listing, decision: Decision, snapshot: Snapshot, recorded: Seq
     """All steps from what is to what the decision says."""
     ours = owned(recorded, snapshot)
     keys = {entry.route.key for entry in ours}
+    known = placed(recorded, snapshot).keys()
     adapters = {each.name: each for each in snapshot.adapters}
     changes: List[RouteChange] = []
     wanted: List[Recorded] = []
@@ -55,11 +56,11 @@ def plan(listing: Listing, decision: Decision, snapshot: Snapshot, recorded: Seq
         adapter = adapters[hop.dev]
         made = WindowsRoute(route.dst, adapter.ifindex, hop.gateway, route.metric)
         wanted.append(Recorded(adapter.mac, adapter.guid, made))
-        changes += _making(made, keys, snapshot, hop.dev)
+        changes += _making(made, keys, known, snapshot, hop.dev)
     kept = {entry.route.key for entry in wanted}
     changes += [change for entry in ours
                 if entry.route.key not in kept and _is_over(entry, listing, decision, snapshot)
-                for change in _removal(entry.route, snapshot)]
+                for change in _removal(entry.route, known, snapshot)]
     places = {_place(entry) for entry in ours}
     during = [entry for entry in recorded
               if _place(entry) in places or not _is_over(entry, listing, decision, snapshot)]
@@ -73,8 +74,9 @@ def _place(entry: Recorded) -> Tuple[str, Network, Address]:
 
 def withdrawal(snapshot: Snapshot, recorded: Sequence[Recorded]) -> Plan:
     """Takes back all that is ours."""
-    return Plan(tuple(change for entry in owned(recorded, snapshot) for change in _removal(entry.route, snapshot)),
-                tuple(recorded))
+    known = placed(recorded, snapshot).keys()
+    return Plan(tuple(change for entry in owned(recorded, snapshot)
+                      for change in _removal(entry.route, known, snapshot)), tuple(recorded))
 
 
 def settled(todo: Plan, failed: Sequence[RouteChange], snapshot: Snapshot) -> Tuple[Recorded, ...]:
@@ -108,12 +110,15 @@ def _is_asleep(entry: Recorded, ours: Sequence[Recorded], snapshot: Snapshot) ->
     return entry.route.key not in keys or snapshot.index_of(entry.guid) is None
 
 
-def _making(made: WindowsRoute, ours: AbstractSet[Key], snapshot: Snapshot, dev: str) -> List[RouteChange]:
-    """What puts it into both stores."""
+def _making(made: WindowsRoute, ours: AbstractSet[Key], known: AbstractSet[WindowsRoute], snapshot: Snapshot, dev: str
+            ) -> List[RouteChange]:
+    """What puts it into both stores; nothing where somebody else's is in force instead."""
     active, persistent = (next((route for route in store if route.key == made.key), None)
                           for store in (snapshot.active, snapshot.persistent))
     if made.key not in ours:
         return [RouteChange("add", made, BOTH, dev)]
+    if active is not None and active not in known:
+        return []
     if persistent is None:
         # New-NetRoute can't add to that store alone.
         return [RouteChange("remove", made, ACTIVE, dev), RouteChange("add", made, BOTH, dev)]
@@ -123,12 +128,12 @@ def _making(made: WindowsRoute, ours: AbstractSet[Key], snapshot: Snapshot, dev:
     return changes
 
 
-def _removal(route: WindowsRoute, snapshot: Snapshot) -> List[RouteChange]:
-    """Of each store by itself, because that of an adapter that is gone or disabled is in one only."""
+def _removal(route: WindowsRoute, known: AbstractSet[WindowsRoute], snapshot: Snapshot) -> List[RouteChange]:
+    """Of each store by itself, because that of an adapter that is gone or disabled is in one only, or ours in one."""
     dev = next((each.name for each in snapshot.adapters if each.ifindex == route.ifindex), "")
     return [RouteChange("remove", each, store, dev)
             for store, routes in ((ACTIVE, snapshot.active), (PERSISTENT, snapshot.persistent))
-            for each in routes if each.key == route.key]
+            for each in routes if each.key == route.key and each in known]
 
 
 def _is_over(entry: Recorded, listing: Listing, decision: Decision, snapshot: Snapshot) -> bool:
