@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+import eni_bootstrap
 from eni_bootstrap.host import singlefile
 from eni_bootstrap.windows import task
 from tests.windows import TASK_NAMESPACE, Instance
@@ -82,15 +83,11 @@ def test_names_that_mean_something_to_xml():
 
 
 @pytest.mark.parametrize("path, expected", [
-    (r"C:\Users\Me\AppData\Local\Programs\Python\Python312\python.exe", True), (r"c:/users/me/python.exe", True),
-    (PYTHON, False), (r"C:\Users2\python.exe", False), (r"C:\Python312\python.exe", False),
-    (r"C:\Program Files\..\Users\me\python.exe", True)])
-def test_what_lies_in_a_profile(path, expected):
-    assert task.in_profile(path, WINDOWS) is expected
-
-
-def test_what_is_guarded():
-    assert task.is_guarded(PYTHON, WINDOWS) and not task.is_guarded(r"C:\Python312\python.exe", WINDOWS)
+    (r"C:\Users\Me\AppData\Local\Programs\Python\Python312\python.exe", False), (r"c:/users/me/python.exe", False),
+    (PYTHON, True), (PYTHON.lower().replace("\\", "/"), True), (r"C:\Python312\python.exe", False),
+    (r"C:\Program Files Mine\python.exe", False), (r"C:\Program Files\..\Users\me\python.exe", False)])
+def test_what_is_guarded(path, expected):
+    assert task.is_guarded(path, WINDOWS) is expected
 
 
 def test_install_and_uninstall(instance):
@@ -117,6 +114,10 @@ def test_who_installs_it_wants_it_whatever_was_removed_before(instance):
 
 def test_installed_by_pip(instance, monkeypatch):
     monkeypatch.setattr(singlefile, "path", lambda: "")
+    done = instance("install")
+    assert done.code == 1 and "outside Program Files" in done.err, "a checkout, where the task would not find it"
+    package = instance.folder / "programs" / "Python312" / "Lib" / "site-packages" / "eni_bootstrap"
+    monkeypatch.setattr(eni_bootstrap, "__file__", str(package / "__init__.py"))
     assert instance("install").code == 0 and not instance.place.parent.exists()
     definition = instance.windows.tasks["eni-bootstrap"].decode("utf-16-le")
     assert next(parsed(definition).iter(TASK_NAMESPACE + "Arguments")).text == \
@@ -136,17 +137,13 @@ def test_an_image_can_t_be_given_a_task(instance, command):
     assert instance(command, "--root", "/mnt").code == 2
 
 
-def test_a_python_in_a_user_s_profile_is_refused(instance, monkeypatch):
-    monkeypatch.setattr(sys, "executable", str(instance.folder / "users" / "me" / "python.exe"))
+@pytest.mark.parametrize("place", ["users/me", "Python312", "programs-of-mine/Python312"])
+def test_a_python_where_users_may_write_is_refused(instance, monkeypatch, place):
+    monkeypatch.setattr(sys, "executable", str(instance.folder / place / "python.exe"))
     done = instance("install")
-    assert done.code == 1 and "install Python for all users" in done.err
+    assert done.code == 1 and "outside Program Files" in done.err and "install Python for all users" in done.err
     assert not instance.windows.tasks and not instance.place.exists()
-
-
-def test_a_python_elsewhere_is_remarked_on(instance, monkeypatch):
-    monkeypatch.setattr(sys, "executable", str(instance.folder / "Python312" / "python.exe"))
-    done = instance("install")
-    assert done.code == 0 and "remark:" in done.out and "outside Program Files" in done.out
+    assert sys.executable in instance("install", "--dry-run").out
 
 
 def test_a_task_that_is_not_ours_is_left_alone(instance):

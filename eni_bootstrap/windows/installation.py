@@ -25,15 +25,17 @@ def install(parsed: argparse.Namespace) -> int:
     _check_root(parsed)
     program = singlefile.path()
     place = _place()
-    for path in [sys.executable] + ([] if program else [os.path.abspath(eni_bootstrap.__file__)]):
-        if task.in_profile(path, os.environ):
-            raise BootstrapError("{} lies in a user's profile, who could change what the system runs: install Python "
-                                 "for all users, in Program Files, and run install with that".format(path))
     arguments = ["-m", "eni_bootstrap"] if not program else [place]
     definition = task.task(sys.executable, arguments + ["apply", "--unattended"])
     if parsed.dry_run:
         said = ["would write {}".format(place)] if program else []
         return 0 if output.write("\n".join(said + ["would register the task {}:".format(task.NAME), definition])) else 1
+    for path in [sys.executable] + ([] if program else [os.path.abspath(eni_bootstrap.__file__)]):
+        if not task.is_guarded(path, os.environ):
+            raise BootstrapError(
+                "{} lies outside Program Files, where users may be able to change what the system runs: install Python "
+                "for all users there, and run install with that; or see to it that only administrators may write, and "
+                "register what install --dry-run shows".format(path))
     deadline = Deadline(Config().timeout)
     snapshot = looking.administrator("install", deadline)
     left = [text for text in (_foreign_task(), _foreign_program(place) if program else "") if text]
@@ -49,9 +51,6 @@ def install(parsed: argparse.Namespace) -> int:
             record.save(record.load()._replace(taken_back=None))
     said.append("registered the task {}; it runs at each boot, at each change of a network, and every 5 minutes".format(
         task.NAME))
-    if not task.is_guarded(sys.executable, os.environ):
-        said.append("remark: {} lies outside Program Files: see to it that only administrators may write there".format(
-            sys.executable))
     return _say(said, 0)
 
 

@@ -87,13 +87,6 @@ def is_ours(definition: bytes) -> bool:
     return AUTHOR.encode("ascii") in definition.replace(b"\0", b"")
 
 
-def in_profile(path: str, environment: Mapping[str, str]) -> bool:
-    """Whether it lies below a user's profile, where the user could change what the system runs."""
-    public = environment.get("PUBLIC")
-    profiles = [ntpath.dirname(public)] if public else [r"C:\Users"]
-    return any(is_below(path, folder) for folder in profiles + [environment.get("USERPROFILE") or profiles[0]])
-
-
 def is_guarded(path: str, environment: Mapping[str, str]) -> bool:
     """Whether it lies where only administrators may write."""
     names = ("ProgramFiles", "ProgramFiles(x86)", "ProgramW6432", "SystemRoot")
