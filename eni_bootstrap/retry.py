@@ -6,7 +6,7 @@ from typing import Callable
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
-from eni_bootstrap.errors import NotReady
+from eni_bootstrap.errors import BootstrapError, NotReady
 
 LOG = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ LAST_TRY = 0.2
 
 PATIENCE = 1.0
 """Seconds of trying before an operator who watches the boot is told about it."""
+
+LOCK_POLL = 0.05
+"""Seconds between two tries for a lock: a run takes some 0.3 s, so that those who wait lose little."""
 
 SPEAK_EVERY = 5.0
 """Seconds between two such messages."""
@@ -86,3 +89,21 @@ def retrying(what: str, deadline: Deadline, sleep: Callable[[float], None] = tim
         before_sleep=report,
         reraise=True,
     )
+
+
+def wait_for_lock(try_it: Callable[[], bool], path: str, deadline: Deadline, sleep: Callable[[float], None]) -> bool:
+    """Try until the lock is ours; tells whether another run had to be waited for.
+
+    Raises ``BootstrapError`` when another run holds it until the deadline.
+    """
+    started = deadline.remaining()
+    said = waited = False
+    while not try_it():
+        if deadline.expired:
+            raise BootstrapError("another run has been at work for {:.0f} s (it holds {})".format(started, path))
+        if not said and started - deadline.remaining() > PATIENCE:
+            said = True
+            LOG.info("waiting for another run to end, %.0f s at most", deadline.remaining())
+        waited = True
+        sleep(LOCK_POLL)
+    return waited

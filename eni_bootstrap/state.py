@@ -17,12 +17,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tupl
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Numbering, SettingMade
 from eni_bootstrap.plan import Change
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.retry import Deadline, wait_for_lock
 
 LOG = logging.getLogger(__name__)
-
-_LOCK_POLL = 0.05
-"""Seconds between two tries for the lock: a run takes some 0.3 s, so that those who wait lose little."""
 
 
 def directory() -> str:
@@ -45,24 +42,18 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
             os.fchmod(handle.fileno(), 0o644)
     except OSError as error:
         raise _unwritable(path, error)
+
+    def try_it() -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise BootstrapError("can't lock {}: {}".format(path, error.strerror))
+            return False
+
     with handle:
-        started = deadline.remaining()
-        said = waited = False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise BootstrapError("can't lock {}: {}".format(path, error.strerror))
-            if deadline.expired:
-                raise BootstrapError("another run has been at work for {:.0f} s (it holds {})".format(started, path))
-            if not said and started - deadline.remaining() > 1:
-                said = True
-                LOG.info("waiting for another run to end, %.0f s at most", deadline.remaining())
-            waited = True
-            sleep(_LOCK_POLL)
-        yield waited
+        yield wait_for_lock(try_it, path, deadline, sleep)
 
 
 def taken_back() -> bool:

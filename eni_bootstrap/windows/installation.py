@@ -30,14 +30,14 @@ def install(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         said = ["would write {}".format(place)] if program else []
         return 0 if output.write("\n".join(said + ["would register the task {}:".format(task.NAME), definition])) else 1
+    deadline = Deadline(Config().timeout)
+    snapshot = looking.administrator("install", deadline)
     for path in [sys.executable] + ([] if program else [os.path.abspath(eni_bootstrap.__file__)]):
         if not task.is_guarded(path, os.environ):
             raise BootstrapError(
                 "{} lies outside Program Files, where users may be able to change what the system runs: install Python "
                 "for all users there, and run install with that; or see to it that only administrators may write, and "
                 "register what install --dry-run shows".format(path))
-    deadline = Deadline(Config().timeout)
-    snapshot = looking.administrator("install", deadline)
     left = [text for text in (_foreign_task(), _foreign_program(place) if program else "") if text]
     if left:
         return _say(["left as it is: " + text for text in left], 1)

@@ -15,16 +15,13 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Callable, Dict, FrozenSet, Iterator, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.retry import LOCK_POLL, Deadline, wait_for_lock
 from eni_bootstrap.windows.model import Folder, Recorded, WindowsRoute
 
 LOG = logging.getLogger(__name__)
 
 Tool = Callable[[Sequence[str]], Tuple[int, bytes]]
 Result = TypeVar("Result")
-
-_LOCK_POLL = 0.05
-"""Seconds between two tries for the lock: a run takes seconds, most of them PowerShell's."""
 
 _TRIES = 20
 """To read or replace the record: Windows refuses while somebody, ``status`` or a virus scanner, has it open, for less
@@ -108,30 +105,23 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
     Raises ``BootstrapError`` when another run holds it until the deadline.
     """
     import msvcrt  # on Windows only
-    locking, try_it = getattr(msvcrt, "locking"), getattr(msvcrt, "LK_NBLCK")
+    locking, at_once = getattr(msvcrt, "locking"), getattr(msvcrt, "LK_NBLCK")
     try:
         handle = open(_lock_path(), "ab")
     except OSError as error:
         raise _unwritable(_lock_path(), error)
+
+    def try_it() -> bool:
+        try:
+            locking(handle.fileno(), at_once, 1)  # one byte, which need not be there
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EDEADLK):
+                raise BootstrapError("can't lock {}: {}".format(_lock_path(), error.strerror))
+            return False
+
     with handle:
-        started = deadline.remaining()
-        said = waited = False
-        while True:
-            try:
-                locking(handle.fileno(), try_it, 1)  # one byte, which need not be there
-                break
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EDEADLK):
-                    raise BootstrapError("can't lock {}: {}".format(_lock_path(), error.strerror))
-            if deadline.expired:
-                raise BootstrapError("another run has been at work for {:.0f} s (it holds {})".format(
-                    started, _lock_path()))
-            if not said and started - deadline.remaining() > 1:
-                said = True
-                LOG.info("waiting for another run to end, %.0f s at most", deadline.remaining())
-            waited = True
-            sleep(_LOCK_POLL)
-        yield waited
+        yield wait_for_lock(try_it, _lock_path(), deadline, sleep)
 
 
 def load() -> Record:
@@ -176,7 +166,7 @@ def _patiently(do: Callable[[], Result]) -> Result:
         try:
             return do()
         except PermissionError:
-            time.sleep(_LOCK_POLL)
+            time.sleep(LOCK_POLL)
     return do()
 
 
