@@ -84,6 +84,26 @@ class TestOfAllFormats:
         assert "LEFT OUT: eni-bp1exampleeni00002 (00:16:3e:0e:00:02" in text
         assert "172.16.10.253" in text and "172.16.20.253" not in text
 
+    @pytest.mark.parametrize("name", LINUX)
+    def test_a_sick_one_keeps_its_name_its_table_and_its_place(self, name):
+        tree = make_tree(3)
+        del macs_of(tree)["00:16:3e:0e:00:02"]["gateway"]
+        text = whole(name, tree=tree)
+        assert re.search("assumed: eth0 is 00:16:3e:0e:00:01, eth2 is\n?#? +00:16:3e:0e:00:03", text)
+        assert "1002" in text and "1001" not in text
+
+    @pytest.mark.parametrize("name", LINUX)
+    def test_where_the_primary_is_sick_nobody_takes_its_place(self, name):
+        tree = make_tree(3)
+        del macs_of(tree)["00:16:3e:0e:00:01"]["gateway"]
+        files = render(name, tree)
+        assert not [path for path in files if "eth0" in path]
+        text = "\n".join(files.values())
+        assert "eth1 is 00:16:3e:0e:00:02" in text and "eth0:" not in text
+        # The best metric in main is the primary's.
+        assert name == "ip" or not re.search(r"(?i)metric[:=] ?100\b", text)
+        assert re.search(r"(?m)^[^#]*7100\b", text) or name == "netplan"
+
     @pytest.mark.parametrize("name", FILES)
     def test_what_the_configuration_asks_for_is_in_it_or_that_it_is_not_is_said(self, name):
         rules = outline(config=configuration(configfile.EXAMPLE)).all_rules
@@ -109,6 +129,10 @@ class TestOfAllFormats:
 
 
 class TestNetplan:
+    def test_a_name_is_a_word_whatever_yaml_would_make_of_it(self):
+        names = dict(zip(macs_of(TREE), ["0x10", "no", "1e3"]))
+        assert list(self.read(names=names)) == ["0x10", "no", "1e3", "lo"]
+
     @staticmethod
     def read(**options):
         yaml = pytest.importorskip("yaml")
@@ -214,6 +238,17 @@ class TestTheCommand:
         assert cli.main(["render", "ip", "--metadata", str(path)]) == 1
         out, err = capfd.readouterr()
         assert "172.16.10.11" in out and "eni-bp1exampleeni00002" in err
+
+    @pytest.mark.parametrize("wrong", [
+        "../../x", "a b", "eth1\n", "x;reboot", "$(reboot)", "-x", "#", "a" * 16, "lo", "all", "eth0", 1])
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_names_that_no_file_can_be_trusted_with(self, capfd, tmp_path, name, wrong):
+        path = tmp_path / "saved.json"
+        links = {"00:16:3e:0e:00:01": "eth0", "00:16:3e:0e:00:02": wrong}
+        path.write_text(json.dumps({"meta-data": TREE, "host": {"links": links}}))
+        assert cli.main(["render", name, "--metadata", str(path), "--output", str(tmp_path / "root")]) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and "host.links" in err and not (tmp_path / "root").exists()
 
     def test_written_below_a_directory_with_their_modes(self, capfd, tree, tmp_path):
         assert cli.main(["render", "networkmanager", "--metadata", tree, "--output", str(tmp_path / "root")]) == 0

@@ -14,10 +14,10 @@ _PATH = "/etc/sysconfig/network-scripts/{}-{}"
 
 
 def render(outline: Outline, config: Config) -> List[File]:
-    """The files; what belongs to no ENI goes with the primary."""
+    """The files; what belongs to no ENI goes with the first, the primary unless that one is left out."""
     files: List[File] = []
     for member in outline.members:
-        others = outline if member.eni.primary else outline._replace(routes=(), rules=())
+        others = outline if member is outline.members[0] else outline._replace(routes=(), rules=())
         for version, suffix in ((4, ""), (6, "6")):
             head = comments(outline.headline) + comments([member.eni.label + ":", *_notes(member, version)])
             routes = [each.text(each=["onlink"] if each.onlink else []) for each in [*member.routes, *others.routes]

@@ -38,7 +38,8 @@ def render(outline: Outline, config: Config) -> List[File]:
 
 def _entry(member: Member) -> List[str]:
     primary = member.eni.primary
-    lines = ["    # " + member.eni.label, "    {}:".format(member.dev),
+    # In quotes, or YAML takes some names for numbers or truth values.
+    lines = ["    # " + member.eni.label, '    "{}":'.format(member.dev),
              '      match: {{macaddress: "{}"}}'.format(member.eni.mac)]
     lines += ["      mtu: {}".format(each.value) for each in member.settings if each.name == "mtu"]
     lines += comments(other_settings(member), indent="      ")

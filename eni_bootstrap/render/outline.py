@@ -11,6 +11,7 @@ from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequenc
 
 from eni_bootstrap import __version__
 from eni_bootstrap.config import Config
+from eni_bootstrap.interfaces import is_mac
 from eni_bootstrap.model import (
     EVERYWHERE, IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Hop, Link, LinkAddress, LinkSetting, Listing, Made, Network, Route,
     Rule, SeenRoute, Snapshot, Subnet,
@@ -199,17 +200,23 @@ class Owners:
 
 
 def _links(listing: Listing, names: Mapping[str, str]) -> List[Link]:
-    """The primary first, the others in natural order; whose name is not known gets the first that is free."""
+    """The primary first, the others in natural order; whose name is not known gets the first that is free.
+
+    Those that are left out have theirs, too: nobody else takes it, nor the table and the metric that go with it.
+    """
+    listed = {eni.mac: eni.primary for eni in listing.interfaces}
+    listed.update((eni.mac, eni.primary) for eni in listing.sick if is_mac(eni.mac))
     taken = set(names.values())
-    free = (name for name in map("eth{}".format, range(len(listing.interfaces) + len(taken))) if name not in taken)
-    called = [(names.get(eni.mac) or next(free), eni) for eni in listing.interfaces]
-    called.sort(key=lambda each: (not each[1].primary, natural(each[0])))
-    return [Link(place, name, eni.mac) for place, (name, eni) in enumerate(called, start=1)]
+    free = (name for name in map("eth{}".format, range(len(listed) + len(taken))) if name not in taken)
+    called = [(names.get(mac) or next(free), mac) for mac in sorted(listed, key=lambda mac: (not listed[mac], mac))]
+    called.sort(key=lambda each: (not listed[each[1]], natural(each[0])))
+    return [Link(place, name, mac) for place, (name, mac) in enumerate(called, start=1)]
 
 
 def _subnets(listing: Listing, links: Sequence[Link]) -> List[Tuple[Link, Subnet]]:
+    """Of those that are whole."""
     by_mac = {eni.mac: eni for eni in listing.interfaces}
-    return [(link, subnet) for link in links for subnet in by_mac[link.mac].subnets]
+    return [(link, subnet) for link in links if link.mac in by_mac for subnet in by_mac[link.mac].subnets]
 
 
 def _leased(link: Link, subnet: Subnet) -> List[LinkAddress]:
