@@ -117,6 +117,19 @@ class TestOfAllFormats:
                         "networkmanager": "priority {} "}[name].format(rule.priority)
             assert missing in text or priority in text
 
+    @pytest.mark.parametrize("name", FILES)
+    def test_spreads_are_not_expressed_and_that_is_said(self, name):
+        text = re.sub("\n *# +", " ", whole(name, config=configuration("balance: [{over: {eth0: 1, eth1: 3}}]")))
+        assert "NOT EXPRESSED, so that connections are not spread: balance on line 1" in text and "1999" not in text
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_more_addresses_bring_no_way_to_the_vswitch_and_are_nobodys_source(self, name):
+        """The first of a vSwitch on a link, which it may well be here, would be both."""
+        text = whole(name, tree=make_tree(3, addresses=2, ipv6=True), config=Config(assign="all"))
+        assert "172.16.20.11/32" in text and "172.16.20.11/24" not in text
+        if name == "networkmanager":
+            assert "NOT EXPRESSED, so that it may be chosen as a source: 2001:db8:20:a201::1001" in text
+
     @pytest.mark.parametrize("name", sorted(FORMATS))
     def test_they_can_be_read_in_a_terminal(self, name):
         lines = whole(name, config=configuration(configfile.EXAMPLE)).splitlines()
@@ -157,6 +170,10 @@ class TestNetplan:
         assert "ip -4 rule from all lookup main suppress_prefixlength 0 priority 7100" in text
         assert "NOT EXPRESSED, so that a socket that is bound to eth1 and has no source is routed by main" in text
 
+    def test_a_prefix_that_is_local_has_the_scope_of_the_host(self):
+        routes = self.read(tree=make_tree(2, prefix=True), config=Config(prefixes="local"))["lo"]["routes"]
+        assert {"to": "172.16.20.128/28", "type": "local", "table": 255} in routes
+
     def test_others_can_not_read_it(self):
         (file,) = RENDERERS["netplan"](Known(parse_interfaces(TREE), {}, None, Config()))
         assert file.mode == 0o600
@@ -176,10 +193,6 @@ class TestNetworkd:
     def test_a_child_with_the_enis_mac_is_not_meant(self):
         assert "[Match]\nMACAddress=00:16:3e:0e:00:02\nType=ether\n" in render("networkd")[
             "/etc/systemd/network/05-eni-bootstrap-eth1.network"]
-
-    def test_a_spread_is_a_multipath_route(self):
-        text = whole("networkd", config=configuration("balance: [{over: {eth0: 1, eth1: 3}}]"))
-        assert "MultiPathRoute=172.16.10.253@eth0 1\nMultiPathRoute=172.16.20.253@eth1 3\nTable=1999\n" in text
 
 
 class TestNetworkManager:

@@ -26,9 +26,7 @@ def render(outline: Outline, config: Config) -> List[File]:
     for member in outline.members:
         lines += _entry(member)
     lines += comments(["What belongs to no device: it stays while an ENI's link is down."], indent="    ") + ["    lo:"]
-    lines += _list("routes", [_route(route) for route in outline.device_less if len(route.hops) < 2])
-    lines += comments(["NOT EXPRESSED, so that traffic is not spread: ip route {}".format(route)
-                       for route in outline.device_less if len(route.hops) > 1], indent="      ")
+    lines += _list("routes", [_route(route) for route in outline.device_less])
     lines += _list("routing-policy", [_rule(rule) for rule in outline.all_rules if _expressible(rule)])
     # What comes before main's specific routes is needed where there is a rule for those.
     lines += comments(not_expressed([rule for rule in outline.all_rules if not _expressible(rule)
@@ -73,7 +71,7 @@ def _route(route: Route) -> str:
         words.append("type: " + route.kind)
     for hop in route.hops:
         if hop.gateway is None:
-            words.append("scope: link")
+            words += ["scope: link"] if route.kind == "unicast" else []
         else:
             words.append('via: "{}"'.format(hop.gateway))
             words += ["on-link: true"] if route.onlink else []

@@ -63,9 +63,7 @@ def _route(route: Route) -> List[str]:
     if route.kind != "unicast":
         lines.append("Type=" + route.kind)
     for hop in route.hops:
-        if len(route.hops) > 1:
-            lines.append("MultiPathRoute={}@{} {}".format(hop.gateway, hop.dev, hop.weight))
-        elif hop.gateway is not None:
+        if hop.gateway is not None:
             lines.append("Gateway={}".format(hop.gateway))
             lines += ["GatewayOnLink=yes"] if route.onlink else []
         elif route.version == 4 and route.kind == "unicast":

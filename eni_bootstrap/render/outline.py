@@ -67,7 +67,7 @@ class Outline(NamedTuple):
     members: Tuple[Member, ...]
     """The primary first."""
     routes: Tuple[Route, ...]
-    """What is no ENI's: the ways over several."""
+    """What is no ENI's: prefixes that are local."""
     rules: Tuple[Rule, ...]
     """What is no ENI's: main's specific routes, refusals."""
     decision: Decision
@@ -106,8 +106,14 @@ def bare(
 
 
 def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Outline:
-    """For a host whose ENIs a DHCP client configures. Without an interface group, which few files can tell a link."""
-    config = config._replace(group=0)
+    """For a host whose ENIs a DHCP client configures. Without an interface group, which few files can tell a link.
+
+    And without spreads: a network manager is told to make their routes at a time when not all ENIs are there, is
+    refused, and gives up the link (systemd-networkd 252: lo, with everybody's rules; and with IPv6 an ENI's, because a
+    gateway that it is told of in two tables it may use in the one that has not got it yet).
+    """
+    spreads = ["balance on line {}".format(spread.line) for spread in config.spreads]
+    config = config._replace(group=0, spreads=())
     links = _links(listing, names)
     metrics = {link.name: config.metric_least + config.metric_step * place for place, link in enumerate(links)}
     held: List[LinkAddress] = []
@@ -123,7 +129,7 @@ def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Ou
     decision, _ = _decide(listing, links, held, routes, config)
     owners = Owners(decision)
     members = tuple(Member(
-        eni, metrics[eni.dev], tuple(each for each in decision.addresses if each.dev == eni.dev),
+        eni, metrics[eni.dev], tuple(_beside(each) for each in decision.addresses if each.dev == eni.dev),
         tuple(each for each in decision.settings if each.dev == eni.dev),
         tuple(each for each in decision.routes if owners.of(each) == eni.dev),
         tuple(each for each in decision.rules if owners.of(each) == eni.dev)) for eni in decision.enis)
@@ -131,8 +137,15 @@ def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Ou
     said = headline(decision, listing, names)
     if decision.marked:
         said += ("NOT EXPRESSED, so that connections are not marked: the table of nftables that the format ip has.",)
+    said += ("NOT EXPRESSED, so that connections are not spread: {}.".format(", ".join(spreads)),) if spreads else ()
     return Outline(members, tuple(each for each in decision.routes if owners.of(each) not in devs),
                    tuple(each for each in decision.rules if owners.of(each) not in devs), decision, said)
+
+
+def _beside(held: LinkAddress) -> LinkAddress:
+    """Of IPv4 with a subnet of its own: in the vSwitch's, if it came before the one of DHCP, it would bring main a way
+    to there of the best metric, and be what is chosen as a source."""
+    return held._replace(prefix_length=held.address.max_prefixlen)
 
 
 def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> Tuple[str, ...]:
