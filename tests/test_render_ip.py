@@ -3,11 +3,12 @@
 import re
 import shutil
 import subprocess
+from ipaddress import ip_network
 
 import pytest
 
 from eni_bootstrap import configfile
-from eni_bootstrap.config import Config, LinkWish
+from eni_bootstrap.config import Config, Entry, LinkWish
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.render import script
@@ -255,6 +256,24 @@ def test_the_metric_in_main_is_worse_than_the_primarys(make_vpc, run):
     assert run(vpc).returncode == 0
     assert [(dev, metric) for dev, metric, protocol in oracle.defaults(vpc) if protocol == "235"] == [
         ("eth1", 801), ("eth2", 900)]
+
+
+def test_what_an_entry_sends_by_an_eni_that_is_not_here_is_refused(make_vpc, run):
+    config = Config(entries=(Entry(1, "eth2", "", dst=(ip_network("10.60.0.0/16"), ip_network("3fff::/32"))),))
+    vpc = make_vpc(make_tree(3, ipv6=True))
+    names = dict(vpc.nics)
+    before = kernel(vpc)
+    oracle.ip(vpc, "link set eth2 name away")
+    done = run(vpc, config=config)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert [oracle.leaves_by(vpc, None, dst) for dst in ("10.60.0.1", "3fff::1")] == [oracle.NO_WAY] * 2
+    oracle.ip(vpc, "link set away name eth2")
+    oracle.ip(vpc, "link set eth2 up")
+    done = run(vpc, config=config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [oracle.leaves_by(vpc, None, dst) for dst in ("10.60.0.1", "3fff::1")] == ["eth2"] * 2
+    assert vpc.nics == names and run(vpc, "remove", config=config).returncode == 0
+    assert kernel(vpc) == before
 
 
 def test_removed_after_an_eni_has_gone_and_once_more(vpc, run):

@@ -6,12 +6,12 @@ not marked as ours is neither replaced nor removed.
 """
 
 import shlex
-from typing import Dict, List, Mapping
+from typing import Dict, Iterator, List, Mapping, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.marks import Ruleset, ruleset
 from eni_bootstrap.model import (
-    MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Listing, Made, Network, Route, Rule,
+    MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Listing, Made, Network, Route, Rule, SickInterface,
 )
 from eni_bootstrap.plan import Item, plan
 from eni_bootstrap.render.outline import File, Owners, bare, comments, headline
@@ -48,6 +48,17 @@ try() {{
     del*'No such file'* | del*'No such process'* | del*'does not exist'*) ;;
     *) say "$*: $said" ;;
     esac
+}}
+
+# DEV COMMAND...: for an ENI that is not here; of one that is, what was made while it was not goes.
+off() {{
+    asked=$verb
+    case $here in
+    *" $1 "*) verb=del ;;
+    esac
+    shift
+    "$@"
+    verb=$asked
 }}
 
 # DEV MAC: sees whether the ENI is here.
@@ -219,11 +230,26 @@ def render(listing: Listing, names: Mapping[str, str], config: Config) -> List[F
             parts["addresses"].append(lines.address(item))
     parts["routes"] += [lines.route(route, "near") for route in near if route not in decision.routes]
     parts["routes"] += lines.primary_defaults()
+    parts["rules"] += [lines.refusal(dev, rule) for dev, rule in _refusals(decision, listing, names, config)]
     text = ["#!/bin/sh"] + comments([*headline(decision, listing, names), *_USE]) + [lines.head()]
     for name in ("links", "routes", "rules", "addresses"):
         text += ["{}() {{".format(name)] + ["    " + line for line in parts[name] or [":"]] + ["}", ""]
     text += lines.tail(ruleset(decision.marked, config))
     return [File(_PATH, "\n".join(text) + "\n", 0o755)]
+
+
+def _refusals(decision: Decision, listing: Listing, names: Mapping[str, str], config: Config
+              ) -> Iterator[Tuple[str, Rule]]:
+    """What becomes of the traffic that access entries send by an ENI, as long as that one is not here."""
+    present = set(decision.rules)
+    for eni in decision.enis if config.entries else ():
+        if not eni.primary:
+            without = listing._replace(
+                interfaces=tuple(each for each in listing.interfaces if each.mac != eni.mac),
+                sick=(*listing.sick, SickInterface(eni.interface.eni_id, eni.mac, False, "", False)))
+            for rule in bare(without, names, config)[0].rules:
+                if rule.action == "unreachable" and rule.priority != config.priority_fence and rule not in present:
+                    yield eni.dev, rule
 
 
 class _Lines:
@@ -276,6 +302,9 @@ class _Lines:
 
     def rule(self, rule: Rule) -> str:
         return self._on(self._owners.of(rule), "rule", "-{}".format(rule.version), *map(shlex.quote, str(rule).split()))
+
+    def refusal(self, dev: str, rule: Rule) -> str:
+        return " ".join(["off", dev, "rule", "-{}".format(rule.version), *map(shlex.quote, str(rule).split())])
 
     def address(self, held: LinkAddress) -> str:
         """The ENI's first may be somebody else's business, a DHCP client's; the others are wanted in any case."""
