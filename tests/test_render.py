@@ -283,6 +283,21 @@ class TestTheCommand:
         assert cli.main(["render", "netplan", "--metadata", tree, "--output", str(tmp_path)]) == 1
         assert not (tmp_path / "elsewhere").exists()
 
+    def test_what_was_killed_while_it_wrote_is_in_nobodys_way(self, capfd, tree, tmp_path):
+        """And what somebody else has put where a file is written first is not touched."""
+        place = tmp_path / "etc" / "netplan"
+        place.mkdir(parents=True)
+        (place / "90-eni-bootstrap.yaml.new").write_text("half of i")
+        assert cli.main(["render", "netplan", "--metadata", tree, "--output", str(tmp_path)]) == 0
+        assert (place / "90-eni-bootstrap.yaml.new").read_text() == "half of i"
+        assert sorted(path.name for path in place.iterdir()) == ["90-eni-bootstrap.yaml", "90-eni-bootstrap.yaml.new"]
+
+    def test_a_file_that_can_not_be_put_there_leaves_nothing_behind(self, capfd, tree, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "replace", lambda *paths: os.rename("/none", "/none either"))
+        assert cli.main(["render", "netplan", "--metadata", tree, "--output", str(tmp_path)]) == 1
+        assert "90-eni-bootstrap.yaml" in capfd.readouterr().err
+        assert list((tmp_path / "etc" / "netplan").iterdir()) == []
+
     @pytest.mark.parametrize("arguments", [["render"], ["render", "nonsense"], ["render", "ip", "--metadata", "/none"]])
     def test_wrong_usage(self, capfd, arguments):
         assert cli.main(arguments) == 2
