@@ -161,8 +161,8 @@ class TestNetplan:
     def test_rules_and_fences_are_los_and_so_survive_a_link(self):
         lo = self.read()["lo"]
         assert {"from": "172.16.20.10/32", "table": 1001, "priority": 7200} in lo["routing-policy"]
-        # netplan takes the kernel's worst metric for none, and none would be the best
-        assert {"to": "0.0.0.0/0", "type": "unreachable", "table": 1001, "metric": 4294967294} in lo["routes"]
+        # netplan writes what is larger as a negative number, which networkd takes for none, and none is the best.
+        assert {"to": "0.0.0.0/0", "type": "unreachable", "table": 1001, "metric": 2147483647} in lo["routes"]
 
     def test_what_a_rule_can_not_say_is_a_comment_with_the_consequence(self):
         text = re.sub("\n *# +", " ", whole("netplan"))

@@ -12,8 +12,9 @@ from eni_bootstrap.render.outline import File, Member, Outline, comments, not_ex
 
 _PATH = "/etc/netplan/90-eni-bootstrap.yaml"
 """Behind 50-cloud-init.yaml: of two files that say a thing the later one counts, and lists are joined."""
-_WORST = 4294967294
-"""The worst metric for netplan, which takes the kernel's worst for none at all (0.106), and none is the best."""
+_WORST = 2147483647
+"""The worst metric for netplan: it writes what is larger as a negative number (0.106), which networkd takes for none at
+all, and none is the best."""
 _SECRET = 0o600
 """netplan warns of its files that others can read."""
 
