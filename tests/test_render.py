@@ -117,6 +117,12 @@ class TestOfAllFormats:
                         "networkmanager": "priority {} "}[name].format(rule.priority)
             assert missing in text or priority in text
 
+    @pytest.mark.parametrize("name", ["networkmanager", "ifcfg"])
+    def test_entries_that_go_with_their_eni_are_said(self, name):
+        said = "meanwhile what access entries send by the ENI is not refused either"
+        assert said in re.sub("\n *# +", " ", whole(name, config=configuration("access: [{user: 1001, via: eth1}]")))
+        assert said not in re.sub("\n *# +", " ", whole(name))
+
     @pytest.mark.parametrize("name", FILES)
     def test_spreads_are_not_expressed_and_that_is_said(self, name):
         text = re.sub("\n *# +", " ", whole(name, config=configuration("balance: [{over: {eth0: 1, eth1: 3}}]")))

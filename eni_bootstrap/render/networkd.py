@@ -20,6 +20,7 @@ def render(outline: Outline, config: Config) -> List[File]:
     """The files; an ENI's holds for the link with its MAC, whatever its name."""
     lines = comments(outline.headline) + [
         "# For systemd 248 or newer. What belongs to no device: it stays while an ENI's link is down.",
+        "# It takes the place of another file for lo, if there is one.",
         "[Match]", "Name=lo"]
     for route in outline.device_less:
         lines += _route(route)

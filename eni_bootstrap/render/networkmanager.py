@@ -10,7 +10,9 @@ from typing import List, Sequence
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import EVERYWHERE, Route, Rule
-from eni_bootstrap.render.outline import File, Member, Outline, comments, not_expressed, other_settings
+from eni_bootstrap.render.outline import (
+    File, Member, Outline, also_sent, comments, not_expressed, other_settings,
+)
 
 _PATH = "/etc/NetworkManager/system-connections/eni-bootstrap-{}.nmconnection"
 _SECRET = 0o600
@@ -32,7 +34,8 @@ def _profile(member: Member, outline: Outline, config: Config) -> File:
         "{}: its priority puts it in front of the profile that is used now. For NetworkManager 1.36 or newer.".format(
             member.eni.label),
         "NOT EXPRESSED: what stays while the profile is not active, the link being down for instance. Meanwhile "
-        "packets from the ENI's addresses leave by another one, and the cloud drops them.", *other_settings(member)])
+        "packets from the ENI's addresses leave by another one, and the cloud drops them.",
+        *also_sent(config), *other_settings(member)])
     lines += ["[connection]", "id=eni-bootstrap-" + member.dev,
               "uuid={}".format(uuid.uuid5(_NAMESPACE, member.eni.mac)), "type=ethernet",
               "autoconnect-priority={}".format(_PRIORITY), "", "[ethernet]", "mac-address=" + member.eni.mac.upper()]

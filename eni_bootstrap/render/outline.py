@@ -176,6 +176,13 @@ def not_expressed(rules: Iterable[Rule], config: Config) -> List[str]:
             for line in ["NOT EXPRESSED, so that {}:".format(what), *which]]
 
 
+def also_sent(config: Config) -> List[str]:
+    """What to say where the rules of access entries come and go with an ENI."""
+    if not any(entry.via for entry in config.entries):
+        return []
+    return ["NOT EXPRESSED: meanwhile what access entries send by the ENI is not refused either: it goes as main says."]
+
+
 def other_settings(member: Member) -> List[str]:
     """What to say of an ENI's sysctls, which the formats have no words for."""
     return ["NOT EXPRESSED: sysctl net.ipv4.conf.{0.dev}.{0.name}={0.value}; it stays as it is.".format(setting)

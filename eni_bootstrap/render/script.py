@@ -22,7 +22,8 @@ _PATH = "/usr/local/sbin/eni-bootstrap-routes"
 _USE = (
     "Call it at boot, in rc.local for instance, once the network is there. After a change of ENIs: \"{} remove\", then "
     "the new one. \"remove\" leaves links up, and addresses and links' settings as they are.".format(_PATH),
-    "NOT EXPRESSED: routes of your own by an ENI, which nothing is known of here: they hold for what main routes only.")
+    "NOT EXPRESSED: routes of your own by an ENI, which nothing is known of here: they hold for what main routes only; "
+    "and another table or interface group where somebody else has one of these: that is said, with exit code 1.")
 
 _HEAD = """\
 
