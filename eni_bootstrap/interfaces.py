@@ -95,6 +95,11 @@ def essence(tree: Dict[str, Any]) -> Dict[str, Any]:
     return {"mac": tree["mac"], "network": {"interfaces": {"macs": macs}}}
 
 
+def is_mac(text: str) -> bool:
+    """Whether an ENI's MAC is one: what is not is quoted as it came."""
+    return bool(_MAC.match(text))
+
+
 def _subnets(leaves: Dict[Any, Any]) -> Tuple[Subnet, ...]:
     subnets = [subnet for subnet in (_subnet(leaves, names) for names in (_IPV4, _IPV6)) if subnet]
     if not subnets:

@@ -5,12 +5,18 @@
 """
 
 import json
+import re
 import sys
 from typing import Any, Dict, NamedTuple
 
 from eni_bootstrap.errors import MetadataError, UsageError
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.model import Listing
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
+_NOBODY_S = ("lo", "all", "default")
+"""What these mean is something else, here or as directories of sysctls."""
 
 
 class Saved(NamedTuple):
@@ -53,8 +59,17 @@ def read(path: str) -> Saved:
 
 
 def links(what: Saved) -> Dict[str, str]:
-    """MAC → name of the link, as far as it is known."""
+    """MAC → name of the link, as far as it is known. Raises ``UsageError``.
+
+    The kernel takes more for a name than what shells, YAML and paths have no meaning of their own for.
+    """
     found = what.host.get("links")
     if not isinstance(found, dict):
         return {}
-    return {mac.lower(): name for mac, name in found.items() if isinstance(name, str) and name}
+    named = {mac.lower(): name for mac, name in found.items() if name}
+    for name in named.values():
+        if not isinstance(name, str) or not _NAME.match(name) or name in _NOBODY_S:
+            raise UsageError("host.links: {!r} is no name of an ENI's link that can be written into files".format(name))
+        if list(named.values()).count(name) > 1:
+            raise UsageError("host.links: {} is the name of several links".format(name))
+    return named

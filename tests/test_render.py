@@ -84,6 +84,26 @@ class TestOfAllFormats:
         assert "LEFT OUT: eni-bp1exampleeni00002 (00:16:3e:0e:00:02" in text
         assert "172.16.10.253" in text and "172.16.20.253" not in text
 
+    @pytest.mark.parametrize("name", LINUX)
+    def test_a_sick_one_keeps_its_name_its_table_and_its_place(self, name):
+        tree = make_tree(3)
+        del macs_of(tree)["00:16:3e:0e:00:02"]["gateway"]
+        text = whole(name, tree=tree)
+        assert re.search("assumed: eth0 is 00:16:3e:0e:00:01, eth2 is\n?#? +00:16:3e:0e:00:03", text)
+        assert "1002" in text and "1001" not in text
+
+    @pytest.mark.parametrize("name", LINUX)
+    def test_where_the_primary_is_sick_nobody_takes_its_place(self, name):
+        tree = make_tree(3)
+        del macs_of(tree)["00:16:3e:0e:00:01"]["gateway"]
+        files = render(name, tree)
+        assert not [path for path in files if "eth0" in path]
+        text = "\n".join(files.values())
+        assert "eth1 is 00:16:3e:0e:00:02" in text and "eth0:" not in text
+        # The best metric in main is the primary's.
+        assert name == "ip" or not re.search(r"(?i)metric[:=] ?100\b", text)
+        assert re.search(r"(?m)^[^#]*7100\b", text) or name == "netplan"
+
     @pytest.mark.parametrize("name", FILES)
     def test_what_the_configuration_asks_for_is_in_it_or_that_it_is_not_is_said(self, name):
         rules = outline(config=configuration(configfile.EXAMPLE)).all_rules
@@ -97,6 +117,25 @@ class TestOfAllFormats:
                         "networkmanager": "priority {} "}[name].format(rule.priority)
             assert missing in text or priority in text
 
+    @pytest.mark.parametrize("name", ["networkmanager", "ifcfg"])
+    def test_entries_that_go_with_their_eni_are_said(self, name):
+        said = "meanwhile what access entries send by the ENI is not refused either"
+        assert said in re.sub("\n *# +", " ", whole(name, config=configuration("access: [{user: 1001, via: eth1}]")))
+        assert said not in re.sub("\n *# +", " ", whole(name))
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_spreads_are_not_expressed_and_that_is_said(self, name):
+        text = re.sub("\n *# +", " ", whole(name, config=configuration("balance: [{over: {eth0: 1, eth1: 3}}]")))
+        assert "NOT EXPRESSED, so that connections are not spread: balance on line 1" in text and "1999" not in text
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_more_addresses_bring_no_way_to_the_vswitch_and_are_nobodys_source(self, name):
+        """The first of a vSwitch on a link, which it may well be here, would be both."""
+        text = whole(name, tree=make_tree(3, addresses=2, ipv6=True), config=Config(assign="all"))
+        assert "172.16.20.11/32" in text and "172.16.20.11/24" not in text
+        if name == "networkmanager":
+            assert "NOT EXPRESSED, so that it may be chosen as a source: 2001:db8:20:a201::1001" in text
+
     @pytest.mark.parametrize("name", sorted(FORMATS))
     def test_they_can_be_read_in_a_terminal(self, name):
         lines = whole(name, config=configuration(configfile.EXAMPLE)).splitlines()
@@ -109,6 +148,10 @@ class TestOfAllFormats:
 
 
 class TestNetplan:
+    def test_a_name_is_a_word_whatever_yaml_would_make_of_it(self):
+        names = dict(zip(macs_of(TREE), ["0x10", "no", "1e3"]))
+        assert list(self.read(names=names)) == ["0x10", "no", "1e3", "lo"]
+
     @staticmethod
     def read(**options):
         yaml = pytest.importorskip("yaml")
@@ -124,14 +167,18 @@ class TestNetplan:
     def test_rules_and_fences_are_los_and_so_survive_a_link(self):
         lo = self.read()["lo"]
         assert {"from": "172.16.20.10/32", "table": 1001, "priority": 7200} in lo["routing-policy"]
-        # netplan takes the kernel's worst metric for none, and none would be the best
-        assert {"to": "0.0.0.0/0", "type": "unreachable", "table": 1001, "metric": 4294967294} in lo["routes"]
+        # netplan writes what is larger as a negative number, which networkd takes for none, and none is the best.
+        assert {"to": "0.0.0.0/0", "type": "unreachable", "table": 1001, "metric": 2147483647} in lo["routes"]
 
     def test_what_a_rule_can_not_say_is_a_comment_with_the_consequence(self):
         text = re.sub("\n *# +", " ", whole("netplan"))
         assert "NOT EXPRESSED, so that routes in main to what is no ENI (Docker, VPN) don't hold" in text
         assert "ip -4 rule from all lookup main suppress_prefixlength 0 priority 7100" in text
         assert "NOT EXPRESSED, so that a socket that is bound to eth1 and has no source is routed by main" in text
+
+    def test_a_prefix_that_is_local_has_the_scope_of_the_host(self):
+        routes = self.read(tree=make_tree(2, prefix=True), config=Config(prefixes="local"))["lo"]["routes"]
+        assert {"to": "172.16.20.128/28", "type": "local", "table": 255} in routes
 
     def test_others_can_not_read_it(self):
         (file,) = RENDERERS["netplan"](Known(parse_interfaces(TREE), {}, None, Config()))
@@ -152,10 +199,6 @@ class TestNetworkd:
     def test_a_child_with_the_enis_mac_is_not_meant(self):
         assert "[Match]\nMACAddress=00:16:3e:0e:00:02\nType=ether\n" in render("networkd")[
             "/etc/systemd/network/05-eni-bootstrap-eth1.network"]
-
-    def test_a_spread_is_a_multipath_route(self):
-        text = whole("networkd", config=configuration("balance: [{over: {eth0: 1, eth1: 3}}]"))
-        assert "MultiPathRoute=172.16.10.253@eth0 1\nMultiPathRoute=172.16.20.253@eth1 3\nTable=1999\n" in text
 
 
 class TestNetworkManager:
@@ -215,6 +258,17 @@ class TestTheCommand:
         out, err = capfd.readouterr()
         assert "172.16.10.11" in out and "eni-bp1exampleeni00002" in err
 
+    @pytest.mark.parametrize("wrong", [
+        "../../x", "a b", "eth1\n", "x;reboot", "$(reboot)", "-x", "#", "a" * 16, "lo", "all", "eth0", 1])
+    @pytest.mark.parametrize("name", sorted(FORMATS))
+    def test_names_that_no_file_can_be_trusted_with(self, capfd, tmp_path, name, wrong):
+        path = tmp_path / "saved.json"
+        links = {"00:16:3e:0e:00:01": "eth0", "00:16:3e:0e:00:02": wrong}
+        path.write_text(json.dumps({"meta-data": TREE, "host": {"links": links}}))
+        assert cli.main(["render", name, "--metadata", str(path), "--output", str(tmp_path / "root")]) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and "host.links" in err and not (tmp_path / "root").exists()
+
     def test_written_below_a_directory_with_their_modes(self, capfd, tree, tmp_path):
         assert cli.main(["render", "networkmanager", "--metadata", tree, "--output", str(tmp_path / "root")]) == 0
         listed = capfd.readouterr().out.split()
@@ -234,6 +288,21 @@ class TestTheCommand:
         theirs.symlink_to(tmp_path / "elsewhere")
         assert cli.main(["render", "netplan", "--metadata", tree, "--output", str(tmp_path)]) == 1
         assert not (tmp_path / "elsewhere").exists()
+
+    def test_what_was_killed_while_it_wrote_is_in_nobodys_way(self, capfd, tree, tmp_path):
+        """And what somebody else has put where a file is written first is not touched."""
+        place = tmp_path / "etc" / "netplan"
+        place.mkdir(parents=True)
+        (place / "90-eni-bootstrap.yaml.new").write_text("half of i")
+        assert cli.main(["render", "netplan", "--metadata", tree, "--output", str(tmp_path)]) == 0
+        assert (place / "90-eni-bootstrap.yaml.new").read_text() == "half of i"
+        assert sorted(path.name for path in place.iterdir()) == ["90-eni-bootstrap.yaml", "90-eni-bootstrap.yaml.new"]
+
+    def test_a_file_that_can_not_be_put_there_leaves_nothing_behind(self, capfd, tree, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "replace", lambda *paths: os.rename("/none", "/none either"))
+        assert cli.main(["render", "netplan", "--metadata", tree, "--output", str(tmp_path)]) == 1
+        assert "90-eni-bootstrap.yaml" in capfd.readouterr().err
+        assert list((tmp_path / "etc" / "netplan").iterdir()) == []
 
     @pytest.mark.parametrize("arguments", [["render"], ["render", "nonsense"], ["render", "ip", "--metadata", "/none"]])
     def test_wrong_usage(self, capfd, arguments):

@@ -3,13 +3,14 @@
 import re
 import shutil
 import subprocess
+from ipaddress import ip_network
 
 import pytest
 
 from eni_bootstrap import configfile
-from eni_bootstrap.config import Config
+from eni_bootstrap.config import Config, Entry, LinkWish
 from eni_bootstrap.interfaces import parse_interfaces
-from eni_bootstrap.lab.vpc import make_tree
+from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.render import script
 from tests import oracle
 from tests.oracle import assert_every_eni_answers, kernel, settle
@@ -35,11 +36,13 @@ WORLDS = {
 def run(tmp_path):
     """``run(vpc, *arguments, config)``: renders from the VPC's metadata, and runs it; what it says."""
 
-    def render_and_run(vpc, *arguments, config=Config()):
+    def render_and_run(vpc, *arguments, config=Config(), networkd=False, nft="nft"):
         names = {eni.mac: name for name, eni in vpc.nics.items()}
         (file,) = script.render(parse_interfaces(vpc.tree), names, config)
         path = tmp_path / "script"
-        path.write_text(file.text)
+        asked = "systemctl -q is-active systemd-networkd"
+        assert asked in file.text
+        path.write_text(file.text.replace(asked, "true" if networkd else "false").replace("nft -f", nft + " -f"))
         return vpc.instance.run(["sh", str(path), *arguments], check=False, stderr=subprocess.PIPE)
 
     return render_and_run
@@ -99,16 +102,24 @@ def test_somebody_elses_things_stay(vpc, run):
                     "rule add from 10.1.1.1 lookup 1001 priority 7200"):
         oracle.ip(vpc, command)
     before = kernel(vpc)
-    assert run(vpc).returncode == 0
+    done = run(vpc)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "eth1: table 1001 has somebody else's default" in done.stderr
     assert oracle.lost(before, kernel(vpc)) == []
     assert run(vpc, "remove").returncode == 0
     assert kernel(vpc) == before
 
 
+def test_somebody_elses_equal_will_do(vpc, run):
+    oracle.ip(vpc, "route add default via 172.16.20.253 dev eth1 table 1001 proto static")
+    oracle.ip(vpc, "route add 172.16.20.0/24 dev eth1 table 1001 proto static")
+    done = run(vpc)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_is_ours_is_made_anew_when_the_gateway_has_changed(vpc, run):
     assert run(vpc).returncode == 0
-    leaves = vpc.tree["network"]["interfaces"]["macs"]["00:16:3e:0e:00:02"]
-    leaves["gateway"] = "172.16.20.252"
+    macs_of(vpc.tree)["00:16:3e:0e:00:02"]["gateway"] = "172.16.20.252"
     assert run(vpc).returncode == 0
     assert [route.get("gateway") for route in oracle.routes(vpc, 1001) if route["dst"] == "default"] == [
         "172.16.20.252", None]
@@ -123,6 +134,102 @@ def test_an_eni_that_is_not_here_is_named_and_the_others_are_done(make_vpc, run)
     assert not oracle.routes(vpc, 1002) and "eth2" not in oracle.ip(vpc, "rule")
     del vpc.nics["eth2"]
     assert_every_eni_answers(vpc)
+
+
+@pytest.mark.parametrize("sick", ["00:16:3e:0e:00:01", "00:16:3e:0e:00:02"])
+def test_with_one_that_is_sick_it_does_as_apply_does(make_vpc, make_agent, run, sick):
+    by_agent, by_script = (make_vpc(make_tree(4)) for _ in range(2))
+    for vpc in (by_agent, by_script):
+        macs_of(vpc.tree)[sick]["gateway"] = "nonsense"
+        vpc.refresh()
+    assert make_agent(by_agent)("apply").code == 1
+    assert run(by_script).returncode == 0
+    assert comparable(by_script) == comparable(by_agent)
+    assert run(by_script, "remove").returncode == 0
+    assert "60235" not in oracle.ip(by_script, "link")
+
+
+def test_another_links_group_and_routes_stay(vpc, run):
+    assert run(vpc).returncode == 0
+    oracle.ip(vpc, "link set eth2 down")
+    oracle.ip(vpc, "link set eth2 address 02:00:00:00:00:01 group 7")
+    oracle.ip(vpc, "route add 10.9.0.0/16 dev eth1 proto 235")
+    assert run(vpc, "remove").returncode == 0
+    assert "group 7 " in oracle.ip(vpc, "link show eth2") and "60235" not in oracle.ip(vpc, "link")
+    assert "10.9.0.0/16" in oracle.ip(vpc, "route") and "proto 235" not in oracle.ip(vpc, "route show default")
+
+
+def test_somebody_elses_group_stays_and_that_is_said(vpc, run):
+    oracle.ip(vpc, "link set eth1 group 7")
+    done = run(vpc)
+    assert done.returncode == 1 and "eth1: somebody else's interface group" in done.stderr
+    assert "group 7 " in oracle.ip(vpc, "link show eth1") and "group 60235 " in oracle.ip(vpc, "link show eth2")
+    assert_every_eni_answers(vpc)
+    assert run(vpc, "remove").returncode == 0
+    assert "group 7 " in oracle.ip(vpc, "link show eth1")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_it_may_be_removed_or_run_again_whether_networkd_runs_or_not(make_vpc, run, before):
+    vpc = make_vpc(make_tree(3, ipv6=True), ipv6_defaults=False)
+    untouched = kernel(vpc)
+    assert run(vpc, networkd=not before).returncode == 0
+    unlike = kernel(vpc)
+    assert run(vpc, networkd=before).returncode == 0
+    assert kernel(vpc) != unlike
+    again = kernel(vpc)
+    assert len(oracle.rules(vpc)) == len({str(dict(rule, protocol="")) for rule in oracle.rules(vpc)})
+    assert run(vpc, networkd=before).returncode == 0
+    assert kernel(vpc) == again
+    done = run(vpc, "remove", networkd=not before)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert kernel(vpc) == untouched
+
+
+def test_a_second_run_with_all_addresses_changes_nothing(make_vpc, run):
+    config = Config(assign="all")
+    vpc = make_vpc(make_tree(3, addresses=3, ipv6=True))
+    assert run(vpc, config=config).returncode == 0
+    before = kernel(vpc)
+    done = run(vpc, config=config)
+    assert (done.returncode, done.stderr) == (0, "") and kernel(vpc) == before
+
+
+def test_a_spread_default_of_the_primarys_counts_with_its_metric(make_vpc, run):
+    vpc = make_vpc(os="up")
+    oracle.ip(vpc, "route del default dev eth0")
+    oracle.ip(vpc, "route add default metric 700 nexthop via 172.16.10.253 dev eth0 nexthop via 172.16.10.1 dev eth0")
+    assert run(vpc).returncode == 0
+    metrics = re.findall(r"default .*proto 235 metric ([0-9]+)", oracle.ip(vpc, "route show default"))
+    assert metrics == ["800", "900"]
+
+
+def test_a_default_of_ours_in_main_follows_the_gateway_too(make_vpc, run):
+    vpc = make_vpc(os="up")
+    assert run(vpc).returncode == 0
+    before = oracle.defaults(vpc)
+    macs_of(vpc.tree)["00:16:3e:0e:00:02"]["gateway"] = "172.16.20.252"
+    assert run(vpc).returncode == 0
+    assert oracle.defaults(vpc) == before
+    assert "via 172.16.20.252" in oracle.ip(vpc, "route show default dev eth1")
+
+
+def test_what_can_not_be_done_is_said(vpc, run):
+    done = run(vpc, config=Config(links=(LinkWish(1, "eth1", (("none_such", 1),)),)))
+    assert done.returncode == 1 and "none_such" in done.stderr
+    done = run(vpc, config=Config(connection_marks=0x7F000000), nft="not-installed")
+    assert done.returncode == 1 and "connections are not marked" in done.stderr
+    assert_every_eni_answers(vpc)
+
+
+def test_a_strict_reverse_path_filter_heeds_the_marks(make_vpc, make_agent, run):
+    config = Config(connection_marks=0x7F000000)
+    vpc = make_vpc()
+    vpc.instance.sysctl("net.ipv4.conf.eth1.rp_filter", 1)
+    assert run(vpc, config=config).returncode == 0
+    heeds = [vpc.instance.run(["cat", "/proc/sys/net/ipv4/conf/{}/src_valid_mark".format(dev)]).stdout.strip()
+             for dev in ("eth0", "eth1", "eth2")]
+    assert heeds == ["0", "1", "0"]
 
 
 def test_another_link_of_that_name_is_none_of_ours(vpc, run):
@@ -149,6 +256,36 @@ def test_the_metric_in_main_is_worse_than_the_primarys(make_vpc, run):
     assert run(vpc).returncode == 0
     assert [(dev, metric) for dev, metric, protocol in oracle.defaults(vpc) if protocol == "235"] == [
         ("eth1", 801), ("eth2", 900)]
+
+
+def test_what_an_entry_sends_by_an_eni_that_is_not_here_is_refused(make_vpc, run):
+    config = Config(entries=(Entry(1, "eth2", "", dst=(ip_network("10.60.0.0/16"), ip_network("3fff::/32"))),))
+    vpc = make_vpc(make_tree(3, ipv6=True))
+    names = dict(vpc.nics)
+    before = kernel(vpc)
+    oracle.ip(vpc, "link set eth2 name away")
+    done = run(vpc, config=config)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert [oracle.leaves_by(vpc, None, dst) for dst in ("10.60.0.1", "3fff::1")] == [oracle.NO_WAY] * 2
+    oracle.ip(vpc, "link set away name eth2")
+    oracle.ip(vpc, "link set eth2 up")
+    done = run(vpc, config=config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [oracle.leaves_by(vpc, None, dst) for dst in ("10.60.0.1", "3fff::1")] == ["eth2"] * 2
+    assert vpc.nics == names and run(vpc, "remove", config=config).returncode == 0
+    assert kernel(vpc) == before
+
+
+def test_removed_after_an_eni_has_gone_and_once_more(vpc, run):
+    assert run(vpc).returncode == 0
+    names = dict(vpc.nics)
+    vpc.detach("eth2", listed=True)
+    vpc.nics.update(names)
+    for _ in range(2):
+        done = run(vpc, "remove")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "235" not in oracle.ip(vpc, "rule") + oracle.ip(vpc, "-d route show table all")
+    del vpc.nics["eth2"]
 
 
 def test_without_secondaries_nothing_is_made(make_vpc, run):

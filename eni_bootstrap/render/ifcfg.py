@@ -8,18 +8,18 @@ is; what has to be in it is said.
 from typing import List
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.render.outline import File, Member, Outline, comments, other_settings
+from eni_bootstrap.render.outline import File, Member, Outline, also_sent, comments, other_settings
 
 _PATH = "/etc/sysconfig/network-scripts/{}-{}"
 
 
 def render(outline: Outline, config: Config) -> List[File]:
-    """The files; what belongs to no ENI goes with the primary."""
+    """The files; what belongs to no ENI goes with the first, the primary unless that one is left out."""
     files: List[File] = []
     for member in outline.members:
-        others = outline if member.eni.primary else outline._replace(routes=(), rules=())
+        others = outline if member is outline.members[0] else outline._replace(routes=(), rules=())
         for version, suffix in ((4, ""), (6, "6")):
-            head = comments(outline.headline) + comments([member.eni.label + ":", *_notes(member, version)])
+            head = comments(outline.headline) + comments([member.eni.label + ":", *_notes(member, version, config)])
             routes = [each.text(each=["onlink"] if each.onlink else []) for each in [*member.routes, *others.routes]
                       if each.version == version]
             rules = [str(each) for each in [*member.rules, *others.rules] if each.version == version]
@@ -29,7 +29,7 @@ def render(outline: Outline, config: Config) -> List[File]:
     return files
 
 
-def _notes(member: Member, version: int) -> List[str]:
+def _notes(member: Member, version: int, config: Config) -> List[str]:
     """What these files can't say."""
     notes = ["For network-scripts; where NetworkManager reads such files, use the format networkmanager."]
     if member.eni.primary:
@@ -47,4 +47,5 @@ def _notes(member: Member, version: int) -> List[str]:
               for each in member.settings if version == 4 and each.name == "mtu"]
     notes += other_settings(member) if version == 4 else []
     return notes + ["NOT EXPRESSED: what stays after ifdown. Until ifup packets from the ENI's addresses leave by "
-                    "another one, and the cloud drops them. While the link has no carrier they are refused."]
+                    "another one, and the cloud drops them. While the link has no carrier they are refused.",
+                    *also_sent(config)]

@@ -12,8 +12,9 @@ from eni_bootstrap.render.outline import File, Member, Outline, comments, not_ex
 
 _PATH = "/etc/netplan/90-eni-bootstrap.yaml"
 """Behind 50-cloud-init.yaml: of two files that say a thing the later one counts, and lists are joined."""
-_WORST = 4294967294
-"""The worst metric for netplan, which takes the kernel's worst for none at all (0.106), and none is the best."""
+_WORST = 2147483647
+"""The worst metric for netplan: it writes what is larger as a negative number (0.106), which networkd takes for none at
+all, and none is the best."""
 _SECRET = 0o600
 """netplan warns of its files that others can read."""
 
@@ -26,9 +27,7 @@ def render(outline: Outline, config: Config) -> List[File]:
     for member in outline.members:
         lines += _entry(member)
     lines += comments(["What belongs to no device: it stays while an ENI's link is down."], indent="    ") + ["    lo:"]
-    lines += _list("routes", [_route(route) for route in outline.device_less if len(route.hops) < 2])
-    lines += comments(["NOT EXPRESSED, so that traffic is not spread: ip route {}".format(route)
-                       for route in outline.device_less if len(route.hops) > 1], indent="      ")
+    lines += _list("routes", [_route(route) for route in outline.device_less])
     lines += _list("routing-policy", [_rule(rule) for rule in outline.all_rules if _expressible(rule)])
     # What comes before main's specific routes is needed where there is a rule for those.
     lines += comments(not_expressed([rule for rule in outline.all_rules if not _expressible(rule)
@@ -38,7 +37,8 @@ def render(outline: Outline, config: Config) -> List[File]:
 
 def _entry(member: Member) -> List[str]:
     primary = member.eni.primary
-    lines = ["    # " + member.eni.label, "    {}:".format(member.dev),
+    # In quotes, or YAML takes some names for numbers or truth values.
+    lines = ["    # " + member.eni.label, '    "{}":'.format(member.dev),
              '      match: {{macaddress: "{}"}}'.format(member.eni.mac)]
     lines += ["      mtu: {}".format(each.value) for each in member.settings if each.name == "mtu"]
     lines += comments(other_settings(member), indent="      ")
@@ -72,7 +72,7 @@ def _route(route: Route) -> str:
         words.append("type: " + route.kind)
     for hop in route.hops:
         if hop.gateway is None:
-            words.append("scope: link")
+            words += ["scope: link"] if route.kind == "unicast" else []
         else:
             words.append('via: "{}"'.format(hop.gateway))
             words += ["on-link: true"] if route.onlink else []

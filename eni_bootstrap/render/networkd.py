@@ -20,6 +20,7 @@ def render(outline: Outline, config: Config) -> List[File]:
     """The files; an ENI's holds for the link with its MAC, whatever its name."""
     lines = comments(outline.headline) + [
         "# For systemd 248 or newer. What belongs to no device: it stays while an ENI's link is down.",
+        "# It takes the place of another file for lo, if there is one.",
         "[Match]", "Name=lo"]
     for route in outline.device_less:
         lines += _route(route)
@@ -63,9 +64,7 @@ def _route(route: Route) -> List[str]:
     if route.kind != "unicast":
         lines.append("Type=" + route.kind)
     for hop in route.hops:
-        if len(route.hops) > 1:
-            lines.append("MultiPathRoute={}@{} {}".format(hop.gateway, hop.dev, hop.weight))
-        elif hop.gateway is not None:
+        if hop.gateway is not None:
             lines.append("Gateway={}".format(hop.gateway))
             lines += ["GatewayOnLink=yes"] if route.onlink else []
         elif route.version == 4 and route.kind == "unicast":

@@ -10,7 +10,9 @@ from typing import List, Sequence
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import EVERYWHERE, Route, Rule
-from eni_bootstrap.render.outline import File, Member, Outline, comments, not_expressed, other_settings
+from eni_bootstrap.render.outline import (
+    File, Member, Outline, also_sent, comments, not_expressed, other_settings,
+)
 
 _PATH = "/etc/NetworkManager/system-connections/eni-bootstrap-{}.nmconnection"
 _SECRET = 0o600
@@ -32,7 +34,8 @@ def _profile(member: Member, outline: Outline, config: Config) -> File:
         "{}: its priority puts it in front of the profile that is used now. For NetworkManager 1.36 or newer.".format(
             member.eni.label),
         "NOT EXPRESSED: what stays while the profile is not active, the link being down for instance. Meanwhile "
-        "packets from the ENI's addresses leave by another one, and the cloud drops them.", *other_settings(member)])
+        "packets from the ENI's addresses leave by another one, and the cloud drops them.",
+        *also_sent(config), *other_settings(member)])
     lines += ["[connection]", "id=eni-bootstrap-" + member.dev,
               "uuid={}".format(uuid.uuid5(_NAMESPACE, member.eni.mac)), "type=ethernet",
               "autoconnect-priority={}".format(_PRIORITY), "", "[ethernet]", "mac-address=" + member.eni.mac.upper()]
@@ -50,24 +53,19 @@ def _profile(member: Member, outline: Outline, config: Config) -> File:
 def _family(member: Member, version: int) -> List[str]:
     if version not in member.versions:
         return ["method=disabled" if version == 4 else "method=ignore"]
+    held = [each for each in member.addresses if each.address.version == version]
+    lines = comments("NOT EXPRESSED, so that it may be chosen as a source: {} preferred_lft 0".format(each.address)
+                     for each in held if each.deprecated)
+    lines += ["address{}={}/{}".format(number, each.address, each.prefix_length)
+              for number, each in enumerate(held, start=1)]
     if version == 4:
-        return ["method=auto", "route-metric={}".format(member.metric)]
-    if member.eni.primary:
-        return ["method=auto"]
-    held = [each for each in member.addresses if each.address.version == 6]
-    lines = ["address{}={}/{}".format(number, each.address, each.prefix_length)
-             for number, each in enumerate(held, start=1)]
-    return (["method=manual"] if held else ["method=link-local"]) + lines
+        return ["method=auto", "route-metric={}".format(member.metric)] + lines
+    return ["method=auto" if member.eni.primary else "method=manual" if held else "method=link-local"] + lines
 
 
 def _routes(routes: Sequence[Route]) -> List[str]:
     lines: List[str] = []
-    number = 0
-    for route in routes:
-        if len(route.hops) > 1:
-            lines += comments(["NOT EXPRESSED, so that traffic is not spread: ip route {}".format(route)])
-            continue
-        number += 1
+    for number, route in enumerate(routes, start=1):
         gateway = next((hop.gateway for hop in route.hops if hop.gateway is not None), None)
         words = [str(route.dst)]
         if gateway is not None or route.metric:

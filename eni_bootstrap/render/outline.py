@@ -11,6 +11,7 @@ from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequenc
 
 from eni_bootstrap import __version__
 from eni_bootstrap.config import Config
+from eni_bootstrap.interfaces import is_mac
 from eni_bootstrap.model import (
     EVERYWHERE, IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Hop, Link, LinkAddress, LinkSetting, Listing, Made, Network, Route,
     Rule, SeenRoute, Snapshot, Subnet,
@@ -66,7 +67,7 @@ class Outline(NamedTuple):
     members: Tuple[Member, ...]
     """The primary first."""
     routes: Tuple[Route, ...]
-    """What is no ENI's: the ways over several."""
+    """What is no ENI's: prefixes that are local."""
     rules: Tuple[Rule, ...]
     """What is no ENI's: main's specific routes, refusals."""
     decision: Decision
@@ -105,8 +106,14 @@ def bare(
 
 
 def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Outline:
-    """For a host whose ENIs a DHCP client configures. Without an interface group, which few files can tell a link."""
-    config = config._replace(group=0)
+    """For a host whose ENIs a DHCP client configures. Without an interface group, which few files can tell a link.
+
+    And without spreads: a network manager is told to make their routes at a time when not all ENIs are there, is
+    refused, and gives up the link (systemd-networkd 252: lo, with everybody's rules; and with IPv6 an ENI's, because a
+    gateway that it is told of in two tables it may use in the one that has not got it yet).
+    """
+    spreads = ["balance on line {}".format(spread.line) for spread in config.spreads]
+    config = config._replace(group=0, spreads=())
     links = _links(listing, names)
     metrics = {link.name: config.metric_least + config.metric_step * place for place, link in enumerate(links)}
     held: List[LinkAddress] = []
@@ -122,7 +129,7 @@ def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Ou
     decision, _ = _decide(listing, links, held, routes, config)
     owners = Owners(decision)
     members = tuple(Member(
-        eni, metrics[eni.dev], tuple(each for each in decision.addresses if each.dev == eni.dev),
+        eni, metrics[eni.dev], tuple(_beside(each) for each in decision.addresses if each.dev == eni.dev),
         tuple(each for each in decision.settings if each.dev == eni.dev),
         tuple(each for each in decision.routes if owners.of(each) == eni.dev),
         tuple(each for each in decision.rules if owners.of(each) == eni.dev)) for eni in decision.enis)
@@ -130,8 +137,15 @@ def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Ou
     said = headline(decision, listing, names)
     if decision.marked:
         said += ("NOT EXPRESSED, so that connections are not marked: the table of nftables that the format ip has.",)
+    said += ("NOT EXPRESSED, so that connections are not spread: {}.".format(", ".join(spreads)),) if spreads else ()
     return Outline(members, tuple(each for each in decision.routes if owners.of(each) not in devs),
                    tuple(each for each in decision.rules if owners.of(each) not in devs), decision, said)
+
+
+def _beside(held: LinkAddress) -> LinkAddress:
+    """Of IPv4 with a subnet of its own: in the vSwitch's, if it came before the one of DHCP, it would bring main a way
+    to there of the best metric, and be what is chosen as a source."""
+    return held._replace(prefix_length=held.address.max_prefixlen)
 
 
 def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> Tuple[str, ...]:
@@ -160,6 +174,13 @@ def not_expressed(rules: Iterable[Rule], config: Config) -> List[str]:
         by_consequence.setdefault(consequence(rule, config), []).append("ip -{} rule {}".format(rule.version, rule))
     return [line for what, which in by_consequence.items()
             for line in ["NOT EXPRESSED, so that {}:".format(what), *which]]
+
+
+def also_sent(config: Config) -> List[str]:
+    """What to say where the rules of access entries come and go with an ENI."""
+    if not any(entry.via for entry in config.entries):
+        return []
+    return ["NOT EXPRESSED: meanwhile what access entries send by the ENI is not refused either: it goes as main says."]
 
 
 def other_settings(member: Member) -> List[str]:
@@ -199,17 +220,23 @@ class Owners:
 
 
 def _links(listing: Listing, names: Mapping[str, str]) -> List[Link]:
-    """The primary first, the others in natural order; whose name is not known gets the first that is free."""
+    """The primary first, the others in natural order; whose name is not known gets the first that is free.
+
+    Those that are left out have theirs, too: nobody else takes it, nor the table and the metric that go with it.
+    """
+    listed = {eni.mac: eni.primary for eni in listing.interfaces}
+    listed.update((eni.mac, eni.primary) for eni in listing.sick if is_mac(eni.mac))
     taken = set(names.values())
-    free = (name for name in map("eth{}".format, range(len(listing.interfaces) + len(taken))) if name not in taken)
-    called = [(names.get(eni.mac) or next(free), eni) for eni in listing.interfaces]
-    called.sort(key=lambda each: (not each[1].primary, natural(each[0])))
-    return [Link(place, name, eni.mac) for place, (name, eni) in enumerate(called, start=1)]
+    free = (name for name in map("eth{}".format, range(len(listed) + len(taken))) if name not in taken)
+    called = [(names.get(mac) or next(free), mac) for mac in sorted(listed, key=lambda mac: (not listed[mac], mac))]
+    called.sort(key=lambda each: (not listed[each[1]], natural(each[0])))
+    return [Link(place, name, mac) for place, (name, mac) in enumerate(called, start=1)]
 
 
 def _subnets(listing: Listing, links: Sequence[Link]) -> List[Tuple[Link, Subnet]]:
+    """Of those that are whole."""
     by_mac = {eni.mac: eni for eni in listing.interfaces}
-    return [(link, subnet) for link in links for subnet in by_mac[link.mac].subnets]
+    return [(link, subnet) for link in links if link.mac in by_mac for subnet in by_mac[link.mac].subnets]
 
 
 def _leased(link: Link, subnet: Subnet) -> List[LinkAddress]:

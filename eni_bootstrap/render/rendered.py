@@ -1,6 +1,7 @@
 """Rendered files on standard output, or below a directory."""
 
 import os
+import tempfile
 from typing import List, Sequence
 
 from eni_bootstrap.errors import BootstrapError, NotPermitted
@@ -27,17 +28,25 @@ def write(files: Sequence[File], directory: str) -> List[str]:
                 problems.append("{}: is there already, and not made by this program: left alone".format(path))
                 continue
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            temporary = path + ".new"
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "w",
-                      newline=file.newline, encoding="utf-8") as handle:
-                os.chmod(temporary, file.mode)  # whatever the umask
-                handle.write(file.text)
-            os.replace(temporary, path)
+            _put(path, file)
         except PermissionError as error:
             raise NotPermitted("can't write {}: {}".format(path, error.strerror))
         except OSError as error:
             raise BootstrapError("can't write {}: {}".format(path, error.strerror))
     return problems
+
+
+def _put(path: str, file: File) -> None:
+    """All of it or nothing; what a killed run leaves has a dot in front, and no manager reads it."""
+    descriptor, temporary = tempfile.mkstemp(prefix=".", dir=os.path.dirname(path))
+    try:
+        with open(descriptor, "w", newline=file.newline, encoding="utf-8") as handle:
+            os.chmod(temporary, file.mode)  # whatever the umask
+            handle.write(file.text)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def _is_ours(path: str) -> bool:

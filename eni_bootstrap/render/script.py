@@ -6,12 +6,12 @@ not marked as ours is neither replaced nor removed.
 """
 
 import shlex
-from typing import Dict, List, Mapping
+from typing import Dict, Iterator, List, Mapping, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.marks import Ruleset, ruleset
 from eni_bootstrap.model import (
-    MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Listing, Made, Network, Route, Rule,
+    MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Listing, Made, Network, Route, Rule, SickInterface,
 )
 from eni_bootstrap.plan import Item, plan
 from eni_bootstrap.render.outline import File, Owners, bare, comments, headline
@@ -21,8 +21,9 @@ _PATH = "/usr/local/sbin/eni-bootstrap-routes"
 
 _USE = (
     "Call it at boot, in rc.local for instance, once the network is there. After a change of ENIs: \"{} remove\", then "
-    "the new one. \"remove\" leaves links up and addresses where they are.".format(_PATH),
-    "NOT EXPRESSED: routes of your own by an ENI, which nothing is known of here: they hold for what main routes only.")
+    "the new one. \"remove\" leaves links up, and addresses and links' settings as they are.".format(_PATH),
+    "NOT EXPRESSED: routes of your own by an ENI, which nothing is known of here: they hold for what main routes only; "
+    "and another table or interface group where somebody else has one of these: that is said, with exit code 1.")
 
 _HEAD = """\
 
@@ -43,10 +44,22 @@ say() {{
 # COMMAND...: that something is there, or gone, already is no failure.
 try() {{
     said=$("$@" 2>&1) && return
-    case $said in
-    *'File exists'* | *'No such file'* | *'No such process'* | *'does not exist'*) ;;
+    case $verb$said in
+    add*'File exists'* | add*'already assigned'*) ;;
+    del*'No such file'* | del*'No such process'* | del*'does not exist'*) ;;
     *) say "$*: $said" ;;
     esac
+}}
+
+# DEV COMMAND...: for an ENI that is not here; of one that is, what was made while it was not goes.
+off() {{
+    asked=$verb
+    case $here in
+    *" $1 "*) verb=del ;;
+    esac
+    shift
+    "$@"
+    verb=$asked
 }}
 
 # DEV MAC: sees whether the ENI is here.
@@ -62,6 +75,15 @@ on() {{
     case $here in
     *" $1 "*) shift && "$@" ;;
     esac
+}}
+
+# DEV: into the interface group, unless it is in somebody else's.
+group() {{
+    if [ -n "$(ip -o link show dev "$1" group 0)" ]; then
+        try ip link set dev "$1" group {group}
+    elif [ -z "$(ip -o link show dev "$1" group {group})" ]; then
+        say "$1: somebody else's interface group, which stays: main's routes by it hold for the other ENIs' addresses"
+    fi
 }}
 
 up() {{
@@ -80,14 +102,37 @@ route() {{
         present=$(ip "$family" route show table "$table" exact "$to" type "$type" proto "$mark" 2>/dev/null)
         [ -z "$present" ] || do=replace
     done
-    try ip "$family" route "$do" "$@"
+    said=$(ip "$family" route "$do" "$@" 2>&1) && return
+    case $said in
+    *'File exists'*) ;;
+    *) say "ip $family route $do $*: $said" && return ;;
+    esac
+    way=${{*%% table *}}
+    case "$(ip "$family" route show table "$table" exact "$to" type "$type" 2>/dev/null) " in
+    *"${{way#"$to"}} "*) ;;
+    *) say "${{way##* }}: table $table has somebody else's $to, which stays; wanted: $way" ;;
+    esac
 }}
 
-# FAMILY RULE...
+# FAMILY RULE...: the kernel takes one with another mark for another one, so that there would be two.
 rule() {{
     family=$1
     shift
-    try ip "$family" rule "$verb" "$@" protocol "$guard"
+    if [ $verb = add ]; then
+        said=$(ip "$family" rule add "$@" protocol "$guard" 2>&1) || {{
+            case $said in
+            *'File exists'*) return ;;
+            *) say "ip $family rule add $*: $said" && return ;;
+            esac
+        }}
+    fi
+    for mark in {protocol} kernel; do
+        case $verb$mark in
+        del*) try ip "$family" rule del "$@" protocol "$mark" ;;
+        "add$guard") ;;
+        *) ip "$family" rule del "$@" protocol "$mark" 2>/dev/null ;;
+        esac
+    done
 }}
 
 # DEV PREFIX COMMAND...: where main has the prefix directly on the link; far: where it has not.
@@ -100,18 +145,24 @@ far() {{
 
 # FAMILY: metric and device of each default route in main, the best first.
 defaults() {{
-    ip "$1" route show default table main | awk '{{
+    ip -o "$1" route show default table main | awk '{{
         metric = 0
-        for (i = 1; i < NF; i++) {{
-            if ($i == "metric") metric = $(i + 1)
-            if ($i == "dev") dev = $(i + 1)
-        }}
-        print metric, dev
+        for (i = 1; i < NF; i++) if ($i == "metric") metric = $(i + 1)
+        for (i = 1; i < NF; i++) if ($i == "dev") print metric, $(i + 1)
     }}' | sort -n
 }}
 
 # DEV FAMILY GATEWAY N: a default route in main where the system has made none, worse than the primary's.
 main_default() {{
+    present=$(ip "$2" route show default dev "$1" table main proto {protocol})
+    case "$present " in
+    *" via $3 "*) return 0 ;;
+    *' metric '*)
+        metric=${{present##* metric }}
+        try ip "$2" route replace default via "$3" dev "$1" onlink metric "${{metric%% *}}" proto {protocol}
+        return
+        ;;
+    esac
     [ -z "$(ip "$2" route show default dev "$1" table main)" ] || return 0
     metric=$(defaults "$2" | awk '$2 == "{primary}" {{ print $1; exit }}')
     metric=${{metric:-{missing}}}
@@ -130,6 +181,13 @@ primary_default() {{
         *" $dev "*) route "$1" {table} unicast default $2 && return ;;
         esac
     done
+}}
+
+# DEV: a strict reverse path filter has to ask with the packet's mark.
+heed() {{
+    conf=/proc/sys/net/ipv4/conf
+    [ "$(cat "$conf/all/rp_filter" "$conf/$1/rp_filter" | sort -n | tail -n 1)" = 1 ] || return 0
+    grep -q 1 "$conf/all/src_valid_mark" "$conf/$1/src_valid_mark" || try sysctl -qw "net/ipv4/conf/$1/src_valid_mark=1"
 }}
 
 # DEV FAMILY ADDRESS: where nobody else addresses the link, who may take {wait:.0f} s for it, all of them together.
@@ -173,11 +231,26 @@ def render(listing: Listing, names: Mapping[str, str], config: Config) -> List[F
             parts["addresses"].append(lines.address(item))
     parts["routes"] += [lines.route(route, "near") for route in near if route not in decision.routes]
     parts["routes"] += lines.primary_defaults()
+    parts["rules"] += [lines.refusal(dev, rule) for dev, rule in _refusals(decision, listing, names, config)]
     text = ["#!/bin/sh"] + comments([*headline(decision, listing, names), *_USE]) + [lines.head()]
     for name in ("links", "routes", "rules", "addresses"):
         text += ["{}() {{".format(name)] + ["    " + line for line in parts[name] or [":"]] + ["}", ""]
     text += lines.tail(ruleset(decision.marked, config))
     return [File(_PATH, "\n".join(text) + "\n", 0o755)]
+
+
+def _refusals(decision: Decision, listing: Listing, names: Mapping[str, str], config: Config
+              ) -> Iterator[Tuple[str, Rule]]:
+    """What becomes of the traffic that access entries send by an ENI, as long as that one is not here."""
+    present = set(decision.rules)
+    for eni in decision.enis if config.entries else ():
+        if not eni.primary:
+            without = listing._replace(
+                interfaces=tuple(each for each in listing.interfaces if each.mac != eni.mac),
+                sick=(*listing.sick, SickInterface(eni.interface.eni_id, eni.mac, False, "", False)))
+            for rule in bare(without, names, config)[0].rules:
+                if rule.action == "unreachable" and rule.priority != config.priority_fence and rule not in present:
+                    yield eni.dev, rule
 
 
 class _Lines:
@@ -189,20 +262,28 @@ class _Lines:
         self._config = config
         self._primary = [eni for eni in decision.enis if eni.primary]
         self._secondaries = [eni for eni in decision.enis if not eni.primary]
+        self._macs = {eni.dev: eni.mac for eni in decision.enis}
+        self._macs.update((member.dev, member.mac) for member in decision.unfit if member.dev)
 
     def head(self) -> str:
         config = self._config
         return _HEAD.format(
-            protocol=config.protocol, primary=next((eni.dev for eni in self._primary), ""),
+            protocol=config.protocol, group=config.group, primary=self._primary_dev,
             missing=config.metric_missing, least=config.metric_least, step=config.metric_step,
             secondaries=" " + "".join(eni.dev + " " for eni in self._secondaries), table=config.table_primary,
             wait=config.address_wait)
+
+    @property
+    def _primary_dev(self) -> str:
+        """Also of one that is left out: what main has by it counts."""
+        devs = [eni.dev for eni in self._primary] + [member.dev for member in self._decision.unfit if member.primary]
+        return devs[0] if devs else ""
 
     def link(self, item: Item) -> str:
         if isinstance(item, LinkUp):
             return self._on(item.dev, "up", item.dev)
         if isinstance(item, LinkGroup):
-            return self._on(item.dev, "try", "ip", "link", "set", "dev", item.dev, "group", str(item.group))
+            return self._on(item.dev, "group", item.dev)
         assert isinstance(item, LinkSetting)
         if item.name == "mtu":
             return self._on(item.dev, "try", "ip", "link", "set", "dev", item.dev, "mtu", str(item.value))
@@ -221,7 +302,10 @@ class _Lines:
         return self._on(dev, *condition, "route", _family(route), str(route.table), route.kind, to, *words)
 
     def rule(self, rule: Rule) -> str:
-        return self._on(self._owners.of(rule), "rule", "-{}".format(rule.version), *str(rule).split())
+        return self._on(self._owners.of(rule), "rule", "-{}".format(rule.version), *map(shlex.quote, str(rule).split()))
+
+    def refusal(self, dev: str, rule: Rule) -> str:
+        return " ".join(["off", dev, "rule", "-{}".format(rule.version), *map(shlex.quote, str(rule).split())])
 
     def address(self, held: LinkAddress) -> str:
         """The ENI's first may be somebody else's business, a DHCP client's; the others are wanted in any case."""
@@ -245,26 +329,34 @@ class _Lines:
     def tail(self, marks: str) -> List[str]:
         config = self._config
         own = sorted({route.table for route in self._decision.routes if config.owns_table(route.table)})
-        nft = "nft -f - <<'END'\n{}END".format(Ruleset(marks).text) if marks else ""
-        lines = ["eni {} {}".format(shlex.quote(eni.link.name), eni.mac) for eni in self._decision.enis]
-        lines += ["if [ $verb = del ]; then", "    here=' {} '".format(" ".join(
-            sorted({eni.dev for eni in self._decision.enis}))), "    rules"]
+        nft = "nft -f - <<'END' || say \"connections are not marked\"\n{}END".format(Ruleset(marks).text)
+        lines = ["if [ $verb = del ]; then", "    here=' {} '".format(" ".join(sorted(self._macs))), "    rules"]
         lines += ["    for family in -4 -6; do",
-                  "        for table in {}; do".format(" ".join(map(str, [*own, "main", "local"]))),
-                  "            try ip $family route flush table $table proto {}".format(config.protocol),
-                  "        done",
                   "        for table in {}; do".format(" ".join(map(str, own))),
-                  "            try ip $family route flush table $table type unreachable proto \"$guard\"",
+                  "            try ip $family route flush table $table proto {}".format(config.protocol),
+                  "            try ip $family route flush table $table type unreachable proto kernel",
+                  "        done",
+                  "        try ip $family route flush table local type local proto {}".format(config.protocol),
+                  "        for dev in $here; do",
+                  "            ip link show dev $dev >/dev/null 2>&1 || continue",
+                  "            try ip $family route flush exact default dev $dev table main proto {}".format(
+                      config.protocol),
                   "        done",
                   "    done"]
-        lines += ["    for dev in $here; do ip link set dev \"$dev\" group default 2>/dev/null; done"]
+        lines += ["    for dev in $here; do",
+                  "        [ -z \"$(ip -o link show dev $dev group {} 2>/dev/null)\" ] ||".format(config.group),
+                  "            try ip link set dev $dev group 0",
+                  "    done"]
         lines += ["    nft delete table inet eni_bootstrap 2>/dev/null"] if marks else []
-        lines += ["else", "    links", "    routes", "    rules"] + ([nft] if marks else []) + ["    addresses", "fi"]
-        return lines + ["exit $failed"]
+        lines += ["else"] + ["    eni {} {}".format(*each) for each in self._macs.items()]
+        lines += ["    links", "    routes", "    rules"] + ([nft] if marks else [])
+        lines += ["    " + self._on(member.dev, "heed", member.dev) for member in self._decision.marked
+                  if not member.primary]
+        return lines + ["    addresses", "fi", "exit $failed"]
 
     def _on(self, dev: str, *words: str) -> str:
         """What is no ENI's is for everybody."""
-        return " ".join((["on", dev] if dev in {eni.dev for eni in self._decision.enis} else []) + list(words))
+        return " ".join((["on", dev] if dev in self._macs else []) + list(words))
 
     def _vswitch(self, dev: str) -> Network:
         return next(subnet.vswitch for eni in self._decision.enis if eni.dev == dev

@@ -521,7 +521,8 @@ def netplan_generate(lab: Lab) -> str:
     if lab.run("netplan generate --root-dir /opt/netplan 2>&1").strip():
         raise Failed("netplan: " + lab.run("netplan generate --root-dir /opt/netplan 2>&1"))
     told = lab.run("cat /opt/netplan/run/systemd/network/10-netplan-*.network")
-    for words, number in (("[RoutingPolicyRule]", 6), ("Type=unreachable", 2), ("Destination=0.0.0.0/0\nGateway=", 2),
+    for words, number in (("[RoutingPolicyRule]", 6), ("Type=unreachable\nMetric=2147483647\n", 2), ("Metric=-", 0),
+                          ("Type=unreachable", 2), ("Destination=0.0.0.0/0\nGateway=", 2),
                           ("Destination=::/0\nGateway=", 4), ("Address=2001:", 2)):
         if told.count(words) != number:
             raise Failed("{} is there {} times, not {}: {}".format(words, told.count(words), number, told))
