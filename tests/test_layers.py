@@ -18,7 +18,7 @@ ORDER = ["errors", "model", "config", "output", "wake", "host.managers", "host.r
          "windows.model", "windows.scripts", "windows.reader", "windows.decision", "windows.plan", "plan", "staging",
          "typed", "adoption", "host.rclocal", "recall", "proof", "trials", "fibrule", "rtnetlink", "netlink",
          "nftables", "state", "host.command", "metadata", "patience", "answer", "saved", "render.outline",
-         "windows.render", "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager",
+         "render.windows", "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager",
          "render.script", "render.formats", "render.rendered", "report", "looking", "executing", "proving",
          "bootstrap", "takeover", "views", "linux", "windows.proof", "windows.task", "windows.powershell",
          "windows.record", "windows.looking", "windows.installation", "windows.agent", "cli", "__main__"]
@@ -29,7 +29,7 @@ PURE = ["errors", "model", "config", "host.files", "interfaces", "pairing", "sch
         "maintable", "policy", "marks", "routing", "plan", "staging", "typed", "adoption", "recall", "proof", "trials",
         "fibrule", "render.outline", "render.ifcfg", "render.netplan", "render.networkd", "render.networkmanager",
         "render.script", "render.formats", "report", "views", "windows.model", "windows.scripts", "windows.reader",
-        "windows.decision", "windows.plan", "windows.proof", "windows.render", "windows.task"]
+        "windows.decision", "windows.plan", "windows.proof", "render.windows", "windows.task"]
 
 DOORS = {"pyroute2": {"netlink"}, "requests": {"metadata"}, "tenacity": {"retry"}, "yaml": {"configfile"}}
 

@@ -142,9 +142,9 @@ class TestOfAllFormats:
         assert not [line for line in lines if line.lstrip().startswith("# ") and len(line) > 130 and "NOT" not in line]
 
     @pytest.mark.parametrize("name", FILES)
-    def test_without_secondaries_the_primary_is_as_ever(self, name):
-        text = whole(name, tree=make_tree(1))
-        assert "100" not in re.sub("(?i)metric[:=] ?100|priority=100", "", text)
+    def test_without_secondaries_there_are_no_files(self, name):
+        assert render(name, tree=make_tree(1)) == {}
+        assert rendered.text([]).startswith("# nothing is needed")
 
 
 class TestNetplan:

@@ -9,7 +9,8 @@ import pytest
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import Listing, SickInterface
-from eni_bootstrap.windows import powershell, render, scripts
+from eni_bootstrap.render import windows as render
+from eni_bootstrap.windows import powershell, scripts
 from eni_bootstrap.windows.model import WindowsRoute
 from tests.agent import ROOT
 from tests.build import ETH1, ETH2, PRIMARY, interface, subnet

@@ -6,10 +6,9 @@ from eni_bootstrap import saved
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import Listing
 from eni_bootstrap.patience import unfit_text
-from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, script
+from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, script, windows
 from eni_bootstrap.render.outline import File, Outline, bare, configured
 from eni_bootstrap.saved import Saved
-from eni_bootstrap.windows import render as windows
 from eni_bootstrap.windows.reader import snapshot_of
 
 
@@ -25,7 +24,13 @@ class Known(NamedTuple):
 
 
 def _configured(render: Callable[[Outline, Config], List[File]]) -> Callable[[Known], List[File]]:
-    return lambda known: render(configured(known.listing, known.names, known.config), known.config)
+    """No files where there is nothing to say: with one ENI all is well as it is."""
+
+    def files(known: Known) -> List[File]:
+        outline = configured(known.listing, known.names, known.config)
+        return render(outline, known.config) if outline.all_rules else []
+
+    return files
 
 
 RENDERERS: Dict[str, Callable[[Known], List[File]]] = {

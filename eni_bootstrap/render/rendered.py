@@ -10,6 +10,8 @@ from eni_bootstrap.render.outline import MADE_BY, File
 
 def text(files: Sequence[File]) -> str:
     """One file as it is; several with their places between them."""
+    if not files:
+        return "# nothing is needed: no secondary ENI can be set up\n"
     if len(files) == 1:
         return files[0].text
     return "\n".join("# ---- {} (mode {:04o})\n{}".format(file.path, file.mode, file.text) for file in files)
