@@ -4,6 +4,7 @@ import configparser
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 
@@ -145,6 +146,16 @@ class TestOfAllFormats:
     def test_without_secondaries_there_are_no_files(self, name):
         assert render(name, tree=make_tree(1)) == {}
         assert rendered.text([]).startswith("# nothing is needed")
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
+def test_every_shell_reads_the_script(shell, tmp_path):
+    if not shutil.which(shell):
+        assert not os.environ.get("CI")
+        pytest.skip("no {} here".format(shell))
+    path = tmp_path / "script"
+    path.write_text(whole("ip", config=configuration(configfile.EXAMPLE)))
+    subprocess.run(([shell, "sh"] if shell == "busybox" else [shell]) + ["-n", str(path)], check=True)
 
 
 class TestNetplan:
