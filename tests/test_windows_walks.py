@@ -150,7 +150,7 @@ class Walk:
                 assert [self.windows.persistent[key] for key in keys] == [self.windows.active[key] for key in keys]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some.lists(STEPS, max_size=12))
 def test_whatever_happens(steps):
     with tempfile.TemporaryDirectory() as folder:
