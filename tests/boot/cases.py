@@ -622,7 +622,7 @@ def uninstall(lab: Lab) -> str:
         if found["eth0"] is None or found["eth1"] is not None or found["eth2"] is not None or not watch.strays():
             raise Failed("without the agent: {}".format(found))
     files, network = lab.run(_FILES, 300), lab.run(_NETWORK)
-    lab.run(INSTALL)
+    lab.run(INSTALL, 180)
     seen = lab.symmetric(10 + lab.limit, spared=())
     if lab.run(_NETWORK) == network:
         raise Failed("nothing was installed")
@@ -658,7 +658,7 @@ def _difference(before: str, after: str) -> List[str]:
 @case(NETWORKD, agent=False)
 def live_install(lab: Lab) -> str:
     """Installed while networkd runs: when it configures links anew no rule is lost."""
-    lab.run(INSTALL)
+    lab.run(INSTALL, 180)
     seen = lab.symmetric(10 + lab.limit, spared=())
     seen += "; primary reconfigured: " + lab.disturb("networkctl reconfigure eth0")
     seen += "; secondary: " + lab.disturb("networkctl reconfigure eth1")

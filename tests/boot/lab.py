@@ -200,13 +200,18 @@ class Lab:
             "; till then by a wrong ENI: " + ", ".join(map(str, strays)) if strays else "")
 
     def wait(self, what: str, holds: Callable[[], bool], within: float) -> float:
-        """Ask again and again; seconds until it held."""
+        """Ask again and again; seconds until it held. ``within``: without what only emulation adds."""
         started = time.monotonic()
         while not holds():
-            if time.monotonic() - started > within:
+            if time.monotonic() - started > within + (PATIENCE if self.where.kind == "vm" else 0):
                 raise Failed("not within {:.0f} s: {}".format(within, what))
             time.sleep(0.3)
-        return time.monotonic() - started
+        took = time.monotonic() - started
+        emulated = self.emulated(started, started + took) if took > within else 0.0
+        if took - emulated > within:
+            raise Failed("after {:.1f} s, of which emulation took {:.1f} s (promised: {:.0f} s): {}".format(
+                took, emulated, within, what))
+        return took
 
     def journal(self, more: str = "") -> str:
         return self.run("journalctl -b --no-pager -o short-monotonic -u 'eni-bootstrap*' " + more, check=False)
