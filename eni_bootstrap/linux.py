@@ -6,11 +6,10 @@ import os
 import re
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
-from eni_bootstrap import bootstrap, takeover, wake
+from eni_bootstrap import bootstrap, wake
 from eni_bootstrap.answer import consistent
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.host import command
 from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals
@@ -35,19 +34,39 @@ class _Command(NamedTuple):
     privileged: bool
 
 
+def _preview_adoption(world: World) -> Report:
+    from eni_bootstrap import takeover  # no part of a boot
+    return takeover.preview_adoption(world)
+
+
+def _adopt(world: World) -> Report:
+    from eni_bootstrap import takeover
+    return takeover.adopt(world)
+
+
 _COMMANDS: Dict[str, _Command] = {
     "apply": _Command(bootstrap.apply, True),
     "plan": _Command(bootstrap.preview, False),
     "verify": _Command(bootstrap.verify, False),
     "status": _Command(bootstrap.status, False),
-    "adopt": _Command(takeover.preview_adoption, False),
+    "adopt": _Command(_preview_adoption, False),
     "remove": _Command(bootstrap.remove, True),
 }
 
-_ADOPT = _Command(takeover.adopt, True)
+_ADOPT = _Command(_adopt, True)
 """``adopt --yes``."""
 
-install, uninstall = command.install, command.uninstall
+
+def install(parsed: argparse.Namespace) -> int:
+    """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
+    from eni_bootstrap.host import command  # no part of a boot
+    return command.install(parsed)
+
+
+def uninstall(parsed: argparse.Namespace) -> int:
+    """Take back what ``install`` has put there. Returns the exit code."""
+    from eni_bootstrap.host import command
+    return command.uninstall(parsed)
 
 
 def report(parsed: argparse.Namespace, config: Config) -> Report:

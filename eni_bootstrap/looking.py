@@ -1,10 +1,9 @@
 """One look at the world: read the kernel, decide, compare."""
 
 import time
-from typing import AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap import state
-from eni_bootstrap.adoption import Script, places
 from eni_bootstrap.answer import Fetch, consistent
 from eni_bootstrap.config import Config
 from eni_bootstrap.evidence import band_tables, leave_contained, parents
@@ -18,6 +17,9 @@ from eni_bootstrap.plan import NOTHING, Plan, outdated, plan, unfinished, withou
 from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Decision, decide
 from eni_bootstrap.tables import Memory, wanted
+
+if TYPE_CHECKING:
+    from eni_bootstrap.adoption import Script
 
 
 class World(NamedTuple):
@@ -75,7 +77,7 @@ def ask_listing(world: World) -> Listing:
 
 
 def look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]],
-         scripts: Optional[Sequence[Script]] = None) -> View:
+         scripts: Optional[Sequence["Script"]] = None) -> View:
     """Read the kernel, decide, compare. With ``scripts`` also what people may have typed is read."""
     links, rules = world.kernel.links(), world.kernel.rules()
     made = state.load(links)
@@ -97,7 +99,7 @@ def look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int
 def _look_by(
     config: Config, former: Sequence[Config], world: World, listing: Listing, links: Tuple[Link, ...],
     rules: Tuple[SeenRule, ...], made: Made, patience_over: FrozenSet[Tuple[str, int]],
-    scripts: Optional[Sequence[Script]]
+    scripts: Optional[Sequence["Script"]]
 ) -> View:
     """With these numbers; what ``former`` ones have made ours goes once what is wanted is there."""
     networks = networks_here(world)
@@ -105,6 +107,7 @@ def _look_by(
         devs, tables = _places(listing, links, rules, crowded, config)
         tables |= band_tables(links, devs, rules, networks, config)
         if scripts is not None:
+            from eni_bootstrap.adoption import places  # no part of a boot
             tables |= places(listing, rules, scripts, config)
         whole = world.kernel.snapshot(links, rules, devs, tables, config, former)
         outdone = outdated(whole, devs, former, config) if former else NOTHING

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, FrozenSet, NamedTuple, Optional, Tuple, Union
 
-from eni_bootstrap.adoption import Line
 from eni_bootstrap.marks import Step
 from eni_bootstrap.plan import Change
 from eni_bootstrap.proof import Verdict
 from eni_bootstrap.routing import Decision
 
-if TYPE_CHECKING:  # importing it takes a fiftieth of a run on Linux, which has no use for it
+if TYPE_CHECKING:  # importing these takes a twentieth of a run, and a boot on Linux has no use for them
+    from eni_bootstrap.adoption import Line
     from eni_bootstrap.windows.plan import RouteChange
 
 
@@ -24,7 +24,7 @@ class Report(NamedTuple):
     verdicts: Tuple[Verdict, ...] = ()
     adopted: Tuple[Change, ...] = ()
     """Those of the changes that take over what people have typed."""
-    lines: Tuple[Line, ...] = ()
+    lines: Tuple["Line", ...] = ()
     """Of boot scripts: commented out, or to be."""
 
     @property
