@@ -28,6 +28,7 @@ WORLDS = {
     "IPv6, one vSwitch, no default": ({"ipv6": True, "vswitches": "shared"}, {"ipv6_defaults": False}),
     "addresses and prefixes": ({"ipv6": True, "addresses": 3, "prefix": True}, {"assign": True}),
     "other names": ({}, {"names": ["ens5", "ens6", "ens12"], "os": "down"}),
+    "as many as there can be": ({"enis": 32}, {}),
 }
 
 
