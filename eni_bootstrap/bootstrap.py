@@ -10,10 +10,10 @@ from eni_bootstrap.host.managers import advice
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, Step, marked
 from eni_bootstrap.pairing import named
-from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
+from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.plan import Change, withdrawal
 from eni_bootstrap.recall import recall
-from eni_bootstrap.report import Report
+from eni_bootstrap.report import TAKEN_BACK, Report
 
 LOG = logging.getLogger(__name__)
 
@@ -28,10 +28,9 @@ def apply(world: World) -> Report:
         _heed_removal(world)
         view, changes, problems = _converge(world)
     except _TakenBack:
-        return Report(remarks=("remove has taken back what was set up; that stays so until somebody runs apply, or "
-                               "until the next boot",))
+        return Report(remarks=(TAKEN_BACK,))
     decision = view.decision
-    problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems) + problems
+    problems = problems_of(decision) + problems
     problems += [unaddressed_text(member) for member in decision.unaddressed]
     facts = proving.few_facts(world, view)
     verdicts: List[proof.Verdict] = []
@@ -54,7 +53,7 @@ def preview_of(world: World, view: View) -> Report:
     decision = view.decision
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
         unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
-    problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems)
+    problems = problems_of(decision)
     remarks = list(decision.remarks + waits + executing.in_place(view.plan))
     steps, _ = executing.see_steps(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
     return Report(decision, view.plan.changes + tuple(steps), tuple(problems), tuple(remarks))
@@ -68,7 +67,7 @@ def verify(world: World) -> Report:
 def verify_of(world: World, view: View) -> Report:
     """The proof, by one look."""
     decision = view.decision
-    problems = [unfit_text(member) for member in decision.unfit] + list(decision.problems)
+    problems = problems_of(decision)
     remarks = list(decision.remarks)
     executing.see_table(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
     if not decision.rules:

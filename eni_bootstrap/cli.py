@@ -63,7 +63,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _work(parsed: argparse.Namespace) -> int:
     agent = _agent()
-    config = _config(parsed)
+    config = configfile.settings(parsed)
     report = agent.report(parsed, config)
     if parsed.json:
         text = json.dumps(views.as_json(report), indent=1) + "\n"
@@ -74,14 +74,6 @@ def _work(parsed: argparse.Namespace) -> int:
     else:
         text = COMMANDS[parsed.command].text(report)
     return report.exit_code if output.write(text) else 1
-
-
-def _config(parsed: argparse.Namespace) -> Config:
-    """What the configuration file says, and in front of it the command line."""
-    config = configfile.load(parsed.config)._replace(timeout=parsed.timeout, unattended=parsed.unattended)
-    if parsed.metadata_url is None:
-        return config
-    return config._replace(metadata_url=parsed.metadata_url, metadata_url_ipv6="")
 
 
 def _agent() -> Any:
@@ -146,13 +138,13 @@ def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _metadata(parsed: argparse.Namespace) -> int:
-    return 0 if output.write(saved.text(_agent().metadata(_config(parsed)))) else 1
+    return 0 if output.write(saved.text(_agent().metadata(configfile.settings(parsed)))) else 1
 
 
 def _render(parsed: argparse.Namespace) -> int:
     """Where a file is given, nothing of this machine counts."""
     from eni_bootstrap.render import formats, rendered  # no part of a boot
-    config = _config(parsed)
+    config = configfile.settings(parsed)
     found = saved.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
     files, problems = formats.render(parsed.format, found, config)
     if parsed.output is None:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from argparse import Namespace
 from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
@@ -50,6 +51,14 @@ def load(path: str = "", base: Config = Config()) -> Config:
     if found is None:
         raise UsageError("\n".join("{}:{}: {}".format(name, problem.line, problem) for problem in problems))
     return found
+
+
+def settings(parsed: Namespace) -> Config:
+    """Of a run: what the file says, and in front of it the command line. Raises as ``load``."""
+    config = load(parsed.config)._replace(timeout=parsed.timeout, unattended=parsed.unattended)
+    if parsed.metadata_url is None:
+        return config
+    return config._replace(metadata_url=parsed.metadata_url, metadata_url_ipv6="")
 
 
 def read(data: bytes, base: Config = Config()) -> Tuple[Optional[Config], List[Problem]]:

@@ -13,9 +13,9 @@ from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals
-from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, essence
+from eni_bootstrap.interfaces import essence
 from eni_bootstrap.looking import World
-from eni_bootstrap.metadata import MetadataClient
+from eni_bootstrap.metadata import MetadataClient, client_of
 from eni_bootstrap.model import PROTOCOL_KERNEL
 from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.pairing import pair
@@ -107,8 +107,7 @@ def metadata(config: Config) -> Saved:
 
 def _client(config: Config, deadline: Deadline, every_leaf: bool = False) -> MetadataClient:
     """Whoever gets it closes it."""
-    return MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6, ipv6_only=_has_ipv6_only,
-                          leaves=LEAVES | {VSWITCH_ID} if config.names_enis or every_leaf else LEAVES)
+    return client_of(config, deadline, _has_ipv6_only, every_leaf)
 
 
 def _has_ipv6_only() -> bool:

@@ -12,7 +12,7 @@ from eni_bootstrap.model import (
     MAIN, PROTOCOL_KERNEL, ContainerNetwork, Link, Listing, Made, Numbering, SeenRule, Snapshot,
 )
 from eni_bootstrap.netlink import Kernel
-from eni_bootstrap.pairing import likely, pair
+from eni_bootstrap.pairing import likely, pair, unwanted_text
 from eni_bootstrap.plan import NOTHING, Plan, outdated, plan, unfinished, without
 from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Decision, decide
@@ -60,8 +60,7 @@ def networks_here(world: World) -> List[ContainerNetwork]:
 
 def left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config: Config) -> List[str]:
     """What is left alone as far as it can be told without metadata: whatever has main's best default is the primary."""
-    said = ["left alone, as the configuration says: {}".format(", ".join(config.ignore))] if config.ignore else []
-    said += ["left alone, as the configuration says: all but {}".format(", ".join(config.only))] if config.only else []
+    said = unwanted_text(config.ignore, config.only)
     if config.container_networks != "leave":
         return said
     defaults = [seen.route for seen in snapshot.routes if seen.route.table == MAIN and seen.route.is_default]
@@ -69,7 +68,7 @@ def left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config:
     primary = {dev for route in defaults if route.metric == best for dev in route.devs()}
     enis = [eni for eni in likely(snapshot.links) if eni.dev not in primary]
     left = leave_contained(enis, [], snapshot.links, Memory(snapshot, config), networks)[2]
-    return said + ["{}: left alone, {}".format(member.label, member.reason) for member in left]
+    return said + [member.text for member in left]
 
 
 def ask_listing(world: World) -> Listing:

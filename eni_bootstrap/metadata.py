@@ -21,8 +21,9 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
+from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError, NotReady, UsageError
-from eni_bootstrap.interfaces import LEAVES
+from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID
 from eni_bootstrap.retry import Deadline, retrying
 
 LOG = logging.getLogger(__name__)
@@ -307,6 +308,14 @@ class MetadataClient:
         except NotReady as error:
             self._trouble = error
             raise
+
+
+def client_of(
+    config: Config, deadline: Deadline, ipv6_only: Callable[[], bool], every_leaf: bool = False
+) -> MetadataClient:
+    """As the configuration says; whoever gets it closes it. ``every_leaf``: also those that nothing in it asks for."""
+    return MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6, ipv6_only=ipv6_only,
+                          leaves=LEAVES | {VSWITCH_ID} if config.names_enis or every_leaf else LEAVES)
 
 
 def _send(session: _Session, method: str, url: str, headers: Dict[str, str], timeout: Tuple[float, float]) -> _Answer:

@@ -86,6 +86,10 @@ class Left(NamedTuple):
     used: bool = False
     """Somebody else has it: the link stays up, with whatever address it has."""
 
+    @property
+    def text(self) -> str:
+        return "{}: left alone, {}".format(self.label, self.reason)
+
 
 def label(eni_id: str, mac: str, dev: str) -> str:
     """How messages name an ENI: "eni-bp1… (00:16:3e:…, eth1)"."""
@@ -303,6 +307,20 @@ def leave_ignored(enis: Sequence[Eni], unfit: Sequence[Unfit], ignore: Sequence[
     reason = "as the configuration says"
     return ([eni for eni in enis if eni not in ignored], [member for member in unfit if member not in spared],
             [left(eni, reason) for eni in ignored] + [left(member, reason) for member in spared])
+
+
+def left_text(enis: Sequence[Eni], left_ones: Sequence[Left], ignore: Sequence[str]) -> List[str]:
+    """What to say of those that are left alone, and of a primary that somebody has named and that is not."""
+    return [member.text for member in left_ones] + [
+        "{}: ignore names it, but it is the primary ENI, which is never left alone".format(eni.label)
+        for eni in enis if eni.primary and any(
+            named(word, [eni]) for word in ignore if not set("*?[").intersection(word))]
+
+
+def unwanted_text(ignore: Sequence[str], only: Sequence[str]) -> List[str]:
+    """What the configuration leaves alone, where it can't be told which ENIs these are."""
+    said = "left alone, as the configuration says: {}{}"
+    return [said.format(but, ", ".join(words)) for but, words in (("", ignore), ("all but ", only)) if words]
 
 
 def left(eni: Union[Eni, Unfit], reason: str, used: bool = False) -> Left:

@@ -1,7 +1,7 @@
 """What is worth waiting for, how long still, and how it is said."""
 
 import logging
-from typing import AbstractSet, Dict, FrozenSet, Tuple
+from typing import AbstractSet, Dict, FrozenSet, List, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import Unaddressed
@@ -55,6 +55,11 @@ class Patience:
 
 def unfit_text(member: Unfit) -> str:
     return "{}: {}".format(member.label, member.reason)
+
+
+def problems_of(decision: Decision) -> List[str]:
+    """What can't be had now, and why."""
+    return [unfit_text(member) for member in decision.unfit] + list(decision.problems)
 
 
 def unaddressed_text(member: Unaddressed) -> str:

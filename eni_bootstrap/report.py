@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # importing these takes a twentieth of a run, and a boot on L
     from eni_bootstrap.windows.plan import RouteChange
 
 
+TAKEN_BACK = ("remove has taken back what was set up; that stays so until somebody runs apply, or until the next boot")
+
+
 class Report(NamedTuple):
     """What a command has to say; ``exit_code`` follows from it."""
 

@@ -28,7 +28,8 @@ from eni_bootstrap.model import (
     LinkSetting, LinkUp, Listing, Made, Network, Route, Rule, Snapshot,
 )
 from eni_bootstrap.pairing import (
-    Eni, Left, Unfit, leave_ignored, leave_out_ipv6, leave_resting, named, network_of, pair, refuse_stealing,
+    Eni, Left, Unfit, leave_ignored, leave_out_ipv6, leave_resting, left_text, named, network_of, pair,
+    refuse_stealing,
 )
 from eni_bootstrap.policy import policy
 from eni_bootstrap.tables import Memory, Numbers, assign
@@ -102,10 +103,7 @@ def decide(
     problems = _more_sources(sources, enis, config)
 
     kept_tables, gone_devs, remarks = _kept(enis, unfit, left, sources, snapshot, on_link, memory)
-    remarks += ["{}: left alone, {}".format(member.label, member.reason) for member in left]
-    remarks += ["{}: ignore names it, but it is the primary ENI, which is never left alone".format(eni.label)
-                for eni in enis if eni.primary and any(named(word, [eni]) for word in config.ignore
-                                                       if not set("*?[").intersection(word))]
+    remarks += left_text(enis, left, config.ignore)
 
     def base_routes(eni: Eni, table: int) -> List[Route]:
         if eni.primary and config.primary != "full":

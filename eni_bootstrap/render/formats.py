@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 from eni_bootstrap import saved
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import Listing
-from eni_bootstrap.patience import unfit_text
+from eni_bootstrap.patience import problems_of
 from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, script, windows
 from eni_bootstrap.render.outline import File, Outline, bare, configured
 from eni_bootstrap.saved import Saved
@@ -52,4 +52,4 @@ def render(name: str, what: Saved, config: Config) -> Tuple[List[File], List[str
     if name in ("windows", "powershell"):
         return RENDERERS[name](known), windows.left_out(what.listing, config)
     decision, _ = bare(what.listing, names, config)
-    return RENDERERS[name](known), [*map(unfit_text, decision.unfit), *decision.problems]
+    return RENDERERS[name](known), problems_of(decision)

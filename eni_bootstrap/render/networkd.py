@@ -8,12 +8,11 @@ from typing import List
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import Route, Rule
-from eni_bootstrap.render.outline import File, Member, Outline, comments, not_expressed, other_settings
+from eni_bootstrap.render.outline import ACTIONS, File, Member, Outline, comments, not_expressed, other_settings
 
 _PATH = "/etc/systemd/network/05-eni-bootstrap-{}.network"
 """In front of what netplan (10-netplan-eth0), cloud-init (10-cloud-init-eth0) and operators usually have: of several
 files that match a link the first one is taken, whole (systemd.network(5))."""
-_ACTIONS = ("lookup", "blackhole", "unreachable", "prohibit")
 
 
 def render(outline: Outline, config: Config) -> List[File]:
@@ -25,8 +24,8 @@ def render(outline: Outline, config: Config) -> List[File]:
     for route in outline.device_less:
         lines += _route(route)
     for rule in outline.all_rules:
-        lines += _rule(rule) if rule.action in _ACTIONS else []
-    lines += [""] + comments(not_expressed([rule for rule in outline.all_rules if rule.action not in _ACTIONS], config))
+        lines += _rule(rule) if rule.action in ACTIONS else []
+    lines += [""] + comments(not_expressed([rule for rule in outline.all_rules if rule.action not in ACTIONS], config))
     return [File(_PATH.format("lo"), _text(lines))] + [_link(member, outline) for member in outline.members]
 
 

@@ -11,7 +11,7 @@ from typing import List, Sequence
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import EVERYWHERE, Route, Rule
 from eni_bootstrap.render.outline import (
-    File, Member, Outline, also_sent, comments, not_expressed, other_settings,
+    ACTIONS, File, Member, Outline, also_sent, comments, not_expressed, other_settings,
 )
 
 _PATH = "/etc/NetworkManager/system-connections/eni-bootstrap-{}.nmconnection"
@@ -21,7 +21,6 @@ _NAMESPACE = uuid.UUID("9c1b7e0e-4d55-4c0c-8f3e-6f0c6a4a7f11")
 """Any; a profile keeps its id when it is made anew."""
 _PRIORITY = 100
 """In front of profiles that say nothing, which have 0; the most is 999."""
-_ACTIONS = ("lookup", "blackhole", "unreachable", "prohibit")
 
 
 def render(outline: Outline, config: Config) -> List[File]:
@@ -79,9 +78,9 @@ def _routes(routes: Sequence[Route]) -> List[str]:
 
 
 def _rules(rules: Sequence[Rule], config: Config) -> List[str]:
-    known = [rule for rule in rules if rule.action in _ACTIONS]
+    known = [rule for rule in rules if rule.action in ACTIONS]
     lines = ["routing-rule{}={}".format(number, _rule(rule)) for number, rule in enumerate(known, start=1)]
-    return lines + comments(not_expressed([rule for rule in rules if rule.action not in _ACTIONS], config))
+    return lines + comments(not_expressed([rule for rule in rules if rule.action not in ACTIONS], config))
 
 
 def _rule(rule: Rule) -> str:

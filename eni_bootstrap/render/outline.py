@@ -27,6 +27,9 @@ ORIGIN = ("{} {} from the instance's metadata: it holds for this instance, as lo
 WIDTH = 118
 """Of comments, so that they can be read in any terminal."""
 
+ACTIONS = ("lookup", "blackhole", "unreachable", "prohibit")
+"""Of rules, those that systemd-networkd and NetworkManager have words for."""
+
 _BY_DHCP, _BY_ADVERTISEMENT = 16, 9  # rt_protos
 
 

@@ -197,7 +197,7 @@ def _powershell(listing: Listing, config: Config) -> str:
 def _remarks(listing: Listing, config: Config) -> Tuple[List[Eni], List[str]]:
     """The ENIs that can be set up, and what is to be said of the others."""
     fit, problems, left = _chosen(listing, config)
-    return fit, problems + ["{}: left alone, {}".format(member.label, member.reason) for member in left]
+    return fit, problems + [member.text for member in left]
 
 
 def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[str], List[Left]]:

@@ -10,13 +10,13 @@ from eni_bootstrap import configfile
 from eni_bootstrap.answer import Fetch, consistent
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, MetadataError, UsageError
-from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, essence
-from eni_bootstrap.metadata import MetadataClient
+from eni_bootstrap.interfaces import essence
+from eni_bootstrap.metadata import MetadataClient, client_of
 from eni_bootstrap.model import Listing, NetworkInterface, Subnet
-from eni_bootstrap.pairing import Eni, network_of
-from eni_bootstrap.patience import POLL, Patience, unaddressed_text, unfit_text
+from eni_bootstrap.pairing import Eni, network_of, unwanted_text
+from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.proof import Verdict
-from eni_bootstrap.report import Report
+from eni_bootstrap.report import TAKEN_BACK, Report
 from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.saved import Saved
@@ -101,8 +101,7 @@ def client(config: Config, deadline: Deadline, every_leaf: bool = False) -> Meta
         return {held.address.version for held in looking.read(powershell.run, deadline).addresses
                 if not held.address.is_loopback} == {6}
 
-    return MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6, ipv6_only=has_ipv6_only,
-                          leaves=LEAVES | {VSWITCH_ID} if config.names_enis or every_leaf else LEAVES)
+    return client_of(config, deadline, has_ipv6_only, every_leaf)
 
 
 def apply(world: World) -> Report:
@@ -110,8 +109,7 @@ def apply(world: World) -> Report:
     try:
         view, changes, problems = _converge(world)
     except _TakenBack:
-        return Report(remarks=("remove has taken back what was set up; that stays so until somebody runs apply, or "
-                               "until the next boot",))
+        return Report(remarks=(TAKEN_BACK,))
     problems = _problems(view.decision) + problems
     verdicts: List[Verdict] = []
     if _has_secondaries(view.decision):
@@ -151,11 +149,9 @@ def status(world: World) -> Report:
     problems += ["{}: {} by {}, which was made for it, is not there any more, or was changed; run apply".format(
         entry.mac, entry.route.dst, entry.route.gateway) for entry in kept.routes
         if not owned([entry], snapshot) and snapshot.index_of(entry.guid) is not None]
-    remarks = ["left alone, as the configuration says: {}".format(", ".join(words)) for words in (
-        world.config.ignore, ["all but", *world.config.only] if world.config.only else []) if words]
+    remarks = unwanted_text(world.config.ignore, world.config.only)
     if kept.is_taken_back(snapshot.boot):
-        remarks.append("remove has taken back what was set up; that stays so until somebody runs apply, or until the "
-                       "next boot")
+        remarks.append(TAKEN_BACK)
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
 
@@ -197,15 +193,9 @@ def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, dead
             "administrators (icacls PATH /setowner *S-1-5-32-544), or name another by --config".format(configfile.PATH))
     record.secure(folder, powershell.tool)
     # It was read before anybody had looked whose it was: who was quick has put another in its place meanwhile.
-    if not parsed.config and (os.path.lexists(configfile.PATH) != is_configured or _configured(parsed) != config):
+    if not parsed.config and (
+            os.path.lexists(configfile.PATH) != is_configured or configfile.settings(parsed) != config):
         raise BootstrapError("{}: it was changed while it was being looked at; run it again".format(configfile.PATH))
-
-
-def _configured(parsed: argparse.Namespace) -> Config:
-    """What the configuration file and the command line say by now."""
-    found = configfile.load()._replace(timeout=parsed.timeout, unattended=parsed.unattended)
-    return found if parsed.metadata_url is None else found._replace(
-        metadata_url=parsed.metadata_url, metadata_url_ipv6="")
 
 
 def _heed_removal(world: World, kept: Record, snapshot: Snapshot) -> None:
@@ -294,8 +284,7 @@ def _make(world: World, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple[L
 
 
 def _problems(decision: Decision) -> List[str]:
-    return ([unfit_text(member) for member in decision.unfit] + list(decision.problems)
-            + [unaddressed_text(member) for member in decision.unaddressed])
+    return problems_of(decision) + [unaddressed_text(member) for member in decision.unaddressed]
 
 
 def _has_secondaries(decision: Decision) -> bool:

@@ -13,7 +13,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import Unaddressed
 from eni_bootstrap.model import EVERYWHERE, Address, Link, Listing, Network, Route, Subnet
-from eni_bootstrap.pairing import Eni, Unfit, leave_ignored, named, network_of, pair, refuse_stealing
+from eni_bootstrap.pairing import Eni, Unfit, leave_ignored, left_text, network_of, pair, refuse_stealing
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Recorded, Snapshot, WindowsRoute
 
@@ -46,10 +46,7 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
     enis, unable, remarks = _able(enis, snapshot)
     unfit += thieves + unable
     enis, unfit, left = leave_ignored(enis, unfit, config.ignore, config.only)
-    remarks += ["{}: left alone, {}".format(member.label, member.reason) for member in left]
-    remarks += ["{}: ignore names it, but it is the primary ENI, which is never left alone".format(eni.label)
-                for eni in enis if eni.primary and any(named(word, [eni]) for word in config.ignore
-                                                       if not set("*?[").intersection(word))]
+    remarks += left_text(enis, left, config.ignore)
     gone, said = _unlisted(listing, snapshot, recorded)
     remarks += said
 
