@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eni-bootstrap", description="Makes every elastic network interface (ENI) of an Alibaba Cloud ECS "
         "instance answer by itself.", epilog="exit codes: 0 as desired; 1 something could not be made so; 2 usage; "
-        "3 metadata unusable; 4 not permitted")
+        "3 metadata unusable; 4 not permitted; 130 interrupted")
     parser.add_argument("--version", action="version", version="%(prog)s " + __version__)
     parser.set_defaults(unattended=False, root="/", run=_work)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")

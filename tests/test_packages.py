@@ -13,6 +13,7 @@ import eni_bootstrap
 from eni_bootstrap import cli
 from eni_bootstrap.errors import BootstrapError
 from eni_bootstrap.host import files, singlefile
+from tests import docs
 from tests.agent import ROOT
 
 BUILD = os.path.join(ROOT, "packaging", "build")
@@ -211,6 +212,7 @@ def test_sdist_holds_all_that_building_and_testing_takes(built):
     inside = {name.partition("/")[2] for name in names}
     assert {"setup.py", "setup.cfg", "LICENSE", "packaging/build", "packaging/debian/control", "tests/run",
             "tests/conftest.py", "eni_bootstrap/host/files.py", "cloud-init/"} <= inside
+    assert set(docs.pages()) <= inside
     assert not [name for name in inside if "__pycache__" in name or name.startswith(".")]
 
 
