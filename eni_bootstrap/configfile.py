@@ -13,10 +13,9 @@ from argparse import Namespace
 from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
-from eni_bootstrap.config import Config, Entry, LinkWish, Source, Spread
+from eni_bootstrap.config import ENTRIES, Config, Entry, LinkWish, Source, Spread
 from eni_bootstrap.errors import UsageError
-from eni_bootstrap.model import Network
-from eni_bootstrap.pairing import CLOUD_SERVICES
+from eni_bootstrap.model import CLOUD_SERVICES, Network
 from eni_bootstrap.schema import (
     Key, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network,
 )
@@ -151,8 +150,6 @@ def json_schema() -> Dict[str, Any]:
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "dccp": 33, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "sctp": 132,
               "udplite": 136}
 _WITH_PORTS = (6, 17, 33, 132, 136)
-_ENTRIES = 80
-"""As many as there are priorities for."""
 
 
 def _span(least: int, most: int, what: str) -> Text:
@@ -314,7 +311,7 @@ _FILE = Mapping({
         "mark": Key(Text("a firewall mark such as 0x10, or with a mask, 0x10/0xff", _mark), "firewall mark"),
         "via": Key(_ENI, "the ENI by which they leave, or not at all"),
         "answer": Key(choice("prohibit", "unreachable", "blackhole"), "they are refused"),
-    }, _entry), single=False, most=_ENTRIES), "what leaves by which ENI, or not at all; the first that fits counts"),
+    }, _entry), single=False, most=ENTRIES), "what leaves by which ENI, or not at all; the first that fits counts"),
     "balance": Key(ListOf(Mapping({
         "to": Key(ListOf(network()), "destinations; without it, all"),
         "over": Key(Pairs(_ENI, integer(1, 256)), "ENIs and their weights", needed=True),

@@ -77,10 +77,11 @@ def ask_again() -> None:
         raise _unwritable(_mark(), error)
 
 
-def load(links: Sequence[Link]) -> Made:
+def load(links: Sequence[Link], level: int = logging.WARNING) -> Made:
     """The record of what earlier runs changed, as far as those links are still there.
 
-    A link is known again by its index, which lasts exactly as long as the link; a renamed one is found.
+    A link is known again by its index, which lasts exactly as long as the link; a renamed one is found. ``level``: at
+    which it is said what is wrong with the record.
     """
     try:
         with open(_path()) as handle:
@@ -99,11 +100,12 @@ def load(links: Sequence[Link]) -> Made:
             tuple(Numbering(*map(int, numbers)) for numbers in content.get("numbers", [])),
             tuple(SettingMade(LinkSetting(name, _setting(key), int(value)), int(former)) for name, entry in known
                   for key, (value, former) in sorted(entry.get("settings", {}).items())),
+            bool(content.get("kernel_marks", True)),  # a record without it is one of a version that noted nothing
         )
     except FileNotFoundError:
         return Made()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        LOG.warning("%s can't be read (%s); what earlier runs did to links is not known any more", _path(), error)
+        LOG.log(level, "%s can't be read (%s); what earlier runs did to links is not known any more", _path(), error)
         return Made()
 
 
@@ -132,7 +134,7 @@ def save(made: Made, links: Sequence[Link]) -> None:
         with open(temporary, "w") as handle:
             os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
             content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked,
-                       "numbers": made.numberings}
+                       "numbers": made.numberings, "kernel_marks": made.kernel_marks}
             json.dump(content, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:

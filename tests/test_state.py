@@ -56,6 +56,16 @@ def test_a_broken_record_is_said_and_survived(directory, caplog, content):
     assert "can't be read" in caplog.text
 
 
+def test_the_kernels_mark_is_taken_for_used_where_a_record_does_not_tell(directory):
+    """Versions that used it did not note it."""
+    assert not state.load(LINKS).kernel_marks
+    (directory / "state.json").write_text('{"links": {}}')
+    assert state.load(LINKS).kernel_marks
+    for used in (True, False):
+        state.save(Made(kernel_marks=used), LINKS)
+        assert state.load(LINKS) == Made(kernel_marks=used)
+
+
 def test_it_is_written_whole_or_not_at_all(directory, monkeypatch):
     state.save(MADE, LINKS)
     monkeypatch.setattr(json, "dump", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
