@@ -7,6 +7,21 @@ from eni_bootstrap.model import (
     Numbering, Route, Rule,
 )
 
+_BAND = 1000
+"""Tables and priorities that are ours, from the first one on."""
+
+BOUNDS = {
+    "table": (256, (1 << 32) - _BAND),
+    "priority": (1001, 32766 - _BAND),
+    "protocol": (5, 255),
+    "group": (1, (1 << 32) - 1),
+}
+"""The least and the most that each of ``Numbering`` may be. The kernel's own tables, 253 to 255, are not in our band,
+nor are its priorities: 0, a VRF's 1000, main's 32766 and what is behind."""
+
+TAKEN_PROTOCOLS = frozenset((*range(5), *range(8, 19), 42, 99, *range(186, 199)))
+"""The kernel's, and those of routing daemons, DHCP clients and others (rt_protos of iproute2 and FRR)."""
+
 ENTRIES = 80
 """Access entries at the most: as many as there are priorities for."""
 
@@ -219,6 +234,12 @@ class Config(NamedTuple):
             return False
         return protocol == self.protocol or (
             protocol == PROTOCOL_KERNEL and self.kernel_marks and route == fence(route.table))
+
+
+def allowed(numbering: Numbering) -> bool:
+    """Whether the configuration may ask for these numbers; nothing else is ever ours, whoever says so."""
+    within = all(BOUNDS[name][0] <= number <= BOUNDS[name][1] for name, number in numbering._asdict().items())
+    return within and numbering.protocol not in TAKEN_PROTOCOLS
 
 
 def fence(table: int) -> Route:

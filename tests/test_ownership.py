@@ -251,6 +251,21 @@ def test_what_the_kernel_adds_to_our_own_rules_by_itself_makes_them_nobody_else_
 
 
 @pytest.mark.kernel
+def test_a_vrf_and_a_priority_in_front_of_its_rule(host):
+    """The kernel makes the VRF's rule, with its own mark; a band around it is refused by its line."""
+    vpc, agent = host("# numbers\nnumbers:\n  priority: 500\n")
+    for version in (4, 6):
+        ip(vpc, "-{} rule add l3mdev priority 1000 protocol kernel".format(version))
+    before = kernel(vpc)
+    refused = agent()
+    assert refused.code == 2 and "eni-bootstrap.yaml:3: numbers.priority: '500' is given" in refused.err
+    assert difference(before, kernel(vpc)) == ([], [])
+    agent.config("numbers: {priority: 1001}\n")
+    assert agent().code == agent("remove").code == 0
+    assert difference(before, kernel(vpc)) == ([], [])
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("managers", [DELETES, SPARES], ids=["networkd deletes", "networkd spares"])
 def test_what_others_mark_as_the_kernels_stays_and_is_named(host, under, managers):
     vpc, agent = host()
@@ -348,3 +363,31 @@ def test_every_kind_of_rule_is_taken_back_by_the_kernels_mark_too(host, under, l
     assert agent("remove").code == 0
     assert not show(vpc, "route show table all type unreachable")
     assert difference(before, kernel(vpc)) == ([], [])
+
+
+FORGED = {
+    "the kernel's own rules": [[5000, 0, 98, 9]], "the kernel's own routes": [[0, 9000, 2, 9]],
+    "a DHCP client's routes": [[100, 9000, 16, 9]], "negative ones": [[-1, -7000, -235, -9]],
+    "too large ones": [[1 << 32, 7000, 235, 1]], "in front of a VRF's": [[1000, 500, 240, 60235]],
+    "no numbers": [["a", None, {}, []], [1], 7, None, [1.5, 2.5, 235.0, 1.0], "abcd"],
+}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("numbers", FORGED.values(), ids=list(FORGED))
+def test_numbers_in_the_record_are_within_the_bounds_of_the_configuration(host, numbers):
+    """Who may write there is less than root; and what is there may be broken."""
+    vpc, agent = host(os="dhcp")
+    ip(vpc, "rule add l3mdev priority 1000 protocol kernel")
+    ip(vpc, "rule add from 10.9.9.9 lookup 77 priority 900 protocol 240")
+    without = kernel(vpc)
+    assert agent().code == 0
+    before = kernel(vpc)
+    for command in ("apply", "verify", "plan", "remove"):
+        with open(agent.record) as handle:
+            record = json.load(handle)
+        with open(agent.record, "w") as handle:
+            json.dump(dict(record, numbers=numbers), handle)
+        done = agent(command)
+        assert done.code == 0 and "out of bounds" in done.err and "unexpected" not in done.err, done
+        assert difference(without if command == "remove" else before, kernel(vpc)) == ([], [])
