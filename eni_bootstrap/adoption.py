@@ -17,7 +17,7 @@ from typing import AbstractSet, Dict, FrozenSet, List, NamedTuple, Optional, Seq
 from eni_bootstrap.config import Config
 from eni_bootstrap.maintable import MainTable
 from eni_bootstrap.model import (
-    ANY, MAIN, Hop, Listing, Network, Route, Rule, SeenRoute, SeenRule, Snapshot, Subnet,
+    ANY, MAIN, UNKNOWN, Hop, Listing, Network, Route, Rule, SeenRoute, SeenRule, Snapshot, Subnet,
 )
 from eni_bootstrap.pairing import Eni, network_of
 from eni_bootstrap.plan import Change
@@ -68,7 +68,7 @@ def places(listing: Listing, rules: Sequence[SeenRule], scripts: Sequence[Script
     """The tables that ``adoption`` wants to look into."""
     own = {source for interface in listing.interfaces for subnet in interface.subnets for source in _sources(subnet)}
     found = {rule.table for rule, protocol in rules
-             if not config.owns_rule(rule.priority, protocol) and _is_plain(rule) and rule.src in own}
+             if not config.owns_rule(rule, protocol) and _is_plain(rule) and rule.src in own}
     for script in scripts:
         for text in script.lines:
             found |= {item.table for item in typed(text) or ()}
@@ -123,7 +123,7 @@ class _Search:
         self._ours: Set[Rule] = set()
         self._leading: Dict[Tuple[int, int], List[SeenRule]] = defaultdict(list)
         for seen in snapshot.rules:
-            if config.owns_rule(seen.rule.priority, seen.protocol):
+            if config.owns_rule(seen.rule, seen.protocol):
                 self._ours.add(seen.rule)
             elif seen.rule.action == "lookup":
                 self._leading[seen.rule.version, seen.rule.table].append(seen)
@@ -176,6 +176,9 @@ class _Search:
                         routes.append(Change("remove", route, protocol))
                     elif route.hops:
                         ours.append(Change("replace", wanted, self._config.protocol))
+            self.left += ["{}: this version can't read all that it asks for".format(_words(rule))
+                          for leading in self._leading.values() for rule, _ in leading
+                          if rule.src in owner.sources and UNKNOWN in rule.other]
         return ours, rules, routes
 
     def _candidates(self, owner: _Owner) -> List[SeenRule]:
@@ -204,7 +207,7 @@ class _Search:
         for other, protocol in self._snapshot.rules:
             if other.version != rule.version or not rule.priority <= other.priority < end or other in going:
                 continue
-            if self._config.owns_rule(other.priority, protocol):
+            if self._config.owns_rule(other, protocol):
                 continue
             for_all = other.src is None and other.match == ANY and not other.oif and other.suppress_prefixlength is None
             if for_all and (other.table == MAIN or other.action != "lookup"):

@@ -39,8 +39,8 @@ def apply(world: World) -> Report:
         problems += [proving.unprovable_text(*member) for member in proving.unprovable_ones(facts, world.config)
                      if member not in waited_for]
         verdicts = proving.prove(world, proof.small(facts), facts)
-    return Report(decision, tuple(changes), tuple(problems), decision.remarks + executing.in_place(view.plan),
-                  tuple(verdicts))
+    remarks = decision.remarks + executing.in_place(view.plan) + executing.among_ours(view.snapshot.rules, view.config)
+    return Report(decision, tuple(changes), tuple(problems), remarks, tuple(verdicts))
 
 
 def preview(world: World) -> Report:
@@ -54,7 +54,8 @@ def preview_of(world: World, view: View) -> Report:
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
         unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
     problems = problems_of(decision)
-    remarks = list(decision.remarks + waits + executing.in_place(view.plan))
+    remarks = list(decision.remarks + waits + executing.in_place(view.plan)
+                   + executing.among_ours(view.snapshot.rules, view.config))
     steps, _ = executing.see_steps(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
     return Report(decision, view.plan.changes + tuple(steps), tuple(problems), tuple(remarks))
 
@@ -80,8 +81,10 @@ def verify_of(world: World, view: View) -> Report:
     problems += [proving.unprovable_text(*member) for member in proving.unprovable_ones(facts, world.config)]
     remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
                 for route in proving.shared_routes(view.snapshot, eni_devs)]
-    for rule, whose in proof.queue_jumpers(facts, world.config):
-        remarks.append("somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule))
+    jumpers = proof.queue_jumpers(facts, world.config)
+    remarks += ["somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule)
+                for rule, whose in jumpers]
+    remarks += executing.among_ours(view.snapshot.rules, view.config, [rule for rule, _ in jumpers])
     verdicts = proving.prove(world, proof.full(facts), facts)
     tried, untried = proving.try_entries(world, view.snapshot, decision, world.config)
     verdicts += tried
@@ -110,7 +113,11 @@ def status(world: World) -> Report:
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
         eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
     remarks = (advice(world.managers) if world.managers is not None else []) + world.rivals()
-    executing.see_table(world, members, state.load(links), rules, problems, remarks)
+    made = state.load(links)
+    executing.see_table(world, members, made, rules, problems, remarks)
+    former = looking.former_configs(made, world.config)
+    remarks += executing.among_ours([seen for seen in rules if not any(each.owns_rule(*seen) for each in former)],
+                                    world.config)
     remarks += looking.left_alone(snapshot, networks, world.config)
     if decision.enis:
         # By its id or its vSwitch's an ENI is known with metadata only.
@@ -139,7 +146,7 @@ def remove(world: World) -> Report:
         todo = withdrawal(snapshot, made, looking.devs_in_use(world, links, made.ups, protocols), world.config, former)
         done, failures = executing.make(world, todo.removals)
         made = state.after(made, done, -1)
-        state.save(made if failures else made._replace(numberings=()), links)
+        state.save(made if failures else made._replace(numberings=(), kernel_marks=False), links)
         state.take_back()
     changes: List[Union[Change, Step]] = [*steps, *done]
     return Report(None, tuple(changes), tuple(problems + [executing.refusal(failure) for failure in failures]))

@@ -13,10 +13,9 @@ from argparse import Namespace
 from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
-from eni_bootstrap.config import Config, Entry, LinkWish, Source, Spread
+from eni_bootstrap.config import BOUNDS, ENTRIES, TAKEN_PROTOCOLS, Config, Entry, LinkWish, Source, Spread
 from eni_bootstrap.errors import UsageError
-from eni_bootstrap.model import Network
-from eni_bootstrap.pairing import CLOUD_SERVICES
+from eni_bootstrap.model import CLOUD_SERVICES, Network
 from eni_bootstrap.schema import (
     Key, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network,
 )
@@ -151,8 +150,6 @@ def json_schema() -> Dict[str, Any]:
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "dccp": 33, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "sctp": 132,
               "udplite": 136}
 _WITH_PORTS = (6, 17, 33, 132, 136)
-_ENTRIES = 80
-"""As many as there are priorities for."""
 
 
 def _span(least: int, most: int, what: str) -> Text:
@@ -263,23 +260,21 @@ def _wish(found: Dict[str, Any], node: Node, place: Place) -> Optional[LinkWish]
 
 
 def _mark_of_ours(text: str) -> int:
-    if not text.isdigit() or int(text) in _TAKEN_PROTOCOLS or int(text) > 255:
+    if not text.isdigit() or int(text) in TAKEN_PROTOCOLS or int(text) > BOUNDS["protocol"][1]:
         raise ValueError(text)
     return int(text)
 
 
-_TAKEN_PROTOCOLS = (*range(5), *range(8, 19), 42, 99, *range(186, 199))
-"""The kernel's, and those of routing daemons, DHCP clients and others (rt_protos of iproute2 and FRR)."""
-
 _NUMBERS = Mapping({
-    "table": Key(integer(256, 4294966296), "the primary's routing table; eth1's is the next, and so on (1000). The "
+    "table": Key(integer(*BOUNDS["table"]), "the primary's routing table; eth1's is the next, and so on (1000). The "
                  "kernel's own, 253 to 255, must not be among the 1000 that are ours"),
-    "priority": Key(integer(1, 31766), "the first of 1000 priorities of rules (7000), all before main's, 32766"),
+    "priority": Key(integer(*BOUNDS["priority"]), "the first of 1000 priorities of rules (7000), all of them behind a "
+                    "VRF's, 1000, and before main's, 32766"),
     "metric-step": Key(integer(1, 1000000), "by which each ENI's default route in main is worse (100)"),
     "protocol": Key(Text("a number to 255 that is nobody's: 5 to 7, 19 to 41, 43 to 98, 100 to 185 or 199 to 255",
-                         _mark_of_ours, type="integer", minimum=5, maximum=255),
+                         _mark_of_ours, type="integer", minimum=BOUNDS["protocol"][0], maximum=BOUNDS["protocol"][1]),
                     "marks our routes and rules in the kernel (235)"),
-    "group": Key(integer(1, 4294967295), "the interface group of all ENI links (60235)"),
+    "group": Key(integer(*BOUNDS["group"]), "the interface group of all ENI links (60235)"),
 })
 
 _FILE = Mapping({
@@ -314,7 +309,7 @@ _FILE = Mapping({
         "mark": Key(Text("a firewall mark such as 0x10, or with a mask, 0x10/0xff", _mark), "firewall mark"),
         "via": Key(_ENI, "the ENI by which they leave, or not at all"),
         "answer": Key(choice("prohibit", "unreachable", "blackhole"), "they are refused"),
-    }, _entry), single=False, most=_ENTRIES), "what leaves by which ENI, or not at all; the first that fits counts"),
+    }, _entry), single=False, most=ENTRIES), "what leaves by which ENI, or not at all; the first that fits counts"),
     "balance": Key(ListOf(Mapping({
         "to": Key(ListOf(network()), "destinations; without it, all"),
         "over": Key(Pairs(_ENI, integer(1, 256)), "ENIs and their weights", needed=True),

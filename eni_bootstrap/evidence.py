@@ -65,7 +65,7 @@ def band_tables(links: Sequence[Link], devs: AbstractSet[str], rules: Iterable[S
     indexes = {link.ifindex for link in links if link.name in devs}
     found = {_FIRST_BY_INDEX + index for index in indexes if any(network.name == "terway" for network in networks)}
     for rule, protocol in rules:
-        if not config.owns_rule(rule.priority, protocol) and any(
+        if not config.owns_rule(rule, protocol) and any(
                 _is_of(BANDS.get(network.name), rule, indexes) for network in networks):
             found.add(rule.table)
     return found - {MAIN}

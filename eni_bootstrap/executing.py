@@ -4,6 +4,7 @@ import logging
 from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap import nftables, state
+from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step
@@ -11,6 +12,7 @@ from eni_bootstrap.model import LinkAddress, LinkGroup, Made, Route, Rule, SeenR
 from eni_bootstrap.netlink import Failure
 from eni_bootstrap.pairing import Eni
 from eni_bootstrap.plan import Change, Item, Plan
+from eni_bootstrap.proof import strangers
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.staging import families_of, sparing, staged
 from eni_bootstrap.tables import Memory
@@ -29,7 +31,7 @@ def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
     todo, again = staged(view.plan)
     devs = [eni.dev for eni in decision.enis if not eni.primary]
     made = state.before(view.made, todo.links + todo.addresses, links, devs, config.group, view.snapshot.settings)
-    made = made._replace(numberings=view.numberings)
+    made = made._replace(numberings=view.numberings, kernel_marks=view.kernel_marks)
     if made != view.made:
         state.save(made, links)
     done, failures = make(world, todo.links + todo.routes)
@@ -75,7 +77,7 @@ def mark(world: World, members: Sequence[Marked], made: Made, snapshot: Snapshot
 def _steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule]
            ) -> Tuple[List[Step], Optional[BootstrapError]]:
     config = world.config
-    ours = any(rule.priority == config.priority_mark and config.owns_rule(rule.priority, protocol)
+    ours = any(rule.priority == config.priority_mark and config.owns_rule(rule, protocol)
                for rule, protocol in rules)
     return nftables.todo(members, made, ours, config)
 
@@ -135,3 +137,17 @@ def concerns(item: Item, eni: Eni, decision: Decision) -> bool:
 def in_place(todo: Plan) -> Tuple[str, ...]:
     return tuple("somebody else's route is in the place of ours and stays: {} (ours: {})".format(
         conflict.present, conflict.wanted) for conflict in todo.conflicts)
+
+
+def among_ours(rules: Sequence[SeenRule], config: Config, named: Sequence[Rule] = ()) -> Tuple[str, ...]:
+    """Names somebody else's rules in our band, but for those that are ``named`` already."""
+    found = [rule for rule in strangers(rules, config) if rule not in named]
+    said = ["somebody else's rule is among ours (priorities {} to {}): {}".format(
+        config.priority_first, config.priority_last, rule) for rule in found[:_NAMED]]
+    if found[_NAMED:]:
+        said.append("{} more of somebody else's rules are among ours".format(len(found) - _NAMED))
+    return tuple(said)
+
+
+_NAMED = 5
+"""So many are named; who has more of them has a program that makes them, and they are alike."""

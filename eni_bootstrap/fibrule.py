@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Dict, List, Optional, Tuple
 
-from eni_bootstrap.model import ANY, Match, Network, Rule, SeenRule
+from eni_bootstrap.model import ANY, UNKNOWN, Match, Network, Rule, SeenRule
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -19,11 +19,14 @@ _NUMBER = struct.Struct("=I")
 
 _DST, _SRC, _IIF, _GOTO, _PRIORITY, _MARK, _TUNNEL = 1, 2, 3, 4, 6, 10, 12
 _SUPPRESS_GROUP, _SUPPRESS_LENGTH, _TABLE, _MASK, _OIF = 13, 14, 15, 16, 17
-_MASTER, _USERS, _PROTOCOL, _IP_PROTOCOL, _SOURCE_PORTS, _DESTINATION_PORTS = 19, 20, 21, 22, 23, 24
+_PADDING, _MASTER, _USERS, _PROTOCOL, _IP_PROTOCOL, _SOURCE_PORTS, _DESTINATION_PORTS = 18, 19, 20, 21, 22, 23, 24
+_SOURCE_PORT_MASK, _DESTINATION_PORT_MASK = 28, 29
 
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _ACTION_NUMBERS = {name: number for number, name in _ACTIONS.items()}
 _INVERTED = 2  # FIB_RULE_INVERT
+_STATUS = 0x1 | 0x4 | 0x8 | 0x10
+"""What the kernel tells of a rule's fate: it is permanent, the priority that it jumps to is empty, a device is away."""
 _NONE = 0xFFFFFFFF
 
 
@@ -92,9 +95,9 @@ def unpack(body: bytes, version: int) -> SeenRule:
 
     name = _ACTIONS.get(action, str(action))
     match, other = ANY, ()  # type: Match, Tuple[str, ...]
-    if dst_length or tos or flags & _INVERTED or not _PLAIN.issuperset(attributes):
+    if dst_length or tos or flags & ~_STATUS or not _PLAIN.issuperset(attributes):
         match = _match(attributes, dst_length, flags, version)
-        other = _other(attributes, tos)
+        other = _other(attributes, tos, flags)
     rule = Rule(
         version, number(_PRIORITY, 0),
         _network(attributes[_SRC], src_length, version) if _SRC in attributes else None,
@@ -106,6 +109,9 @@ def unpack(body: bytes, version: int) -> SeenRule:
 
 _PLAIN = frozenset((_SRC, _PRIORITY, _SUPPRESS_GROUP, _SUPPRESS_LENGTH, _TABLE, _OIF, _PROTOCOL))
 """What most rules carry at the most: those of sources, of which there may be thousands."""
+
+_KNOWN = _PLAIN.union((_DST, _IIF, _GOTO, _MARK, _MASK, _TUNNEL, _PADDING, _MASTER, _USERS, _IP_PROTOCOL,
+                       _SOURCE_PORTS, _DESTINATION_PORTS))
 
 
 def _match(attributes: Dict[int, bytes], dst_length: int, flags: int, version: int) -> Match:
@@ -124,8 +130,11 @@ def _match(attributes: Dict[int, bytes], dst_length: int, flags: int, version: i
     return ANY if match == ANY else match
 
 
-def _other(attributes: Dict[int, bytes], tos: int) -> Tuple[str, ...]:
-    """Selectors that we never set, in iproute2's words."""
+def _other(attributes: Dict[int, bytes], tos: int, flags: int) -> Tuple[str, ...]:
+    """Selectors that we never set, in iproute2's words; those that we don't know by their numbers.
+
+    Each kernel may bring new ones. A rule that has one must never be taken for one that has none.
+    """
     words: List[str] = []
     if tos:
         words += ["tos", hex(tos)]
@@ -133,7 +142,16 @@ def _other(attributes: Dict[int, bytes], tos: int) -> Tuple[str, ...]:
         words += ["tun_id", str(int.from_bytes(attributes[_TUNNEL], "big"))]
     if _MASTER in attributes and any(attributes[_MASTER]):
         words.append("l3mdev")
+    for kind in sorted(set(attributes) - _KNOWN):
+        if (kind, attributes[kind]) not in _WHOLE_PORTS:
+            words += [UNKNOWN, "attribute", "{}=0x{}".format(kind, attributes[kind].hex())]
+    if flags & ~(_STATUS | _INVERTED):
+        words += [UNKNOWN, "flags", hex(flags & ~(_STATUS | _INVERTED))]
     return tuple(words)
+
+
+_WHOLE_PORTS = ((_SOURCE_PORT_MASK, b"\xff\xff"), (_DESTINATION_PORT_MASK, b"\xff\xff"))
+"""Kernels that know masks of ports give these to each single port by themselves (seen in 6.18): all of its bits."""
 
 
 def attribute(kind: int, data: bytes) -> bytes:

@@ -2,11 +2,12 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import re
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
-from eni_bootstrap import bootstrap, wake
+from eni_bootstrap import bootstrap, state, wake
 from eni_bootstrap.answer import consistent
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
@@ -78,6 +79,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
     managers = look()
     if managers.deletes_rules:
         config = config._replace(protocol_guarded=PROTOCOL_KERNEL)
+    config = config._replace(kernel_marks=managers.deletes_rules or state.load((), logging.DEBUG).kernel_marks)
     deadline = Deadline(config.timeout)
     asking = _client(config, deadline)
     kernel = Kernel()

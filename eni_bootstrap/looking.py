@@ -13,7 +13,7 @@ from eni_bootstrap.model import (
 )
 from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.pairing import likely, pair, unwanted_text
-from eni_bootstrap.plan import NOTHING, Plan, outdated, plan, unfinished, without
+from eni_bootstrap.plan import NOTHING, Plan, bears_kernels_mark, outdated, plan, unfinished, without
 from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Decision, decide
 from eni_bootstrap.tables import Memory, wanted
@@ -51,6 +51,8 @@ class View(NamedTuple):
     """With the numbers that hold for now."""
     numberings: Tuple[Numbering, ...] = ()
     """To be recorded: those with which there are things of ours, the ones in force last."""
+    kernel_marks: bool = False
+    """To be recorded: whether some of these bear the kernel's mark, or are about to."""
 
 
 def networks_here(world: World) -> List[ContainerNetwork]:
@@ -126,7 +128,9 @@ def _look_by(
     in_use = devs_in_use(world, links, ours & decision.left - decision.used,
                          {each.protocol for each in (config, *former)})
     return View(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
-                () if numberings == (Config().numbering,) else numberings)
+                () if numberings == (Config().numbering,) else numberings,
+                config.protocol_guarded == PROTOCOL_KERNEL and bool(decision.rules)
+                or any(bears_kernels_mark(whole, each) for each in (config, *former)))
 
 
 def former_configs(made: Made, config: Config) -> List[Config]:
@@ -151,5 +155,5 @@ def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], 
     """The devices and tables whose routes the decision needs to know; when ``crowded``, with spare tables."""
     enis, unfit = pair(listing, links)
     devs = {eni.dev for eni in enis} | {member.dev for member in unfit}
-    devs |= {rule.oif for rule, protocol in rules if config.owns_rule(rule.priority, protocol)}
+    devs |= {rule.oif for rule, protocol in rules if config.owns_rule(rule, protocol)}
     return devs & {link.name for link in links}, wanted(enis, crowded, config)

@@ -5,7 +5,7 @@ The address family is never stored: it follows from the addresses (``network.ver
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 Address = Union[IPv4Address, IPv6Address]
 Network = Union[IPv4Network, IPv6Network]
@@ -80,6 +80,12 @@ IPV6_METRIC = 1024
 
 EVERYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 """By IP version: the destination of default routes."""
+
+CLOUD_SERVICES = IPv4Network("100.64.0.0/10")
+"""Metadata, DNS, NTP, mirrors: never in a vSwitch."""
+
+SERVICES: Dict[int, Network] = {4: CLOUD_SERVICES, 6: IPv6Network("fd00:100::100:200/128")}
+"""By IP version, the cloud's own services; of IPv6 the metadata service alone is known (vendor's documentation)."""
 
 UNREACHABLE_METRIC = 4294967295
 """The worst metric there is: a route that has it never wins against another."""
@@ -256,6 +262,15 @@ class Match(NamedTuple):
 ANY = Match()
 """No more than the source and the device."""
 
+UPPER_HALF = IPv6Network("8000::/1")
+SOURCELESS: Dict[int, Tuple[Network, Match]] = {
+    4: (IPv4Network("0.0.0.0/32"), ANY), 6: (IPv6Network("::/1"), Match(inverted=True))}
+"""By IP version, the source and the rest of a rule for packets that have chosen no source yet (why so: ``policy``)."""
+
+
+UNKNOWN = "unknown"
+"""The word in a rule's ``other`` before what we can't read."""
+
 
 class Rule(NamedTuple):
     """A policy rule."""
@@ -403,6 +418,8 @@ class Made(NamedTuple):
     numberings: Tuple[Numbering, ...] = ()
     """The numbers with which there may be things of ours, beside the usual ones; those in force are the last."""
     settings: Tuple[SettingMade, ...] = ()
+    kernel_marks: bool = False
+    """There may be rules and fences of ours with the kernel's mark."""
 
 
 class ContainerNetwork(NamedTuple):

@@ -11,7 +11,9 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple, Union
 
-from eni_bootstrap.model import Address, Link, LinkAddress, Listing, NetworkInterface, Network, Subnet
+from eni_bootstrap.model import (
+    CLOUD_SERVICES, Address, Link, LinkAddress, Listing, NetworkInterface, Network, Subnet,
+)
 
 
 class Eni(NamedTuple):
@@ -194,9 +196,6 @@ def refuse_stealing(
 WIDEST = {4: 8, 6: 48}
 """Prefix length of the widest vSwitch that is believed: Alibaba's have /16 to /29 and /64. A wider one, taken for
 on-link, would cut off half of the world."""
-
-CLOUD_SERVICES = IPv4Network("100.64.0.0/10")
-"""Metadata, DNS, NTP, mirrors: never in a vSwitch."""
 
 
 def sources_of(subnets: Sequence[Subnet]) -> List[Network]:

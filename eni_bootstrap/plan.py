@@ -10,7 +10,9 @@ from typing import AbstractSet, Dict, FrozenSet, Iterable, List, NamedTuple, Seq
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import takes_others_along
-from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.model import (
+    MAIN, PROTOCOL_KERNEL, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Route, Rule, SeenRule, Snapshot,
+)
 from eni_bootstrap.routing import Decision
 
 Item = Union[LinkGroup, LinkUp, LinkSetting, LinkAddress, Route, Rule]
@@ -89,9 +91,9 @@ class Owned(NamedTuple):
 
 def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
     """Ours is what carries our protocol *and* lies in our bands; a default in main only through an ENI's device."""
-    marks = {seen for seen in snapshot.rules if config.owns_rule(seen.rule.priority, seen.protocol)}
+    marks = {seen for seen in snapshot.rules if config.owns_rule(seen.rule, seen.protocol)}
     rules = {seen.rule for seen in marks}
-    tables = {route for route, protocol, _ in snapshot.routes if config.owns_route(route.table, protocol, route.kind)}
+    tables = {route for route, protocol, _ in snapshot.routes if config.owns_route(route, protocol)}
     devs = set(eni_devs) | {rule.oif for rule in rules if rule.oif} | {dev for route in tables for dev in route.devs()}
     defaults = {route for route, protocol, _ in snapshot.routes if protocol == config.protocol
                 and route.table == MAIN and route.is_default and route.hops and devs.issuperset(route.devs())}
@@ -99,6 +101,13 @@ def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
 
 
 NOTHING = Owned(frozenset(), frozenset(), frozenset())
+
+
+def bears_kernels_mark(snapshot: Snapshot, config: Config) -> bool:
+    """Whether anything of ours bears the kernel's mark."""
+    return any(protocol == PROTOCOL_KERNEL and config.owns_rule(rule, protocol) for rule, protocol in snapshot.rules) \
+        or any(seen.protocol == PROTOCOL_KERNEL and config.owns_route(seen.route, seen.protocol)
+               for seen in snapshot.routes)
 
 
 def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Config], config: Config) -> Owned:
@@ -113,10 +122,10 @@ def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Confi
         found = owned(snapshot, eni_devs, each)
         moved = each.table_primary != config.table_primary
         routes |= {route for route in found.routes if moved and each.owns_table(route.table)
-                   or not config.owns_route(route.table, protocols[route], route.kind)
+                   or not config.owns_route(route, protocols[route])
                    and not (route.table == MAIN and protocols[route] == config.protocol)}
         marks |= {seen for seen in found.marks if moved and each.owns_table(seen.rule.table)
-                  or not config.owns_rule(seen.rule.priority, seen.protocol)}
+                  or not config.owns_rule(seen.rule, seen.protocol)}
     return Owned(frozenset(routes), frozenset(seen.rule for seen in marks), frozenset(marks))
 
 

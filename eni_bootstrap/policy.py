@@ -15,18 +15,15 @@ just these and what comes from the upper half, which main gets before.
 """
 
 import itertools
-from ipaddress import IPv4Network, IPv6Network
 from typing import AbstractSet, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from eni_bootstrap.config import Config, Entry
 from eni_bootstrap.maintable import neighbour
-from eni_bootstrap.model import ANY, EVERYWHERE, IPV6_METRIC, MAIN, Hop, Match, Network, Route, Rule
-from eni_bootstrap.pairing import CLOUD_SERVICES, Eni, Unfit, named, names
+from eni_bootstrap.model import (
+    ANY, EVERYWHERE, IPV6_METRIC, MAIN, SERVICES, SOURCELESS, UPPER_HALF, Hop, Match, Network, Route, Rule,
+)
+from eni_bootstrap.pairing import Eni, Unfit, named, names
 
-_NO_SOURCE = IPv4Network("0.0.0.0/32")
-_LOWER_HALF, _UPPER_HALF = IPv6Network("::/1"), IPv6Network("8000::/1")
-SERVICES: Dict[int, Network] = {4: CLOUD_SERVICES, 6: IPv6Network("fd00:100::100:200/128")}
-"""The cloud's own services; of IPv6 the metadata service alone is known (vendor's documentation)."""
 _ICMP = {1: 4, 58: 6}
 
 
@@ -203,8 +200,8 @@ def _balance(
                 routes.setdefault(route.key, route)
     found.routes.extend(itertools.chain(near, routes.values()))
     for version in sorted({route.version for route in routes.values()}):
-        src, match = (_NO_SOURCE, ANY) if version == 4 else (_LOWER_HALF, Match(inverted=True))
+        src, match = SOURCELESS[version]
         if version == 6:
-            found.rules.append(Rule(6, config.priority_foreign, _UPPER_HALF, table=MAIN))
+            found.rules.append(Rule(6, config.priority_foreign, UPPER_HALF, table=MAIN))
         found.rules.append(Rule(version, config.priority_near, src, table=MAIN, suppress_prefixlength=0, match=match))
         found.rules.append(Rule(version, config.priority_spread, src, table=config.table_spread, match=match))

@@ -155,7 +155,7 @@ def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
     """
     found = []
     for rule, protocol in facts.rules:
-        if config.owns_rule(rule.priority, protocol) or rule.priority == 0:
+        if config.owns_rule(rule, protocol) or rule.priority == 0:
             continue
         if rule.priority >= config.priority_primary or rule.oif or rule.match.iif:
             continue
@@ -165,6 +165,12 @@ def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
                 found.append((rule, eni.label))
                 break
     return found
+
+
+def strangers(rules: Iterable[SeenRule], config: Config) -> List[Rule]:
+    """Somebody else's rules among ours, in the kernel's order; twins that differ in their protocols are one."""
+    return list(dict.fromkeys(rule for rule, protocol in rules
+                              if config.owns_priority(rule.priority) and not config.owns_rule(rule, protocol)))
 
 
 def _askable(facts: Facts) -> List[Tuple[Eni, int, Address]]:
@@ -255,7 +261,7 @@ class _Paths:
         for _, rule in matching:
             # Where the rule stands matters only against others; an address and a prefix have their own priorities.
             step = rule._replace(src=None, priority=0)
-            if not found or found[-1] != step:
+            if not found or found[-1] not in (step, step._replace(other=())):  # with more selectors it adds nothing
                 found.append(step)
         return found
 
@@ -290,7 +296,7 @@ def _blame(check: Check, answer: Answer, facts: Facts, config: Config) -> str:
             continue
         if rule.src is not None and not _covers(rule.src, network_of(source)):
             continue
-        if not config.owns_rule(rule.priority, protocol) and rule.priority < config.priority_primary:
+        if not config.owns_rule(rule, protocol) and rule.priority < config.priority_primary:
             return "somebody else's rule comes first: " + str(rule)
         break
     if answer.table == MAIN:

@@ -18,7 +18,7 @@ from collections import defaultdict
 from ipaddress import IPv6Network
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config import Config, fence
 from eni_bootstrap.evidence import leave_contained
 from eni_bootstrap.links import Unaddressed, link_changes, link_groups, link_settings
 from eni_bootstrap.maintable import MainTable, neighbour
@@ -261,7 +261,7 @@ def _own_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
         routes += neighbour(table, Hop(eni.dev, subnet.gateway))
         routes.append(Route(table, EVERYWHERE[version], (Hop(eni.dev, subnet.gateway),), metric=_METRIC[version]))
         if version == 4:
-            routes.append(Route(table, EVERYWHERE[4], kind="unreachable", metric=UNREACHABLE_METRIC))
+            routes.append(fence(table))
         else:
             routes.append(Route(table, _LINK_LOCAL, (Hop(eni.dev),), metric=IPV6_METRIC))
     return routes

@@ -10,10 +10,12 @@ import fcntl
 import ipaddress
 import json
 import logging
+import operator
 import os
 import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
+from eni_bootstrap.config import allowed
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Numbering, SettingMade
 from eni_bootstrap.plan import Change
@@ -77,10 +79,11 @@ def ask_again() -> None:
         raise _unwritable(_mark(), error)
 
 
-def load(links: Sequence[Link]) -> Made:
+def load(links: Sequence[Link], level: int = logging.WARNING) -> Made:
     """The record of what earlier runs changed, as far as those links are still there.
 
-    A link is known again by its index, which lasts exactly as long as the link; a renamed one is found.
+    A link is known again by its index, which lasts exactly as long as the link; a renamed one is found. ``level``: at
+    which it is said what is wrong with the record.
     """
     try:
         with open(_path()) as handle:
@@ -96,14 +99,15 @@ def load(links: Sequence[Link]) -> Made:
             frozenset(map(str, content.get("missed", []))),
             bool(content.get("marked")),
             frozenset(name for name, entry in known if entry.get("valid_mark")),
-            tuple(Numbering(*map(int, numbers)) for numbers in content.get("numbers", [])),
+            tuple(_numberings(content.get("numbers", []), level)),
             tuple(SettingMade(LinkSetting(name, _setting(key), int(value)), int(former)) for name, entry in known
                   for key, (value, former) in sorted(entry.get("settings", {}).items())),
+            bool(content.get("kernel_marks", True)),  # a record without it is one of a version that noted nothing
         )
     except FileNotFoundError:
         return Made()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        LOG.warning("%s can't be read (%s); what earlier runs did to links is not known any more", _path(), error)
+        LOG.log(level, "%s can't be read (%s); what earlier runs did to links is not known any more", _path(), error)
         return Made()
 
 
@@ -132,7 +136,7 @@ def save(made: Made, links: Sequence[Link]) -> None:
         with open(temporary, "w") as handle:
             os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
             content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked,
-                       "numbers": made.numberings}
+                       "numbers": made.numberings, "kernel_marks": made.kernel_marks}
             json.dump(content, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:
@@ -208,6 +212,20 @@ def _setting(name: str) -> str:
     if name not in ("mtu", "rp_filter", "arp_ignore", "arp_announce"):
         raise ValueError("{} is no setting of a link".format(name))
     return name
+
+
+def _numberings(recorded: Sequence[Any], level: int) -> Iterator[Numbering]:
+    """By these things are found that are to go: what no configuration can have asked for must not be among them."""
+    for numbers in recorded:
+        try:
+            numbering = Numbering(*map(operator.index, numbers))
+        except TypeError:
+            numbering = Numbering(0, 0, 0, 0)
+        if allowed(numbering):
+            yield numbering
+        else:
+            LOG.log(level, "%s: the numbers %s are out of bounds and not heeded; what was made with them, if anything, "
+                    "stays", _path(), repr(numbers)[:80])
 
 
 def _address(dev: str, text: str) -> LinkAddress:

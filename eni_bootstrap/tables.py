@@ -28,14 +28,14 @@ class Memory:
         self.foreign_routes: Dict[int, List[Route]] = defaultdict(list)
         self.foreign_rules: Dict[int, List[Rule]] = defaultdict(list)
         for route, protocol, _ in snapshot.routes:
-            if not config.owns_route(route.table, protocol, route.kind):
+            if not config.owns_route(route, protocol):
                 self.foreign_routes[route.table].append(route)
                 continue
             self.own_routes.add(route)
             for dev in route.devs() if route.table not in (config.table_spread, LOCAL) else ():
                 self._by_route[dev].add(route.table)
         for rule, protocol in snapshot.rules:
-            if not config.owns_rule(rule.priority, protocol):
+            if not config.owns_rule(rule, protocol):
                 self.foreign_rules[rule.table].append(rule)
                 continue
             self.own_rules.add(rule)

@@ -3,7 +3,7 @@
 import pytest
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 
-from eni_bootstrap.fibrule import FAMILY, pack, unpack
+from eni_bootstrap.fibrule import FAMILY, attribute, pack, unpack
 from eni_bootstrap.model import Match, Rule, SeenRule
 from tests.build import net
 
@@ -73,6 +73,47 @@ def test_other_peoples_selectors_are_told_in_iproute2s_words(attributes, fields,
     message.encode()
     rule, protocol = unpack(bytes(message.data[16:]), 4)
     assert (str(rule), protocol) == (words + " lookup 52 priority 5210", 0)
+
+
+PLAIN, PORT = RULES[0], Rule(4, 7704, table=1002, match=Match(protocol=6, sports=(9, 9), dports=(443, 443)))
+
+
+def _flagged(rule, flags):
+    """The message's body with more flags, in the last four bytes of the header."""
+    body = pack(rule, 235)
+    return body[:8] + (int.from_bytes(body[8:12], "little") | flags).to_bytes(4, "little") + body[12:]
+
+
+@pytest.mark.parametrize("rule", [PLAIN, PORT], ids=str)
+@pytest.mark.parametrize("kind, data, words", [
+    (11, b"\7\0\0\0", "11=0x07000000"), (25, b"\x08", "25=0x08"), (25, b"\0", "25=0x00"),
+    (26, b"\0\0\0\5", "26=0x00000005"), (28, b"\xff\xf0", "28=0xfff0"), (29, b"\0\0", "29=0x0000"),
+    (31, b"", "31=0x"), (77, b"abc", "77=0x616263"),
+])
+def test_a_rule_with_an_unknown_attribute_equals_none_without_and_shows_it(rule, kind, data, words):
+    seen = unpack(pack(rule, 235) + attribute(kind, data), 4)
+    assert seen.rule != rule and seen.protocol == 235
+    assert seen.rule._replace(other=()) == rule
+    assert " unknown attribute {} lookup {} ".format(words, rule.table) in str(seen.rule)
+
+
+@pytest.mark.parametrize("rule", [PLAIN, PORT, RULES[-2]], ids=str)
+@pytest.mark.parametrize("flags", [0x20, 0x10000, 0x80000000])
+def test_so_does_one_with_an_unknown_flag(rule, flags):
+    seen = unpack(_flagged(rule, flags), rule.version).rule
+    assert seen != rule and seen._replace(other=()) == rule
+    assert " unknown flags {:#x} lookup ".format(flags) in str(seen)
+
+
+@pytest.mark.parametrize("rule", [PLAIN, PORT, RULES[-2]], ids=str)
+@pytest.mark.parametrize("flags", [0x1, 0x4, 0x8, 0x10, 0x1D])
+def test_what_the_kernel_tells_of_a_rule_s_fate_makes_no_difference(rule, flags):
+    assert unpack(_flagged(rule, flags), rule.version).rule == rule
+
+
+def test_padding_and_all_bits_of_a_port_make_no_difference():
+    more = attribute(18, b"") + attribute(28, b"\xff\xff") + attribute(29, b"\xff\xff")
+    assert unpack(pack(PORT, 235) + more, 4).rule == PORT
 
 
 def _header(body):

@@ -54,7 +54,7 @@ def test_without_numbers_nothing_moves():
 
 @pytest.mark.parametrize("key, value", [
     *product(["table"], [0, 200, 253, 254, 255, 4294967295, "0x10z", -5]),
-    *product(["priority"], [0, 31767, 32766, 70000]),
+    *product(["priority"], [0, 1, 500, 1000, 31767, 32766, 70000]),
     *product(["protocol"], [0, 2, 3, 4, 8, 11, 16, 18, 42, 99, 186, 192, 196, 256, "dhcp"]),
     *product(["group"], [0, 4294967296, "eni"]), ("metric-step", 0),
 ])
@@ -66,6 +66,12 @@ def test_what_overlaps_is_refused_by_its_line(key, value):
 @pytest.mark.parametrize("value", [5, 7, 19, 43, 100, 199, 235, 255])
 def test_a_protocol_that_is_nobody_s(value):
     assert configured("numbers: {{protocol: {}}}\n".format(value))[0].protocol == value
+
+
+@pytest.mark.parametrize("value", [1001, 31766])
+def test_a_band_between_a_vrf_s_rule_and_main_s(value):
+    config = configured("numbers: {{priority: {}}}\n".format(value))[0]
+    assert 1000 < config.priority_first and config.priority_last < 32766
 
 
 # on the kernel

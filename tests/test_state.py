@@ -7,7 +7,7 @@ import pytest
 
 from eni_bootstrap import state
 from eni_bootstrap.errors import BootstrapError
-from eni_bootstrap.model import LinkGroup, LinkUp
+from eni_bootstrap.model import LinkGroup, LinkUp, Numbering
 from eni_bootstrap.plan import Change
 from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Made
@@ -54,6 +54,34 @@ def test_a_broken_record_is_said_and_survived(directory, caplog, content):
     (directory / "state.json").write_text(content)
     assert state.load(LINKS) == Made()
     assert "can't be read" in caplog.text
+
+
+FEW = [1000, 7000, 235, 60235]
+
+
+@pytest.mark.parametrize("numbers", [
+    [5000, 0, 98, 9], [0, 9000, 2, 9], [100, 9000, 16, 9], [-1000, 7000, 235, 9], [3000, -9000, 98, 9],
+    [3000, 9000, -98, 9], [3000, 9000, 98, -9], [3000, 1000, 98, 9], [3000, 31767, 98, 9], [4294966297, 9000, 98, 9],
+    [3000, 9000, 256, 9], [3000, 9000, 98, 4294967296], [3000, 9000, 98], [3000, 9000, 98, 9, 9], [3000.0, 9000, 98, 9],
+    ["3000", 9000, 98, 9], [None] * 4, [], None, 3, "abcd", {"table": 3000},
+], ids=str)
+def test_numbers_that_no_configuration_may_have_are_dropped_and_said(directory, caplog, numbers):
+    """The rest of the record, and other numbers, are heeded."""
+    record = {"links": {"3": {"up": True}}, "numbers": [numbers, FEW]}
+    (directory / "state.json").write_text(json.dumps(record))
+    made = state.load(LINKS)
+    assert made.ups == {"eth1"} and made.numberings == (Numbering(*FEW),)
+    assert "out of bounds" in caplog.text and str(numbers) in caplog.text
+
+
+def test_the_kernels_mark_is_taken_for_used_where_a_record_does_not_tell(directory):
+    """Versions that used it did not note it."""
+    assert not state.load(LINKS).kernel_marks
+    (directory / "state.json").write_text('{"links": {}}')
+    assert state.load(LINKS).kernel_marks
+    for used in (True, False):
+        state.save(Made(kernel_marks=used), LINKS)
+        assert state.load(LINKS) == Made(kernel_marks=used)
 
 
 def test_it_is_written_whole_or_not_at_all(directory, monkeypatch):
