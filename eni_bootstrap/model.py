@@ -97,7 +97,7 @@ class Link(NamedTuple):
     mac: str
     """The permanent address where the driver tells it, because a bond gives its own to its ports."""
     kind: str = ""
-    """Empty for hardware, else the kernel's kind: "veth", "bridge", "vlan", ..."""
+    """Empty for hardware, else the kernel's kind: "veth", "bridge", "vlan", ...; "loopback" for lo, which has none."""
     master: int = 0
     """Index of the bond, bridge, team, VRF or Open vSwitch that it is a port of; 0 for none."""
     up: bool = True

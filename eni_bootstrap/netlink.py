@@ -45,7 +45,7 @@ _SCOPE_LINK, _SCOPE_HOST = 253, 254
 _RTA_UID, _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 25, 27, 28, 29
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
 _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half of a link's message
-_IFF_UP, _IFF_RUNNING = 1, 0x40
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 1, 0x8, 0x40
 _FOR_EVER = 0xFFFFFFFF  # of an address's life time
 _DEPRECATED = 0x20  # IFA_F_DEPRECATED
 _NODAD = 2  # IFA_F_NODAD: the cloud gives an address to one ENI only, and a vSwitch has no multicast to ask by
@@ -102,6 +102,7 @@ class Kernel:
             message = _decode(ifinfmsg, body)
             info = message.get_attr("IFLA_LINKINFO")
             kind = info.get_attr("IFLA_INFO_KIND") if info is not None else None
+            kind = kind or ("loopback" if message["flags"] & _IFF_LOOPBACK else "")
             mac = message.get_attr("IFLA_PERM_ADDRESS") or message.get_attr("IFLA_ADDRESS") or ""
             elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None  # then the parent's index is that one's
             name = message.get_attr("IFLA_IFNAME")
@@ -109,7 +110,7 @@ class Kernel:
                 name = name.decode(errors="surrogateescape")
             mtus[name] = message.get_attr("IFLA_MTU") or 0
             found.append(Link(
-                message["index"], name, mac.lower(), kind or "", message.get_attr("IFLA_MASTER") or 0,
+                message["index"], name, mac.lower(), kind, message.get_attr("IFLA_MASTER") or 0,
                 bool(message["flags"] & _IFF_UP), message.get_attr("IFLA_GROUP") or 0, _has_ipv6(name),
                 bool(message["flags"] & _IFF_RUNNING), 0 if elsewhere else message.get_attr("IFLA_LINK") or 0))
         self._mtus = mtus
