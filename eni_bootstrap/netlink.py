@@ -174,10 +174,10 @@ class Kernel:
                 whole = _WHOLE[version]
                 found.append(self._routes(
                     version, lambda body: body[_TYPE] == _LOCAL and body[_DST_LENGTH] < whole, table=LOCAL))
-            for table in set(tables).union(seen.route.table for seen in own
-                                           if any(each.owns_table(seen.route.table) for each in numbered)):
+            for table in sorted(set(tables).union(seen.route.table for seen in own
+                                                  if any(each.owns_table(seen.route.table) for each in numbered))):
                 found.append(self._routes(version, lambda body: True, table=table))
-            for dev in devs:
+            for dev in sorted(devs):  # a route by several of them is told with the first
                 found.append(self._routes(version, self._worth(config.copies + 1), table=MAIN, dev=dev))
             routes.update(dict.fromkeys(itertools.chain.from_iterable(found)))
         return Snapshot(links, self.addresses(), rules, tuple(routes))

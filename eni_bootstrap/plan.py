@@ -175,7 +175,7 @@ def plan(
             conflicts.append(Conflict(route, holder))
 
     rules: Dict[Rule, None] = dict.fromkeys(decision.rules)
-    rules.update(dict.fromkeys(sorted(_kept_rules(decision, ours), key=str)))
+    rules.update(dict.fromkeys(sorted(_kept_rules(decision, ours), key=lambda rule: (str(rule), rule.version))))
     present_rules = {seen.rule for seen in snapshot.rules
                      if seen.protocol == config.protocol_guarded or seen not in ours.marks | left.marks}
     remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks | left.marks
@@ -277,8 +277,9 @@ def _without(snapshot: Snapshot, routes: AbstractSet[Route]) -> List[Change]:
 
 
 def _undone(removals: Iterable[Change]) -> Tuple[Change, ...]:
-    """In the reverse of the order in which things are made."""
-    return tuple(sorted(removals, key=lambda change: (-_rank(change.item), str(change.item), change.protocol)))
+    """In the reverse of the order in which things are made; the text of a rule for all does not tell its IP version."""
+    return tuple(sorted(removals, key=lambda change: (
+        -_rank(change.item), str(change.item), change.protocol, getattr(change.item, "version", 0))))
 
 
 def _rank(item: Item) -> int:
