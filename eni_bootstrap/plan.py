@@ -5,12 +5,13 @@ a rule leads to it, a rule goes before its table is emptied: a run that is kille
 old state, the new one, or traffic that is refused, never a wrong way out.
 """
 
-import shlex
 from typing import AbstractSet, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import takes_others_along
-from eni_bootstrap.model import MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.model import (
+    MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Route, Rule, SeenRule, Snapshot, shell_word,
+)
 from eni_bootstrap.routing import Decision
 
 Item = Union[LinkGroup, LinkUp, LinkSetting, LinkAddress, Route, Rule]
@@ -28,7 +29,7 @@ class Change(NamedTuple):
     def __str__(self) -> str:
         item = self.item
         if isinstance(item, LinkSetting) and item.name != "mtu":
-            return "sysctl -qw net/ipv4/conf/{0.dev}/{0.name}={0.value}".format(item)
+            return "sysctl -qw " + shell_word("net/ipv4/conf/{0.dev}/{0.name}={0.value}".format(item))
         if isinstance(item, LinkSetting):
             words = "link set dev {0.dev} mtu {0.value}".format(item)
         elif isinstance(item, LinkGroup):
@@ -45,7 +46,7 @@ class Change(NamedTuple):
                 item.version, _VERBS[self.verb], item.text(["proto", str(self.protocol)], onlink))
         else:
             words = "-{} rule {} {} protocol {}".format(item.version, _VERBS[self.verb], item, self.protocol)
-        return " ".join(shlex.quote(word) for word in ["ip"] + words.split())
+        return " ".join(map(shell_word, ["ip"] + words.split(" ")))
 
 
 _VERBS = {"add": "add", "replace": "replace", "remove": "del"}
