@@ -319,7 +319,7 @@ class _Search:
 
     def _mentions(self, text: str) -> bool:
         """Whether it is about routes or rules of a secondary ENI."""
-        words = set(re.split(r"[^\w.:@-]+", text.split("#")[0]))
+        words = set(re.split("[^\\w.:@\udc80-\udcff-]+", text.split("#")[0]))
         names = {owner.eni.dev for owner in self._owners} | {
             str(source.network_address) for owner in self._owners for source in owner.sources}
         return bool(names & words) and bool(re.search(r"\b(ip|route)\s", text))

@@ -247,7 +247,7 @@ class _Formatter(logging.Formatter):
     """In ASCII: what is read at boot is read on consoles of all kinds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).encode("ascii", "backslashreplace").decode("ascii")
+        return output.shown(super().format(record), "ascii")
 
 
 class _JournalFormatter(_Formatter):

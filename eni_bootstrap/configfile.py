@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from eni_bootstrap.config import BOUNDS, ENTRIES, TAKEN_PROTOCOLS, Config, Entry, LinkWish, Source, Spread
 from eni_bootstrap.errors import UsageError
-from eni_bootstrap.model import CLOUD_SERVICES, Network
+from eni_bootstrap.model import CLOUD_SERVICES, Network, bytes_of
 from eni_bootstrap.schema import (
     Key, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network,
 )
@@ -182,7 +182,7 @@ def _mark(text: str) -> Tuple[int, int]:
 
 def _word(most: int) -> Any:
     def parse(text: str) -> str:
-        if len(text) > most or any(letter.isspace() or letter in "/\0" for letter in text):
+        if len(bytes_of(text)) > most or any(letter.isspace() or letter in "/\0" for letter in text):
             raise ValueError(text)
         return text
     return parse

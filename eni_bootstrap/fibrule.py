@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Dict, List, Optional, Tuple
 
-from eni_bootstrap.model import ANY, UNKNOWN, Match, Network, Rule, SeenRule
+from eni_bootstrap.model import ANY, UNKNOWN, Match, Network, Rule, SeenRule, bytes_of, name_of
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -38,7 +38,7 @@ def pack(rule: Rule, protocol: int) -> bytes:
         length = rule.src.prefixlen
         parts.append(attribute(_SRC, rule.src.network_address.packed))
     if rule.oif:
-        parts.append(attribute(_OIF, rule.oif.encode() + b"\0"))
+        parts.append(attribute(_OIF, bytes_of(rule.oif) + b"\0"))
     if rule.table:
         parts.append(_number(_TABLE, rule.table))
     if rule.goto:
@@ -61,7 +61,7 @@ def _selectors(match: Match) -> List[bytes]:
     if match.dst is not None:
         parts.append(attribute(_DST, match.dst.network_address.packed))
     if match.iif:
-        parts.append(attribute(_IIF, match.iif.encode() + b"\0"))
+        parts.append(attribute(_IIF, bytes_of(match.iif) + b"\0"))
     if match.mask:
         parts += [_number(_MARK, match.mark), _number(_MASK, match.mask)]
     if match.users is not None:
@@ -173,4 +173,4 @@ def _network(packed: bytes, length: int, version: int) -> Network:
 
 
 def _text(data: bytes) -> str:
-    return data.rstrip(b"\0").decode(errors="replace")
+    return name_of(data.rstrip(b"\0"))

@@ -18,7 +18,7 @@ import re
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN, Match, Rule
+from eni_bootstrap.model import MAIN, Match, Rule, bytes_of, shell_word
 from eni_bootstrap.pairing import Eni, Unfit
 
 TABLE = "inet eni_bootstrap"
@@ -26,8 +26,9 @@ TABLE = "inet eni_bootstrap"
 _HOOK = "type filter hook prerouting priority -150; policy accept;"
 """Where mangling is done: behind connection tracking (-200), before destinations are translated (-100). As a number:
 old versions of nft know no names."""
-_QUOTABLE = re.compile(r"[A-Za-z0-9_.@-]+\Z")
-"""Device names that mean nothing else to nft: a * at the end would be all that begin so."""
+_QUOTABLE = re.compile(r"([A-Za-z0-9_.@-]|[^\x00-\x7f])+\Z")
+"""Device names that mean nothing else to nft, which takes bytes that are no ASCII as they are (1.0.6): a * at the end
+would be all that begin so."""
 
 
 class Marked(NamedTuple):
@@ -66,9 +67,11 @@ class Step(NamedTuple):
 
     def __str__(self) -> str:
         if isinstance(self.item, ValidMark):
-            return "sysctl -w {}={:d}".format(self.item.path, self.verb == "add")
+            return "sysctl -w " + shell_word("{}={:d}".format(self.item.path, self.verb == "add"))
         if self.verb == "remove":
             return "nft delete table " + TABLE
+        if max(self.item.text) > "~":
+            return "nft " + shell_word(self.item.text)
         return "nft -f - <<'END'\n{}END".format(self.item.text)
 
 
@@ -152,9 +155,9 @@ def _rules(members: Sequence[Marked], config: Config) -> List[str]:
 
 
 def _name(rules: Sequence[str]) -> str:
-    return "digest_" + hashlib.sha256("\n".join(rules).encode()).hexdigest()[:16]
+    return "digest_" + hashlib.sha256(bytes_of("\n".join(rules))).hexdigest()[:16]
 
 
 def _inner(text: str) -> int:
     """The lines inside chains: the hook, and the rules."""
-    return sum(line.startswith("\t\t") for line in text.splitlines())
+    return sum(line.startswith("\t\t") for line in text.split("\n"))

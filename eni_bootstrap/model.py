@@ -4,6 +4,8 @@ Everything is an immutable tuple: equality *is* the comparison, and sets of them
 The address family is never stored: it follows from the addresses (``network.version`` is 4 or 6).
 """
 
+import re
+import shlex
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -66,6 +68,29 @@ class Listing(NamedTuple):
 
 # What the kernel holds. Devices are named, not numbered; ``netlink`` translates.
 
+
+def name_of(data: bytes) -> str:
+    """A link's name: bytes for the kernel. Those that are no UTF-8 come out of ``bytes_of`` as they went in."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def bytes_of(text: str) -> bytes:
+    """For the kernel, whatever the language of this process: a boot has none, and then Python 3.6 knows ASCII only."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def shell_word(word: str) -> str:
+    """Text as one word of a shell's, all of it ASCII: what no terminal is sure to show comes from printf."""
+    if _SHOWN.match(word):
+        return shlex.quote(word)
+    return "\"$(printf '{}')\"".format("".join(
+        chr(byte) if chr(byte) in _SAFE else "\\{:03o}".format(byte) for byte in bytes_of(word)))
+
+
+_SHOWN = re.compile(r"[ -~]*\Z")
+_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:="
+"""What means nothing inside quotes, nor to printf."""
+
 MAIN = 254
 """Id of the kernel's main table (rt_tables)."""
 
@@ -103,7 +128,7 @@ class Link(NamedTuple):
     mac: str
     """The permanent address where the driver tells it, because a bond gives its own to its ports."""
     kind: str = ""
-    """Empty for hardware, else the kernel's kind: "veth", "bridge", "vlan", ..."""
+    """Empty for hardware, else the kernel's kind: "veth", "bridge", "vlan", ...; "loopback" for lo, which has none."""
     master: int = 0
     """Index of the bond, bridge, team, VRF or Open vSwitch that it is a port of; 0 for none."""
     up: bool = True

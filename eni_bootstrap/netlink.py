@@ -23,7 +23,7 @@ from eni_bootstrap.config import Config
 from eni_bootstrap.errors import NotPermitted
 from eni_bootstrap.model import (
     LOCAL, MAIN, PROTOCOL_KERNEL, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Query, Route,
-    Rule, SeenRoute, SeenRule, Snapshot,
+    Rule, SeenRoute, SeenRule, Snapshot, bytes_of, name_of,
 )
 from eni_bootstrap.plan import Change
 from eni_bootstrap.rtnetlink import HEADER, Message, Socket
@@ -45,7 +45,7 @@ _SCOPE_LINK, _SCOPE_HOST = 253, 254
 _RTA_UID, _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 25, 27, 28, 29
 _TELL_TABLE, _TELL_MATCH = 0x1000, 0x2000  # RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH
 _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half of a link's message
-_IFF_UP, _IFF_RUNNING = 1, 0x40
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 1, 0x8, 0x40
 _FOR_EVER = 0xFFFFFFFF  # of an address's life time
 _DEPRECATED = 0x20  # IFA_F_DEPRECATED
 _NODAD = 2  # IFA_F_NODAD: the cloud gives an address to one ENI only, and a vSwitch has no multicast to ask by
@@ -102,14 +102,15 @@ class Kernel:
             message = _decode(ifinfmsg, body)
             info = message.get_attr("IFLA_LINKINFO")
             kind = info.get_attr("IFLA_INFO_KIND") if info is not None else None
+            kind = kind or ("loopback" if message["flags"] & _IFF_LOOPBACK else "")
             mac = message.get_attr("IFLA_PERM_ADDRESS") or message.get_attr("IFLA_ADDRESS") or ""
             elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None  # then the parent's index is that one's
             name = message.get_attr("IFLA_IFNAME")
-            if isinstance(name, bytes):  # no UTF-8: legal for the kernel, if for nobody else
-                name = name.decode(errors="surrogateescape")
+            if isinstance(name, bytes):  # no UTF-8: pyroute2 leaves it as it is
+                name = name_of(name)
             mtus[name] = message.get_attr("IFLA_MTU") or 0
             found.append(Link(
-                message["index"], name, mac.lower(), kind or "", message.get_attr("IFLA_MASTER") or 0,
+                message["index"], name, mac.lower(), kind, message.get_attr("IFLA_MASTER") or 0,
                 bool(message["flags"] & _IFF_UP), message.get_attr("IFLA_GROUP") or 0, _has_ipv6(name),
                 bool(message["flags"] & _IFF_RUNNING), 0 if elsewhere else message.get_attr("IFLA_LINK") or 0))
         self._mtus = mtus
@@ -173,10 +174,10 @@ class Kernel:
                 whole = _WHOLE[version]
                 found.append(self._routes(
                     version, lambda body: body[_TYPE] == _LOCAL and body[_DST_LENGTH] < whole, table=LOCAL))
-            for table in set(tables).union(seen.route.table for seen in own
-                                           if any(each.owns_table(seen.route.table) for each in numbered)):
+            for table in sorted(set(tables).union(seen.route.table for seen in own
+                                                  if any(each.owns_table(seen.route.table) for each in numbered))):
                 found.append(self._routes(version, lambda body: True, table=table))
-            for dev in devs:
+            for dev in sorted(devs):  # a route by several of them is told with the first
                 found.append(self._routes(version, self._worth(config.copies + 1), table=MAIN, dev=dev))
             routes.update(dict.fromkeys(itertools.chain.from_iterable(found)))
         return Snapshot(links, self.addresses(), rules, tuple(routes))
@@ -288,16 +289,17 @@ class Kernel:
     def apply(self, changes: Sequence[Change]) -> List[Failure]:
         """Make the changes in this order, many in one send; those that the kernel refused come back.
 
+        All messages are made before the first is sent: what can't be said changes nothing.
         What is there already, or gone already, counts as done: somebody was faster.
         Raises ``NotPermitted`` without CAP_NET_ADMIN.
         """
         failures: List[Failure] = []
+        ordered = [change for change in changes if not _is_sysctl(change)]
+        messages = [self._order(change) for change in ordered]
         for change in changes:
             if _is_sysctl(change):
                 failures += _write(change)
-        changes = [change for change in changes if not _is_sysctl(change)]
-        replies = self._socket.order(self._order(change) for change in changes)
-        for change, reply in zip(changes, replies):
+        for change, reply in zip(ordered, self._socket.order(messages)):
             if reply.error == errno.EPERM:
                 raise NotPermitted("the kernel refuses '{}': it takes CAP_NET_ADMIN".format(change))
             if reply.error and not _done_already(change, reply.error):
@@ -387,7 +389,7 @@ def _decode(codec: Type[Any], body: bytes) -> Any:
 def _has_ipv6(name: str) -> bool:
     """Whether IPv6 is on for a device. A sandbox may hide all sysctls, which says nothing."""
     try:
-        with open("/proc/sys/net/ipv6/conf/{}/disable_ipv6".format(name)) as switch:
+        with open(bytes_of("/proc/sys/net/ipv6/conf/{}/disable_ipv6".format(name))) as switch:
             return switch.read().strip() == "0"
     except OSError:
         return not os.path.exists("/proc/sys/net/core")
@@ -409,7 +411,7 @@ _SYSCTL = "/proc/sys/net/ipv4/conf/{}/{}"
 def _sysctl(dev: str, name: str) -> Optional[int]:
     """Nothing where the link has gone."""
     try:
-        with open(_SYSCTL.format(dev, name)) as handle:
+        with open(bytes_of(_SYSCTL.format(dev, name))) as handle:
             return int(handle.read())
     except OSError:
         return None
@@ -424,7 +426,7 @@ def _write(change: Change) -> List[Failure]:
     item = change.item
     assert isinstance(item, LinkSetting)
     try:
-        with open(_SYSCTL.format(item.dev, item.name), "w") as handle:
+        with open(bytes_of(_SYSCTL.format(item.dev, item.name)), "w") as handle:
             handle.write(str(item.value))
     except FileNotFoundError:
         return []  # with its link

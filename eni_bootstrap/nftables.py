@@ -13,7 +13,7 @@ from typing import List, Optional, Sequence, Tuple
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step, ValidMark, as_wanted, ruleset
-from eni_bootstrap.model import Made
+from eni_bootstrap.model import Made, bytes_of, name_of
 
 _PATIENCE = 10.0
 """Seconds for nft: it takes 0.01, on a node with a hundred thousand rules of others a second or two."""
@@ -91,7 +91,7 @@ def _do(step: Step) -> None:
             _nft(step.item.text)
         return
     try:
-        with open("/proc/sys/" + step.item.path, "w") as switch:
+        with open(bytes_of("/proc/sys/" + step.item.path), "w") as switch:
             switch.write("{:d}\n".format(step.verb == "add"))
     except FileNotFoundError:
         return  # it has gone with its device
@@ -111,14 +111,14 @@ def _nft(*arguments: str) -> str:
     if program is None:
         raise BootstrapError("connection marks need the program nft: install the package nftables")
     try:
-        ran = subprocess.run([program] + list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, universal_newlines=True, timeout=_PATIENCE,
+        ran = subprocess.run([program.encode()] + list(map(bytes_of, arguments)), stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_PATIENCE,
                              env=dict(os.environ, LC_ALL="C"))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BootstrapError("nft can't be used: {}".format(error))
-    said = ran.stderr.strip()
+    said = name_of(ran.stderr).strip()
     if not ran.returncode:
-        return ran.stdout
+        return name_of(ran.stdout)
     if "No such file or directory" in said and len(arguments) > 1:
         return ""
     refusal = NotPermitted if "Operation not permitted" in said else BootstrapError
@@ -138,7 +138,7 @@ def _heeds(dev: str) -> bool:
 def _sysctl(dev: str, name: str) -> int:
     """0 where it can't be read: a sandbox may hide all sysctls."""
     try:
-        with open("/proc/sys/net/ipv4/conf/{}/{}".format(dev, name)) as value:
+        with open(bytes_of("/proc/sys/net/ipv4/conf/{}/{}".format(dev, name))) as value:
             return int(value.read())
     except (OSError, ValueError):
         return 0

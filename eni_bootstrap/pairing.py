@@ -9,7 +9,7 @@ import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple, Union
+from typing import AbstractSet, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.model import (
     CLOUD_SERVICES, Address, Link, LinkAddress, Listing, NetworkInterface, Network, Subnet,
@@ -126,9 +126,7 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit
         if len(own) > 1:
             give_up(interface, "several links have this MAC: " + ", ".join(link.name for link in own))
             continue
-        carrier = own[0]
-        while carrier.master in by_index:
-            carrier = by_index[carrier.master]
+        carrier = _carrier(own[0], by_index)
         if carrier is not own[0] and carrier.kind not in _CARRIERS:
             give_up(interface, "{} is a port of the {} {}, which routes by itself: left alone".format(
                 own[0].name, carrier.kind or "device", carrier.name), dev=own[0].name)
@@ -148,9 +146,28 @@ _CARRIERS = ("bond", "bridge", "team")
 own, past our rules."""
 
 
+def _carrier(link: Link, by_index: Mapping[int, Link]) -> Link:
+    """The device that carries a link's addresses and routes: the outermost master."""
+    while link.master in by_index:
+        link = by_index[link.master]
+    return link
+
+
 def _own_links(mac: str, links: Sequence[Link]) -> List[Link]:
     """Links that can be the ENI itself: hardware, or a veth where the whole instance is a namespace."""
     return [link for link in links if link.mac == mac and link.kind in ("", "veth")]
+
+
+def possible(links: Sequence[Link]) -> List[Link]:
+    """The links that can be an ENI's device: one that can be the ENI itself, or the bond, bridge or team over it.
+
+    Others may bear an ENI's address, too: lo for a load balancer, a macvlan for keepalived.
+    """
+    by_index = {link.ifindex: link for link in links}
+    own = {eni.link.ifindex for eni in likely(links)}
+    own |= {carrier.ifindex for carrier in (_carrier(link, by_index) for link in links if link.ifindex in own)
+            if carrier.kind in _CARRIERS}
+    return [link for link in links if link.ifindex in own]
 
 
 def likely(links: Sequence[Link]) -> List[Eni]:

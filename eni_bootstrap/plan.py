@@ -5,13 +5,13 @@ a rule leads to it, a rule goes before its table is emptied: a run that is kille
 old state, the new one, or traffic that is refused, never a wrong way out.
 """
 
-import shlex
 from typing import AbstractSet, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import takes_others_along
 from eni_bootstrap.model import (
     MAIN, PROTOCOL_KERNEL, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Route, Rule, SeenRule, Snapshot,
+    shell_word,
 )
 from eni_bootstrap.routing import Decision
 
@@ -30,7 +30,7 @@ class Change(NamedTuple):
     def __str__(self) -> str:
         item = self.item
         if isinstance(item, LinkSetting) and item.name != "mtu":
-            return "sysctl -qw net/ipv4/conf/{0.dev}/{0.name}={0.value}".format(item)
+            return "sysctl -qw " + shell_word("net/ipv4/conf/{0.dev}/{0.name}={0.value}".format(item))
         if isinstance(item, LinkSetting):
             words = "link set dev {0.dev} mtu {0.value}".format(item)
         elif isinstance(item, LinkGroup):
@@ -47,7 +47,7 @@ class Change(NamedTuple):
                 item.version, _VERBS[self.verb], item.text(["proto", str(self.protocol)], onlink))
         else:
             words = "-{} rule {} {} protocol {}".format(item.version, _VERBS[self.verb], item, self.protocol)
-        return " ".join(shlex.quote(word) for word in ["ip"] + words.split())
+        return " ".join(map(shell_word, ["ip"] + words.split(" ")))
 
 
 _VERBS = {"add": "add", "replace": "replace", "remove": "del"}
@@ -184,7 +184,7 @@ def plan(
             conflicts.append(Conflict(route, holder))
 
     rules: Dict[Rule, None] = dict.fromkeys(decision.rules)
-    rules.update(dict.fromkeys(sorted(_kept_rules(decision, ours), key=str)))
+    rules.update(dict.fromkeys(sorted(_kept_rules(decision, ours), key=lambda rule: (str(rule), rule.version))))
     present_rules = {seen.rule for seen in snapshot.rules
                      if seen.protocol == config.protocol_guarded or seen not in ours.marks | left.marks}
     remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks | left.marks
@@ -286,8 +286,9 @@ def _without(snapshot: Snapshot, routes: AbstractSet[Route]) -> List[Change]:
 
 
 def _undone(removals: Iterable[Change]) -> Tuple[Change, ...]:
-    """In the reverse of the order in which things are made."""
-    return tuple(sorted(removals, key=lambda change: (-_rank(change.item), str(change.item), change.protocol)))
+    """In the reverse of the order in which things are made; the text of a rule for all does not tell its IP version."""
+    return tuple(sorted(removals, key=lambda change: (
+        -_rank(change.item), str(change.item), change.protocol, getattr(change.item, "version", 0))))
 
 
 def _rank(item: Item) -> int:

@@ -64,7 +64,7 @@ def ways(world: World, view: View) -> Dict[str, Answer]:
         held = {address.address for address in view.snapshot.addresses}
         own = [subnet.addresses[0] for eni in view.decision.enis if eni.primary
                for subnet in eni.interface.subnets if subnet.version == service.version and subnet.addresses]
-        for address in held.intersection(own):
+        for address in [address for address in own if address in held]:
             queries["the metadata service from {}".format(address)] = Query(service, address)
     return dict(zip(queries, world.kernel.ask(list(queries.values()))))
 

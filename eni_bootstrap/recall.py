@@ -1,57 +1,87 @@
 """What the kernel tells of an earlier decision, where metadata can't be asked. PURE."""
 
-from typing import Dict, List, Set
+from collections import Counter
+from typing import Dict, List, Optional, Sequence, Set
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import Address, Hop, NetworkInterface, Network, Snapshot, Subnet
-from eni_bootstrap.pairing import Eni, natural, network_of
+from eni_bootstrap.model import MAIN, Address, Hop, NetworkInterface, Network, Route, Snapshot, Subnet
+from eni_bootstrap.pairing import Eni, natural, network_of, possible
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.tables import Memory, Numbers
 
 
 def recall(snapshot: Snapshot, config: Config) -> Decision:
-    """The ENIs that have a table of ours, as far as their routes and rules describe them."""
+    """The ENIs that have a table of ours, as far as their routes and rules describe them.
+
+    A table is the ENI's whose routes are in it; only where it has none, its sources tell whose it is: another link may
+    bear one of them, too.
+    """
     memory = Memory(snapshot, config)
     enis: List[Eni] = []
     sources: Dict[str, List[Network]] = {}
     numbers: Dict[str, Numbers] = {}
-    for link in sorted(snapshot.links, key=lambda link: natural(link.name)):
-        held = {held.address for held in snapshot.addresses if held.dev == link.name}
-        local = [rule.src for rule in memory.own_rules if rule.src and rule.src.network_address in held]
-        for table in memory.tables_of(link.name, local)[:1]:
-            primary = table == config.table_primary
+    taken: Set[int] = set()
+    defaults = [seen.route for seen in snapshot.routes if seen.route.table == MAIN and seen.route.is_default]
+    links = sorted(possible(snapshot.links), key=lambda link: natural(link.name))
+    for link in sorted(links, key=lambda link: not memory.tables_of(link.name, (), by_name=False)):
+        held = [held for held in snapshot.addresses if held.dev == link.name]
+        addresses = {each.address for each in held}
+        local = [rule.src for rule in memory.own_rules if rule.src and rule.src.network_address in addresses]
+        for table in [table for table in memory.tables_of(link.name, local) if table not in taken][:1]:
+            taken.add(table)
             led = {rule.src for rule in memory.own_rules if rule.table == table and rule.src}
             # What the link holds inside a vSwitch of the table should be led there, too, whether it is or not.
-            blocks = [route.dst for route in memory.own_routes
-                      if route.table == table and route.hops == (Hop(link.name),) and not route.dst.is_link_local]
-            led |= {network_of(address) for address in held
+            own_routes = [route for route in memory.own_routes if route.table == table]
+            blocks = [route.dst for route in own_routes
+                      if route.hops == (Hop(link.name),) and not route.dst.is_link_local]
+            led |= {network_of(address) for address in addresses
                     if any(block.version == address.version and address in block for block in blocks)}
             own = sorted(led, key=lambda src: (src.version, src))
-            subnets = tuple(_subnet(version, link.name, table, own, memory)
-                            for version in sorted({src.version for src in own}))
-            enis.append(Eni(NetworkInterface("", link.mac, primary, subnets), link, link.name))
+            near = [each.network for each in held]
+            subnets = tuple(
+                _subnet(link.name, [src for src in own if src.version == version],
+                        [route for route in own_routes if route.version == version],
+                        [route for route in defaults if route.version == version], near)
+                for version in sorted({src.version for src in own}))
+            enis.append(Eni(NetworkInterface("", link.mac, table == config.table_primary, subnets), link, link.name))
             sources[link.name] = own
             numbers[link.name] = Numbers(table, 0)
-    enis.sort(key=lambda eni: not eni.primary)
+    enis.sort(key=lambda eni: (not eni.primary, natural(eni.dev)))
     return Decision(tuple(enis), (), numbers, (), (), sources, rules=tuple(memory.own_rules),
                     routes=tuple(memory.own_routes))
 
 
-def _subnet(version: int, dev: str, table: int, sources: List[Network], memory: Memory) -> Subnet:
-    """A link that is down has lost its routes; then its first source stands for the vSwitch and the gateway.
+def _subnet(
+    dev: str, sources: Sequence[Network], routes: Sequence[Route], defaults: Sequence[Route], near: Sequence[Network]
+) -> Subnet:
+    """One IP version, by the ENI's sources and the routes of its table.
 
-    In the primary's table, which has no default, any gateway is the primary's.
+    ``defaults``: main's. ``near``: what is on-link with the addresses of the link, which tells the vSwitch from a
+    user's on-link route that holds the source as well. A link that is down has lost its routes; then its first source
+    stands for the vSwitch and the gateway.
     """
-    first = next(src for src in sources if src.version == version)
-    vswitch, gateway = first, first.network_address
-    for route in memory.own_routes:
-        if route.table != table or route.version != version or dev not in route.devs():
-            continue
-        via = route.hops[0].gateway
-        if via is None and first.network_address in route.dst:
-            vswitch = route.dst
-        elif via is not None and (route.is_default or gateway == first.network_address):
-            gateway = via
-    hosts: Set[Address] = {src.network_address for src in sources
-                           if src.version == version and src.prefixlen == src.max_prefixlen}
-    return Subnet(vswitch, gateway, tuple(sorted(hosts)))
+    first = sources[0]
+    vswitches = [route.dst for route in routes
+                 if route.hops == (Hop(dev),) and first.network_address in route.dst]
+    gateway = _gateway(dev, routes, defaults)
+    hosts = {src.network_address for src in sources if src.prefixlen == src.max_prefixlen}
+    return Subnet(max(vswitches, key=lambda block: (block in near, -block.prefixlen), default=first),
+                  first.network_address if gateway is None else gateway, tuple(sorted(hosts)))
+
+
+def _gateway(dev: str, routes: Sequence[Route], defaults: Sequence[Route]) -> Optional[Address]:
+    """The gateway of the table's default route.
+
+    The primary's table has none, but copies of the user's routes by other gateways: then the one that main's default
+    has, or else most of the table's routes; of several such ones the lowest.
+    """
+    ways = Counter(_via(dev, routes))
+    for gateway in _via(dev, [route for route in routes if route.is_default] + list(defaults)):
+        if gateway in ways:
+            return gateway
+    return max(ways, key=lambda gateway: (ways[gateway], -int(gateway)), default=None)
+
+
+def _via(dev: str, routes: Sequence[Route]) -> List[Address]:
+    """The gateways of these routes by the device."""
+    return [hop.gateway for route in routes for hop in route.hops if hop.dev == dev and hop.gateway is not None]

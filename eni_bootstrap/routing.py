@@ -29,7 +29,7 @@ from eni_bootstrap.model import (
 )
 from eni_bootstrap.pairing import (
     Eni, Left, Unfit, leave_ignored, leave_out_ipv6, leave_resting, left_text, named, network_of, pair,
-    refuse_stealing,
+    possible, refuse_stealing,
 )
 from eni_bootstrap.policy import policy
 from eni_bootstrap.tables import Memory, Numbers, assign
@@ -412,7 +412,7 @@ def _kept(
         lost = lost or not (tables or member.dev)
     listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unfit}
     listed.update(dev for member in left for dev in member.devs)
-    for link in snapshot.links:
+    for link in possible(snapshot.links):
         if link.name in listed:
             continue
         own = [network_of(held.address) for held in on_link.get(link.name, ())]

@@ -4,12 +4,11 @@ Knows how messages are framed (linux/netlink.h), and nothing of what is in them.
 """
 
 import errno
-import itertools
 import os
 import socket
 import struct
 import time
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from eni_bootstrap.errors import BootstrapError
 
@@ -82,19 +81,17 @@ class Socket:
     def close(self) -> None:
         self._socket.close()
 
-    def order(self, messages: Iterable[Message]) -> List[Reply]:
+    def order(self, messages: Sequence[Message]) -> List[Reply]:
         """Send messages that change something; a reply to each. Only the last of a send is acknowledged.
 
         An error comes back for any of them, asked for or not; who is not heard of has succeeded.
         """
         replies: List[Reply] = []
-        rest = iter(messages)
-        while True:
-            part = list(itertools.islice(rest, _ORDERS_AT_ONCE))
-            if not part:
-                return replies
+        for start in range(0, len(messages), _ORDERS_AT_ONCE):
+            part = list(messages[start:start + _ORDERS_AT_ONCE])
             part[-1] = part[-1]._replace(flags=part[-1].flags | _ACK)
             replies += self._exchange(part, lambda heard: len(part) - 1 in heard)
+        return replies
 
     def ask(self, messages: Sequence[Message]) -> List[Reply]:
         """Send messages that ask for something; the one answer to each."""

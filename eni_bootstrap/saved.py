@@ -7,7 +7,7 @@
 import json
 import re
 import sys
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 from eni_bootstrap.errors import MetadataError, UsageError
 from eni_bootstrap.interfaces import parse_interfaces
@@ -34,7 +34,16 @@ def text(what: Saved) -> str:
 
 
 def read(path: str) -> Saved:
-    """``-`` is standard input. Raises ``UsageError``."""
+    """A file, and what its tree says. ``-`` is standard input. Raises ``UsageError``."""
+    tree, host = load(path)
+    try:
+        return Saved(tree, parse_interfaces(tree), host)
+    except MetadataError as error:
+        raise UsageError("{}: {}".format(path, error)) from error
+
+
+def load(path: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    """A file's tree, and what was known of the host: for whoever reads the tree in a way of his own."""
     try:
         if path == "-":
             content = json.load(sys.stdin)
@@ -51,11 +60,7 @@ def read(path: str) -> Saved:
             content = content[name]
     if not isinstance(content, dict):
         raise UsageError("{}: its meta-data is no JSON object".format(path))
-    try:
-        listing = parse_interfaces(content)
-    except MetadataError as error:
-        raise UsageError("{}: {}".format(path, error)) from error
-    return Saved(content, listing, host if isinstance(host, dict) else {})
+    return content, host if isinstance(host, dict) else {}
 
 
 def links(what: Saved) -> Dict[str, str]:

@@ -126,7 +126,7 @@ def save(made: Made, links: Sequence[Link]) -> None:
     for done in made.settings:
         settings = entries.setdefault(indexes[done.setting.dev], {}).setdefault("settings", {})
         settings[done.setting.name] = [done.setting.value, done.former]
-    for held in sorted(made.addresses, key=str):
+    for held in sorted(made.addresses, key=repr):
         texts: List[str] = entries.setdefault(indexes[held.dev], {}).setdefault("addresses", [])
         texts.append("{}/{}{}".format(held.address, held.prefix_length, " deprecated" if held.deprecated else ""))
     temporary = _path() + ".new"

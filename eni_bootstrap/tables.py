@@ -23,22 +23,23 @@ class Memory:
         self._by_route: Dict[str, Set[int]] = defaultdict(set)
         self._by_device_rule: Dict[str, Set[int]] = defaultdict(set)
         self._by_source: Dict[Network, Set[int]] = defaultdict(set)
-        self.own_routes: Set[Route] = set()
-        self.own_rules: Set[Rule] = set()
+        self.own_routes: Dict[Route, None] = {}
+        self.own_rules: Dict[Rule, None] = {}
+        """Each once, in the kernel's order."""
         self.foreign_routes: Dict[int, List[Route]] = defaultdict(list)
         self.foreign_rules: Dict[int, List[Rule]] = defaultdict(list)
         for route, protocol, _ in snapshot.routes:
             if not config.owns_route(route, protocol):
                 self.foreign_routes[route.table].append(route)
                 continue
-            self.own_routes.add(route)
+            self.own_routes[route] = None
             for dev in route.devs() if route.table not in (config.table_spread, LOCAL) else ():
                 self._by_route[dev].add(route.table)
         for rule, protocol in snapshot.rules:
             if not config.owns_rule(rule, protocol):
                 self.foreign_rules[rule.table].append(rule)
                 continue
-            self.own_rules.add(rule)
+            self.own_rules[rule] = None
             if rule.oif:
                 self._by_device_rule[rule.oif].add(rule.table)
             elif rule.src is not None and rule.action == "lookup":

@@ -2,11 +2,13 @@
 
 import ctypes
 import glob
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from copy import deepcopy
 from ipaddress import ip_address
 
 import pytest
@@ -15,7 +17,7 @@ from eni_bootstrap import cli, configfile
 from eni_bootstrap.lab import demo, story
 from eni_bootstrap.lab.fabric import FORWARDED, SOURCE_CHECK, Packet
 from eni_bootstrap.lab.story import Question, Trace
-from eni_bootstrap.lab.vpc import make_tree
+from eni_bootstrap.lab.vpc import macs_of, make_tree
 from tests.agent import ROOT
 
 kernel = pytest.mark.kernel
@@ -106,6 +108,45 @@ def test_a_tree_of_your_own(capfd, tmp_path, wrapped):
     out = shown(capfd, "--metadata", file)
     assert all(block in out for block in ("172.16.10.0/24", "172.16.20.0/24", "172.16.30.0/24"))
     assert [row[0] for row in rows(out)[1]] == ["eth0", "eth1", "eth2", "eth3"]
+
+
+def with_lists(tree):
+    """The same as some tools save it: lists as JSON, not as text that holds one; and what else JSON has."""
+    for leaves in macs_of(tree).values():
+        for name in ("private-ipv4s", "ipv6s", "ipv4-prefixes", "vswitch-cidr-block"):
+            leaves[name] = leaves[name].strip("[]").replace('"', "").replace(" ", "").split(",")
+    return dict(tree, **{"owner-account-id": 1000000000000001, "spot": {"termination-time": None},
+                         "tags": [{"a": [1.5]}], "dns-conf": {"nameservers": tree["dns-conf"]["nameservers"].split()}})
+
+
+@kernel
+def test_a_tree_with_json_lists(capfd, tmp_path):
+    """``render`` takes the same file."""
+    file = tmp_path / "tree.json"
+    tree = make_tree(3, addresses=2, ipv6=True, prefix=True)
+    file.write_text(json.dumps(with_lists(deepcopy(tree))))
+    out = shown(capfd, "--metadata", file)
+    assert "172.16.20.10 and 1 more" in out
+    assert [row[0] for row in rows(out)[1]] == [dev for dev in ("eth0", "eth1", "eth2") for _ in range(4)]
+    assert cli.main(["render", "ip", "--metadata", str(file)]) == 0
+    rendered = capfd.readouterr().out
+    file.write_text(json.dumps(tree))
+    assert cli.main(["render", "ip", "--metadata", str(file)]) == 0
+    assert capfd.readouterr().out == rendered
+
+
+@kernel
+def test_one_reader_of_the_file(capfd, tmp_path, monkeypatch):
+    """Whatever it comes in, ``demo`` and ``render`` take the same: as Windows writes it, with a host, from stdin."""
+    content = json.dumps({"meta-data": make_tree(2), "host": {"links": {}}})
+    (tmp_path / "marked").write_bytes(content.encode("utf-8-sig"))
+    (tmp_path / "wide").write_bytes(content.encode("utf-16"))
+    for file in (tmp_path / "marked", tmp_path / "wide", "-"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(content))
+        assert cli.main(["render", "ip", "--metadata", str(file)]) == 0
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "stdin", io.StringIO(content))
+        assert "Cured" in shown(capfd, "--metadata", file)
 
 
 @kernel
@@ -215,8 +256,8 @@ def test_bad_arguments(capfd, arguments):
     ("[]", "meta-data is no JSON object"),
     ('{"latest": 5}', "meta-data is no JSON object"),
     ('{"latest": {"meta-data": {}}}', "names no primary ENI"),
-    ('{"mac": "00:16:3e:0e:00:01", "network": {"interfaces": {"macs": {"00:16:3e:0e:00:01": {"gateway": 5}}}}}',
-     "meta-data/network/interfaces/macs/00:16:3e:0e:00:01/gateway is neither text nor an object"),
+    (json.dumps(make_tree(1)).replace('"172.16.10.253"', "5"),
+     "the primary ENI can't be used: gateway is neither text nor a list of texts"),
     ('{"mac": "00:16:3e:0e:00:01", "network": {"interfaces": {"macs": {"00:16:3e:0e:00:01": {}}}}}',
      "the primary ENI can't be used"),
     (json.dumps(make_tree(33)), "33 ENIs, at most 32 can be shown"),

@@ -80,6 +80,23 @@ def test_the_laboratory_is_no_part_of_the_agent(module):
     assert not [name for name in ours(module) if name.startswith("lab")]
 
 
+LAB = sorted("lab." + name[:-3] for name in os.listdir(os.path.join(PACKAGE, "lab")) if not name.startswith("__"))
+
+
+@pytest.mark.parametrize("module", LAB)
+def test_the_laboratory_knows_nothing_of_the_agent(module):
+    """What the agent reads or decides wrongly must not build a world, or see one, that agrees with it.
+
+    It shares what is an error and the words for an address and a network; its demo is a command of the program's, which
+    reads files as the others do and starts the agent as a program.
+    """
+    shared = {"errors.NotPermitted", "model.Address", "model.Network"}
+    if module == "lab.demo":
+        shared |= {"errors.BootstrapError", "errors.UsageError", "saved", "configfile", "host.singlefile"}
+    names = [name[len("eni_bootstrap."):] for name in imports(module) if name.startswith("eni_bootstrap.")]
+    assert {name for name in names if not name.startswith("lab.")} <= shared
+
+
 @pytest.mark.parametrize("library", sorted(DOORS))
 def test_each_library_has_one_door(library):
     users = {module for module in ORDER if library in {name.split(".")[0] for name in imports(module)}}

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -28,7 +28,8 @@ from eni_bootstrap.lab import probe, story
 from eni_bootstrap.lab.fabric import FORWARDED, Packet
 from eni_bootstrap.lab.namespace import isolate
 from eni_bootstrap.lab.story import Question, Run, Trace
-from eni_bootstrap.lab.vpc import METADATA, Tree, Vpc, make_tree
+from eni_bootstrap.lab.tree import Tree, read
+from eni_bootstrap.lab.vpc import METADATA, Vpc, make_tree
 from eni_bootstrap.model import Address
 
 AGENT = (sys.executable,) + ((singlefile.path(),) if singlefile.path() else ("-m", "eni_bootstrap"))
@@ -118,8 +119,8 @@ class Lab:
 def questions(vpc: Vpc) -> List[Question]:
     """What the client asks: some addresses of some ENIs."""
     main: Dict[int, str] = {}  # DHCP gives the first link of each family the best default route
-    for dev, interface in vpc.nics.items():
-        for subnet in interface.subnets:
+    for dev, eni in vpc.nics.items():
+        for subnet in eni.subnets:
             main.setdefault(subnet.version, dev)
     return [
         Question(dev, address, vpc.eip(address) if address.version == 4 else address, main[address.version])
@@ -226,24 +227,16 @@ def _make_tree(parsed: argparse.Namespace) -> Tree:
 
 def _read_tree(path: str) -> Tree:
     """A saved one; in any case what the lab can build."""
-    tree, listing, _ = saved.read(path)
-    wrong = _no_text(tree, "meta-data")
-    if wrong:
-        raise UsageError(f"{path}: {wrong} is neither text nor an object")
-    primaries = [interface for interface in listing.interfaces if interface.primary]
-    if not primaries:
-        raise UsageError("{}: the primary ENI can't be used: {}".format(
-            path, ", ".join(member.reason for member in listing.sick if member.primary)))
-    if len(listing.interfaces) > MOST_ENIS:
-        raise UsageError(f"{path}: {len(listing.interfaces)} ENIs, at most {MOST_ENIS} can be shown")
+    tree, _ = saved.load(path)
+    try:
+        instance = read(tree)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+    if instance.primary in instance.broken:
+        raise UsageError(f"{path}: the primary ENI can't be used: {instance.broken[instance.primary]}")
+    if len(instance.enis) > MOST_ENIS:
+        raise UsageError(f"{path}: {len(instance.enis)} ENIs, at most {MOST_ENIS} can be shown")
     return tree
-
-
-def _no_text(node: Any, name: str) -> Optional[str]:
-    """The name of something that a metadata service could not serve."""
-    if isinstance(node, dict):
-        return next(filter(None, (_no_text(child, f"{name}/{key}") for key, child in node.items())), None)
-    return None if isinstance(node, str) and name != "meta-data" else name
 
 
 def _reason(error: Exception) -> str:

@@ -118,7 +118,9 @@ NOT_FOUND = Answer(404, NOT_FOUND_PAGE, (("Content-Type", "text/html"),))
 
 
 class MetadataService:
-    """A metadata service that serves ``tree``, the nested dict below ``meta-data`` (object: directory, text: leaf).
+    """A metadata service that serves ``tree``, the nested dict below ``meta-data``.
+
+    An object is a directory, text a leaf; any other value is one too, and is served as its JSON.
 
     The socket is bound by the constructor, hence in the network namespace of the thread that calls it.
     It listens from ``start()`` on: before that, and after ``close()``, connections are refused.
@@ -256,8 +258,10 @@ class MetadataService:
             node = node[name]
         if node is None:
             return NOT_FOUND
-        body = self._listing(node) if isinstance(node, dict) else node + "\n" * self.faults.trailing_newline
-        return Answer(200, body)
+        if isinstance(node, dict):
+            return Answer(200, self._listing(node))
+        text = node if isinstance(node, str) else json.dumps(node, separators=(",", ":"))
+        return Answer(200, text + "\n" * self.faults.trailing_newline)
 
     def _all(self) -> Answer:
         if isinstance(self.faults.all_answer, int):

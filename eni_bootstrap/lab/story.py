@@ -3,7 +3,8 @@
 import textwrap
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
-from eni_bootstrap.model import Address, Network, NetworkInterface
+from eni_bootstrap.lab.tree import Eni
+from eni_bootstrap.model import Address, Network
 
 WIDTH = 100
 ENIS = 6
@@ -77,8 +78,7 @@ def heading(text: str) -> str:
     return f"\n{text}\n{'=' * len(text)}\n\n"
 
 
-def picture(nics: Mapping[str, NetworkInterface], eips: Mapping[str, Address], client: Address, service: Address
-            ) -> str:
+def picture(nics: Mapping[str, Eni], eips: Mapping[str, Address], client: Address, service: Address) -> str:
     """Who is where, from the client on the left to the instance on the right."""
     drawn = sample(list(nics), ENIS)
     groups: Dict[Network, List[str]] = {}
@@ -108,13 +108,13 @@ def _with_bus(lines: Sequence[str], last: str, end: str) -> str:
     return "\n".join(page) + "\n"
 
 
-def _roads(dev: str, interface: NetworkInterface, eip: Optional[Address]) -> List[str]:
+def _roads(dev: str, eni: Eni, eip: Optional[Address]) -> List[str]:
     roads = []
-    for subnet in interface.subnets:
+    for subnet in eni.subnets:
         for address in subnet.addresses[:1]:
             more = f" and {len(subnet.addresses) - 1} more" if len(subnet.addresses) > 1 else ""
             public = f"EIP {eip} --> " if eip and subnet.version == 4 else ""
-            roads.append(f"{public}{address}{more}  {dev}{', primary' if interface.primary else ''}")
+            roads.append(f"{public}{address}{more}  {dev}{', primary' if eni.primary else ''}")
     return roads
 
 
@@ -139,10 +139,10 @@ def way(trace: Trace) -> str:
     return ", ".join(words)
 
 
-def extent(asked: Sequence[Question], nics: Mapping[str, NetworkInterface]) -> str:
+def extent(asked: Sequence[Question], nics: Mapping[str, Eni]) -> str:
     """What was left out; nothing when all was asked."""
     devs = {question.dev for question in asked}
-    addresses = sum(len(subnet.addresses) for interface in nics.values() for subnet in interface.subnets)
+    addresses = sum(len(subnet.addresses) for eni in nics.values() for subnet in eni.subnets)
     if len(asked) == addresses:
         return ""
     return f"  (asked {len(asked)} of {_count(addresses, 'address')}, of {len(devs)} of {_count(len(nics), 'ENI')})\n"

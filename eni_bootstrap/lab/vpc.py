@@ -13,15 +13,13 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 
 from pyroute2 import IPRoute
 
-from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab import fabric as cloud_fabric
 from eni_bootstrap.lab.dhcp import Lease
 from eni_bootstrap.lab.fabric import Fabric
 from eni_bootstrap.lab.namespace import Namespace, set_up
 from eni_bootstrap.lab.service import MetadataService
-from eni_bootstrap.model import Address, Network, NetworkInterface, Subnet
-
-Tree = Dict[str, Any]
+from eni_bootstrap.lab.tree import Eni, Subnet, Tree, macs_of, read
+from eni_bootstrap.model import Address, Network
 
 METADATA = IPv4Address("100.100.100.200")
 METADATA6 = IPv6Address("fd00:100::100:200")
@@ -98,12 +96,6 @@ def make_tree(
         "vswitch-id": primary["vswitch-id"],
         "zone-id": "cn-hangzhou-i",
     }
-
-
-def macs_of(tree: Tree) -> Dict[str, Tree]:
-    """MAC → leaves of the ENI, in the order of the tree; the tree's own dict."""
-    macs: Dict[str, Tree] = tree["network"]["interfaces"]["macs"]
-    return macs
 
 
 def _members(enis: int, vswitches: Union[str, Sequence[int], None]) -> List[int]:
@@ -205,7 +197,7 @@ class Vpc:
         **faults: Any,
     ) -> None:
         self.tree = tree
-        self.nics: Dict[str, NetworkInterface] = {}
+        self.nics: Dict[str, Eni] = {}
         """Link → the ENI that it is, the primary first."""
         self.eips: Dict[str, Address] = {}
         """Link → EIP of its ENI's primary address."""
@@ -296,26 +288,26 @@ class Vpc:
         """Bind an ENI: the one that the tree has under this MAC, or, with ``leaves``, a new one. Tells its link."""
         if leaves is not None:
             macs_of(self.tree)[mac] = leaves
-        interface = self._interfaces()[mac]
+        eni = self._enis()[mac]
         if name is None:
             name = next(free for free in map("eth{}".format, count()) if free not in self.nics)
-        self._plug(name, interface, os)
+        self._plug(name, eni, os)
         _settle(self.instance)
         return name
 
     def detach(self, name: str, listed: bool = False) -> None:
         """Unbind an ENI: its link goes, and with it (unless ``listed``) what the metadata service tells of it."""
-        interface = self.nics.pop(name)
+        eni = self.nics.pop(name)
         self.eips.pop(name, None)
         self.fabric.detach(name)
         if not listed:
-            macs_of(self.tree).pop(interface.mac, None)
+            macs_of(self.tree).pop(eni.mac, None)
 
     def refresh(self) -> None:
         """Somebody has changed ``tree``: its addresses are now what the cloud routes and accepts."""
-        interfaces = self._interfaces()
-        for name, interface in self.nics.items():
-            self.nics[name] = interfaces.get(interface.mac, interface)
+        enis = self._enis()
+        for name, eni in self.nics.items():
+            self.nics[name] = enis.get(eni.mac, eni)
             self.fabric.own(name, _owned(self.nics[name]))
 
     def set_link(self, name: str, up: bool) -> None:
@@ -326,33 +318,30 @@ class Vpc:
 
     # how it is made
 
-    def _interfaces(self) -> Dict[str, NetworkInterface]:
-        """By MAC: the primary first, the others in the order of the tree."""
-        found = {interface.mac: interface for interface in parse_interfaces(self.tree).interfaces}
-        order = [mac.lower() for mac in macs_of(self.tree)]
-        return {mac: found[mac] for mac in sorted(found, key=lambda mac: (not found[mac].primary, order.index(mac)))}
+    def _enis(self) -> Dict[str, Eni]:
+        """By MAC: what can be plugged in now. An ENI whose leaves are not all there is on its way."""
+        return {eni.mac: eni for eni in read(self.tree).enis}
 
     def _plug_all(self, names: Optional[Sequence[str]], os: Union[str, Mapping[str, str]]) -> None:
-        interfaces = list(self._interfaces().values())
-        for name, interface in zip(names or map("eth{}".format, count()), interfaces):
+        for name, eni in zip(names or map("eth{}".format, count()), self._enis().values()):
             if not isinstance(os, str):
                 done = os.get(name, DHCP)
             else:
-                done = DHCP if interface.primary and os != REAL else os
-            self._plug(name, interface, done)
+                done = DHCP if eni.primary and os != REAL else os
+            self._plug(name, eni, done)
         _settle(self.instance)
 
-    def _plug(self, name: str, interface: NetworkInterface, os: str) -> None:
+    def _plug(self, name: str, eni: Eni, os: str) -> None:
         if os not in (DHCP, UP, DOWN, REAL):
             raise ValueError(f"an operating system does not do {os!r} with a link")
-        gateways = [subnet.gateway for subnet in interface.subnets]
+        gateways = [subnet.gateway for subnet in eni.subnets]
         if self._taps:
-            port = self.fabric.attach_tap(name, interface.mac, _owned(interface), gateways)
+            port = self.fabric.attach_tap(name, eni.mac, _owned(eni), gateways)
         else:
-            port = self.fabric.attach(name, self.instance, name, interface.mac, _owned(interface), gateways)
+            port = self.fabric.attach(name, self.instance, name, eni.mac, _owned(eni), gateways)
         number = len(self.nics)
-        self.nics[name] = interface
-        for subnet in interface.subnets:
+        self.nics[name] = eni
+        for subnet in eni.subnets:
             if subnet.version == 4:
                 self.eips[name] = self.eip(subnet.addresses[0])
                 if os == REAL:
@@ -362,7 +351,7 @@ class Vpc:
                 set_up(name, True)
                 with IPRoute() as kernel:
                     index = kernel.link_lookup(ifname=name)[0]
-                    for subnet in interface.subnets:
+                    for subnet in eni.subnets:
                         self._configure(kernel, index, subnet, number, os == DHCP)
 
     def _configure(self, kernel: IPRoute, index: int, subnet: Subnet, number: int, default: bool) -> None:
@@ -400,15 +389,15 @@ class Vpc:
         return host
 
     def _vswitches(self, where: Union[str, Network]) -> Sequence[Subnet]:
-        for name, interface in self.nics.items():
-            if name == where or str(where) in [str(subnet.vswitch) for subnet in interface.subnets]:
-                return interface.subnets
+        for name, eni in self.nics.items():
+            if name == where or str(where) in [str(subnet.vswitch) for subnet in eni.subnets]:
+                return eni.subnets
         raise KeyError(where)
 
 
-def _owned(interface: NetworkInterface) -> List[Network]:
+def _owned(eni: Eni) -> List[Network]:
     owned: List[Network] = []
-    for subnet in interface.subnets:
+    for subnet in eni.subnets:
         owned += [ip_network(address) for address in subnet.addresses]
         owned += subnet.prefixes
     return owned

@@ -230,7 +230,7 @@ def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded:
     stays, and stays worse than the primary's.
     """
     index, version = eni.link.ifindex, subnet.version
-    ours = {entry.route for entry in owned(recorded, snapshot)}
+    ours = [entry.route for entry in owned(recorded, snapshot)]
     wanted = WindowsRoute(EVERYWHERE[version], index, subnet.gateway, 0)
     metric = max(1, base + 1 - snapshot.effective(wanted))
     known = placed(recorded, snapshot)

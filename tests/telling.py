@@ -1,0 +1,77 @@
+"""``python -m tests.telling < situations``: all that is decided, planned and shown for hosts, as text.
+
+A program, so that it can be run with one hash seed and another: no text may tell them apart.
+"""
+
+import json
+import pickle
+import sys
+
+from eni_bootstrap import state, views
+from eni_bootstrap.config import Entry, Source, Spread
+from eni_bootstrap.model import ContainerNetwork, Made, Numbering, SickInterface
+from eni_bootstrap.plan import outdated, plan, withdrawal, without
+from eni_bootstrap.proof import Facts, full, queue_jumpers
+from eni_bootstrap.recall import recall
+from eni_bootstrap.render import FORMATS, formats, rendered
+from eni_bootstrap.report import Report
+from eni_bootstrap.routing import decide
+from eni_bootstrap.saved import Saved
+from eni_bootstrap.tables import Memory
+from tests.build import CONFIG, net
+from tests.fakes import FakeKernel
+
+ALL = CONFIG._replace(
+    primary="full", prefixes="local", assign="all", connection_marks=0xFF0000, only=("*",),
+    extra=(Source(1, "eth1", (net("10.9.1.0/24"), net("10.9.2.0/24"))),),
+    entries=(Entry(2, "eth1", "", src=(net("10.9.0.0/16"), net("fd00::/8")), dports=((80, 80), (443, 443))),
+             Entry(3, "", "prohibit", dst=(net("198.18.0.0/15"),), protocols=(6, 17)), Entry(4, "ens*", "")),
+    spreads=(Spread(5, (), (("eth*", 1), ("en*", 2))),))
+FORMER = ALL.renumbered(Numbering(3000, 9000, 186, 77))
+NETWORKS = [ContainerNetwork("Cilium", "/etc/cni/net.d/05-cilium.conf", True, frozenset(["ens5", "eth7", "eth3"]))]
+
+
+def tell(listing, snapshot):
+    """Lines of text about a host: before us, set up, with an ENI that has become unfit, with other numbers, without."""
+    over = frozenset((link.name, version) for link in snapshot.links for version in (4, 6))
+    for config in (CONFIG._replace(group=0), ALL):
+        decision, todo, made, after = yield from _run(listing, snapshot, Made(), over, config)
+        yield from _shown(recall(after, config), after, config)
+        last = listing.interfaces[-1]
+        sick = SickInterface(last.eni_id, last.mac, last.primary, "gateway is missing", True)
+        yield from _run(listing._replace(interfaces=listing.interfaces[:-1], sick=(sick,)), after, made, over, config)
+        yield from _run(listing._replace(interfaces=listing.interfaces[:1]), after, made, over, config)
+        yield from _run(listing, after, made, over, config._replace(protocol_guarded=2))
+        yield from map(str, withdrawal(after, made, set(), config, [FORMER]).changes)
+    yield from _run(listing, after, made, over, FORMER, former=[ALL])
+    for name in FORMATS:
+        files, problems = formats.render(name, Saved({}, listing, {}), ALL._replace(extra=()))
+        yield rendered.text(files) + "\n".join(problems)
+
+
+def _run(listing, snapshot, made, over, config, former=()):
+    left = outdated(snapshot, [link.name for link in snapshot.links], former, config)
+    decision = decide(listing, without(snapshot, left), made, over, config, NETWORKS)
+    todo = plan(decision, snapshot, made, config, former, left)
+    yield views.plan_text(Report(decision, todo.changes, decision.problems, decision.remarks))
+    yield repr((todo.conflicts, decision.routes, decision.rules, decision.addresses, decision.groups, decision.settings,
+                decision.sources, decision.numbers, decision.marked, decision.unfit))
+    yield from _shown(decision, snapshot, config)
+    yield repr([Memory(snapshot, config).tables_of(eni.dev, decision.sources[eni.dev]) for eni in decision.enis])
+    made = state.before(made, todo.links + todo.addresses, snapshot.links, [eni.dev for eni in decision.enis],
+                        config.group)
+    after = FakeKernel(snapshot).apply(todo.changes)
+    return decision, todo, state.after(made, todo.changes, config.group), after
+
+
+def _shown(decision, snapshot, config):
+    report = Report(decision, (), decision.problems, decision.remarks)
+    yield views.status_text(report) + json.dumps(views.as_json(report))
+    facts = Facts(decision.enis, decision.sources, snapshot.addresses, snapshot.rules)
+    yield repr(full(facts)) + repr(queue_jumpers(facts, config))
+
+
+if __name__ == "__main__":
+    for situation in pickle.load(sys.stdin.buffer):
+        for text in tell(*situation):
+            print(text)
