@@ -15,8 +15,9 @@ from eni_bootstrap.windows.model import WindowsRoute
 from tests.agent import ROOT
 from tests.build import ETH1, ETH2, PRIMARY, interface, subnet
 
+
 grammar = pytest.mark.skipif(not (3, 10) <= sys.version_info < (3, 15),
-                             reason="the grammar has wheels for Python 3.10 to 3.14 (see setup.cfg)")
+                             reason="the grammar has wheels for Python 3.10 to 3.14, see setup.cfg")
 
 FOUR = WindowsRoute(ip_network("0.0.0.0/0"), 6, ip_address("172.16.12.253"), 1)
 SIX = WindowsRoute(ip_network("::/0"), 6, ip_address("fe80::1"), 1)
