@@ -167,7 +167,7 @@ class MetadataClient:
             self._has_all = False
             return None
         try:
-            tree = json.loads(answer.text)
+            tree: Dict[str, Any] = json.loads(answer.text)
             if isinstance(tree["mac"], str) and isinstance(tree["network"]["interfaces"]["macs"], dict):
                 return tree
         except (ValueError, LookupError, TypeError, RecursionError):

@@ -247,7 +247,7 @@ def _on_link(snapshot: Snapshot) -> Dict[str, List[LinkAddress]]:
 
 def _first_of_each_key(routes: Iterable[Route]) -> List[Route]:
     """Two routes with one key can't both be in a table: what comes first is there."""
-    found: Dict[tuple, Route] = {}
+    found: Dict[Tuple[int, Network, int, int], Route] = {}
     for route in routes:
         found.setdefault(route.key, route)
     return list(found.values())

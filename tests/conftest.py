@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from contextlib import ExitStack
 
 import pytest
@@ -12,28 +13,50 @@ from eni_bootstrap.lab.vpc import Vpc, make_tree
 from tests.agent import Agent
 
 
-def why_no_namespaces():
-    """Empty when network namespaces can be made here; an ordinary user becomes root of a user namespace."""
+TOOLS = {"ip": "iproute2", "nft": "nftables"}
+"""What the tests run beside the agent, and the Debian packages that have it."""
+
+
+def why_no_kernel_tests():
+    """Empty when they can run here: the tools, and namespaces. An ordinary user becomes root of a user namespace."""
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    if missing:
+        return "not on the PATH: {} (on Debian and Ubuntu: apt install {}; their place is /usr/sbin)".format(
+            ", ".join(missing), " ".join(TOOLS[tool] for tool in missing))
     try:
         isolate()
         Namespace().close()
     except (NotPermitted, OSError) as error:
-        return str(error)
+        return "no network namespaces: {}".format(error)
     return ""
 
 
+def find_out(config):
+    """Before any test: isolate() wants a process without threads, and tests leave some."""
+    config.why_no_kernel_tests = why_no_kernel_tests()
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if config.why_no_kernel_tests and reporter:
+        reporter.write_line("Tests with network namespaces {}: {}".format(
+            "FAIL, as CI is set" if os.environ.get("CI") else "are skipped", config.why_no_kernel_tests))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config):
+    """With -n: what this process is allowed its workers are, which have threads from their first moment."""
+    if "not kernel" not in config.option.markexpr:
+        find_out(config)
+
+
 def pytest_collection_modifyitems(config, items):
-    # Before any test: isolate() wants a process without threads, and tests leave some.
-    needed = any(item.get_closest_marker("kernel") for item in items)
-    config.why_no_namespaces = why_no_namespaces() if needed else ""
+    if any(item.get_closest_marker("kernel") for item in items):
+        find_out(config)
 
 
 def pytest_runtest_setup(item):
-    reason = item.config.why_no_namespaces
-    if item.get_closest_marker("kernel") and reason:
+    if item.get_closest_marker("kernel") and item.config.why_no_kernel_tests:
         if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+            pytest.fail(item.config.why_no_kernel_tests)
+        pytest.skip(item.config.why_no_kernel_tests)
 
 
 @pytest.hookimpl(hookwrapper=True)

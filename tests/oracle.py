@@ -123,8 +123,9 @@ def wait_until(condition, seconds=3):
 
 
 def settle(vpc):
-    """Wait for links that have just come up, and that still change by themselves."""
+    """Wait for links that have just come up, and for addresses that are new: they still change by themselves."""
     wait_until(lambda: not [line for line in ip(vpc, "link show").splitlines() if ",UP" in line and " DOWN " in line])
+    vpc.dump()  # comes when the addresses are done
 
 
 # other people's things

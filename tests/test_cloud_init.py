@@ -27,6 +27,7 @@ with open(os.environ["SAID"], "a") as said:
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cloud_init_itself_finds_no_fault(name):
     if not shutil.which("cloud-init"):
@@ -77,6 +78,7 @@ def test_the_single_file_is_fetched_checked_and_installed(tmp_path, damaged):
     assert sorted(os.listdir(str(tmp_path))) == sorted(["program"] + ([] if damaged else ["said"]))
 
 
+@pytest.mark.packaging
 def test_the_wheelhouse_is_installed_without_any_index(tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()

@@ -421,6 +421,7 @@ class TestRivals:
         assert "terway" in rivals(str(root))[0]
 
 
+@pytest.mark.packaging
 class TestCommand:
     """The single file, in a process of its own."""
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.agent import ROOT
 
-pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason="the linters want Python 3.10")
+pytestmark = [pytest.mark.once,
+              pytest.mark.skipif(sys.version_info < (3, 10), reason="the linters want Python 3.10")]
 
 
 def run(*command):

@@ -10,6 +10,7 @@ from eni_bootstrap.config import Config
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.model import Numbering
 from tests.agent import Agent
+from tests.effort import one_in
 from tests.oracle import (
     assert_every_eni_answers, defaults, difference, ip, kernel, leaves_by, lookup, routes, rules, settle, show, watch,
 )
@@ -189,7 +190,7 @@ def test_whatever_message_was_the_last_the_next_run_ends_in_the_same_state(monke
             return there, len(sent)
 
     reference, total = world_after(cut=0)
-    for cut in range(1, total + 1, 7):
+    for cut in range(1, total + 1, one_in(7)):
         assert world_after(cut)[0] == reference, "cut after message {} of {}".format(cut, total)
 
 

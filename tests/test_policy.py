@@ -12,6 +12,7 @@ import pytest
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import make_tree
+from tests.oracle import settle
 
 pytestmark = pytest.mark.kernel
 
@@ -211,6 +212,7 @@ def test_more_sources_of_an_eni_leave_by_it(host, version):
     host.configure("sources:\n  - {eni: eth1, address: [172.31.7.7, '2001:db8:20:ffff::7']}\n")
     assert host().code == 0
     vpc.instance.run(["ip", "address", "add", more, "dev", "lo"])
+    settle(vpc)
     port = vpc.fabric.ports["eth1"]
     vpc.fabric.own("eth1", [*port.owned, ip_network(more)])
     with probe.echo_server(vpc.instance):

@@ -18,11 +18,12 @@ from eni_bootstrap.routing import Made, decide
 from tests import oracle
 from tests.agent import Agent
 from tests.build import CONFIG, DHCP, KERNEL, OURS, STATIC, net
+from tests.effort import times
 from tests.fakes import FakeKernel
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-PURE = settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
-REAL = settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW,
+PURE = settings(max_examples=times(150), deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
+REAL = settings(max_examples=times(25), deadline=None, derandomize=True, database=None, suppress_health_check=SLOW,
                 phases=[Phase.explicit, Phase.generate])
 """Without shrinking: an example takes a second."""
 

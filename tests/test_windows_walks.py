@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from tests.build import interface, subnet
+from tests.effort import times
 from tests.windows import V4, V6, Instance
 
 ENIS = range(4)
@@ -150,7 +151,7 @@ class Walk:
                 assert [self.windows.persistent[key] for key in keys] == [self.windows.active[key] for key in keys]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=times(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some.lists(STEPS, max_size=12))
 def test_whatever_happens(steps):
     with tempfile.TemporaryDirectory() as folder:

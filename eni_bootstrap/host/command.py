@@ -92,9 +92,10 @@ def uninstall(parsed: argparse.Namespace) -> int:
 
 
 def _root(parsed: argparse.Namespace) -> str:
-    if not os.path.isdir(parsed.root):
-        raise UsageError("--root {}: there is no such directory".format(parsed.root))
-    return os.path.abspath(parsed.root)
+    root: str = parsed.root
+    if not os.path.isdir(root):
+        raise UsageError("--root {}: there is no such directory".format(root))
+    return os.path.abspath(root)
 
 
 def _start(root: str) -> Start:

@@ -217,7 +217,7 @@ class MetadataService:
 
     def count_down(self, fault: str) -> bool:
         with self._lock:
-            left = getattr(self.faults, fault)
+            left: int = getattr(self.faults, fault)
             setattr(self.faults, fault, max(0, left - 1))
             return left > 0
 
@@ -281,7 +281,7 @@ class MetadataService:
 
     def _visible(self, still_listed: bool) -> Dict[str, Any]:
         """The tree as it can be seen now; ``None`` stands for what is listed but can't be read."""
-        tree = json.loads(json.dumps(self.tree))
+        tree: Dict[str, Any] = json.loads(json.dumps(self.tree))
         macs = _macs(tree)
         faults = self.faults
         for mac, seconds in faults.late.items():
@@ -324,7 +324,8 @@ class MetadataService:
 
 
 def _macs(tree: Dict[str, Any]) -> Dict[str, Any]:
-    return tree.get("network", {}).get("interfaces", {}).get("macs", {})
+    macs: Dict[str, Any] = tree.get("network", {}).get("interfaces", {}).get("macs", {})
+    return macs
 
 
 class _Token:

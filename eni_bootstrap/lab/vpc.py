@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import time
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -275,12 +276,19 @@ class Vpc:
         return self._neighbours[key]
 
     def dump(self) -> str:
-        """The instance's whole configuration as ``ip`` prints it: equal texts, equal state. Needs iproute2."""
+        """The instance's whole configuration as ``ip`` prints it: equal texts, equal state. Needs iproute2.
+
+        A worker of the kernel blesses each new IPv6 address and adds its local route, a while after the address is seen.
+        """
         commands = (
             "ip -d rule", "ip -d -6 rule", "ip -d route show table all", "ip -d -6 route show table all",
             "ip -d address",
         )
-        return "".join(f"# {command}\n{self.instance.run(command.split()).stdout}" for command in commands)
+        end = time.monotonic() + _SETTLE
+        while True:
+            text = "".join(f"# {command}\n{self.instance.run(command.split()).stdout}" for command in commands)
+            if _is_settled(text) or time.monotonic() > end:
+                return text
 
     # what can happen
 
@@ -445,6 +453,19 @@ def _settle(namespace: Namespace) -> None:
     with namespace:
         while _has_tentative() and time.monotonic() < end:
             time.sleep(0.001)
+
+
+def _is_settled(dump: str) -> bool:
+    """Whether every IPv6 address of a link that is up has its local route."""
+    name, up = "", False
+    for line in dump.splitlines():
+        link = re.match(r"\d+: ([^:@]+)[^<]*<(.*?)>", line)
+        if link:
+            name, up = link.group(1), "LOWER_UP" in link.group(2).split(",")
+        address = re.match(r" +inet6 ([^/ ]+)", line)
+        if address and up and (" tentative" in line or f"local {address.group(1)} dev {name} " not in dump):
+            return False
+    return True
 
 
 def _has_tentative() -> bool:
