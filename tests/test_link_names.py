@@ -1,4 +1,4 @@
-"""A link's name is bytes: any but a slash, a colon and white space. They go in and out as they are, whose link ever."""
+"""A link's name is bytes: any but a slash, a colon and white space. They go in and out as they are."""
 
 import json
 import os
