@@ -185,7 +185,7 @@ def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]
         if not at_once and not patience.worth(view.decision):
             break
         world.sleep(0 if at_once else POLL)
-        looks += 1
+        looks = looks + 1 if at_once else 0
         try:
             view, problems, again = step()
         except MetadataError as error:
