@@ -5,7 +5,7 @@ from typing import List, Tuple, Union
 
 from eni_bootstrap import executing, looking, proof, proving, state
 from eni_bootstrap.errors import MetadataError
-from eni_bootstrap.evidence import band_tables
+from eni_bootstrap.evidence import at_parents, band_tables
 from eni_bootstrap.host.managers import advice
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, Step, marked
@@ -74,7 +74,8 @@ def verify_of(world: World, view: View) -> Report:
         return Report(decision, (), tuple(problems), tuple(remarks))
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
     local = proving.local_destinations(world, eni_devs, view.snapshot)
-    facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local,
+    held = tuple(at_parents(view.snapshot.links, view.snapshot.addresses))
+    facts = proof.Facts(decision.enis, decision.sources, held, view.snapshot.rules, local,
                         proving.gateways(decision), world.config.primary == "full", proving.barriers(view.snapshot),
                         proving.marks_of(decision.marked, world.config))
     problems += [proving.unprovable_text(*member) for member in proving.unprovable_ones(facts, world.config)]
@@ -103,7 +104,7 @@ def status(world: World) -> Report:
     if world.config.connection_marks:
         tables = {dev: numbers.table for dev, numbers in decision.numbers.items()}
         members, _ = marked(decision.enis, (), tables, {}, (4, 6), world.config)
-    facts = proof.Facts(decision.enis, decision.sources, snapshot.addresses, rules,
+    facts = proof.Facts(decision.enis, decision.sources, tuple(at_parents(links, snapshot.addresses)), rules,
                         marks=proving.marks_of(members, world.config))
     verdicts = proving.prove(world, proof.full(facts), facts)
     proven = {verdict.eni for verdict in verdicts}

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from eni_bootstrap import proof, trials
 from eni_bootstrap.config import Config
+from eni_bootstrap.evidence import at_parents
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, value
 from eni_bootstrap.model import MAIN, Address, Answer, Query, Route, Snapshot
@@ -79,7 +80,8 @@ def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: View) -> Li
 
 def few_facts(world: World, view: View) -> proof.Facts:
     """What ``proof.small`` needs."""
-    return proof.Facts(view.decision.enis, view.decision.sources, world.kernel.addresses(),
+    held = tuple(at_parents(view.snapshot.links, world.kernel.addresses()))
+    return proof.Facts(view.decision.enis, view.decision.sources, held,
                        gateways=gateways(view.decision), full=world.config.primary == "full",
                        barriers=barriers(view.snapshot), marks=marks_of(view.decision.marked, world.config))
 

@@ -3,6 +3,7 @@
 from typing import Dict, List, Set
 
 from eni_bootstrap.config import Config
+from eni_bootstrap.evidence import at_parents
 from eni_bootstrap.model import Address, Hop, NetworkInterface, Network, Snapshot, Subnet
 from eni_bootstrap.pairing import Eni, natural, network_of
 from eni_bootstrap.routing import Decision
@@ -15,8 +16,9 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
     enis: List[Eni] = []
     sources: Dict[str, List[Network]] = {}
     numbers: Dict[str, Numbers] = {}
+    addresses = at_parents(snapshot.links, snapshot.addresses)
     for link in sorted(snapshot.links, key=lambda link: natural(link.name)):
-        held = {held.address for held in snapshot.addresses if held.dev == link.name}
+        held = {held.address for held in addresses if held.dev == link.name}
         local = [rule.src for rule in memory.own_rules if rule.src and rule.src.network_address in held]
         for table in memory.tables_of(link.name, local)[:1]:
             primary = table == config.table_primary
