@@ -331,7 +331,9 @@ def main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: D
                   config: Config) -> List[Route]:
     """A default route in main for each secondary to which the operating system gave none, worse than the primary's.
 
-    Some systems (Ubuntu 16, wicked) make none for a second interface; then nothing is reachable from its device.
+    Some systems (Ubuntu 16, wicked) make none for a second interface; then nothing is reachable from its device. Where
+    main has no better one of somebody else's there is none by a secondary either: the host's own way is in another
+    table, is still to come, or is not wanted.
     """
     found: List[Route] = []
     for eni in secondaries:
@@ -346,8 +348,8 @@ def main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: D
                 + config.metric_step * numbers[eni.dev].order
             while metric in taken:
                 metric += 1
-            if metric >= UNREACHABLE_METRIC:
-                continue  # the primary's is the worst there is, so that nothing can be worse
+            if metric >= UNREACHABLE_METRIC or not main.has_better(version, metric):
+                continue  # the primary's is the worst there is, so that nothing can be worse, or there is none
             found.append(Route(MAIN, EVERYWHERE[version], (Hop(eni.dev, subnet.gateway),), metric=metric))
     return found
 

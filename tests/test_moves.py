@@ -11,7 +11,7 @@ from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.retry import Deadline
 from tests.fakes import Clock
-from tests.oracle import assert_answers_by, ip, leaves_by, rules, sources_led_to
+from tests.oracle import NO_WAY, assert_answers_by, defaults, ip, leaves_by, rules, sources_led_to
 
 pytestmark = pytest.mark.kernel
 
@@ -137,9 +137,14 @@ def test_a_primary_whose_ipv6_default_comes_late_keeps_the_traffic(make_vpc, mak
     """Router advertisements come when they come; metadata by IPv4 is there before."""
     vpc = make_vpc(make_tree(2, ipv6=True, vswitches="own"))
     ip(vpc, "-6 route flush default")
-    assert make_agent(vpc)("apply").code == 0
+    agent = make_agent(vpc)
+    assert agent("apply").code == agent("verify").code == 0
+    assert leaves_by(vpc, None, "3fff::1") == NO_WAY, "nobody's traffic has a way that it did not have"
     ip(vpc, "-6 route add default via {} dev eth0 onlink metric 1024 proto ra".format(vpc.subnet("eth0", 6).gateway))
-    assert "dev eth0" in ip(vpc, "-6 route get 3fff::1")
+    for _ in range(2):
+        assert leaves_by(vpc, None, "3fff::1") == "eth0"
+        assert agent("apply").code == 0
+    assert [default[:2] for default in defaults(vpc, 6)] == [("eth0", 1024), ("eth1", 1124)]
 
 
 def test_status_notices_that_somebody_has_deleted_our_rules(make_vpc, make_agent):
