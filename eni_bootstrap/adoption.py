@@ -283,7 +283,9 @@ class _Search:
         return seen.protocol in TYPED and not seen.expires and route.is_default and route == plain
 
     def _is_worse(self, route: Route) -> bool:
-        return route.metric > self._worst_main.metric(route.version, self._primaries)
+        main = self._worst_main
+        return main.has_better(route.version, route.metric) and route.metric > main.metric(
+            route.version, self._primaries)
 
     def _leave_in_main(self, owner: _Owner, route: Route, reason: str) -> None:
         self._left_in_main.add((owner.eni.dev, owner.version))

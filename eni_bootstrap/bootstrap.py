@@ -1,14 +1,15 @@
 """The whole story: read, decide, compare, apply, prove. The world (metadata, kernel, clock) is passed in."""
 
 import logging
-from typing import List, Tuple, Union
+from typing import Dict, List, Tuple, Union
 
 from eni_bootstrap import executing, looking, proof, proving, state
 from eni_bootstrap.errors import MetadataError
-from eni_bootstrap.evidence import band_tables
+from eni_bootstrap.evidence import at_parents, band_tables
 from eni_bootstrap.host.managers import advice
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, Step, marked
+from eni_bootstrap.model import Route
 from eni_bootstrap.pairing import named
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.plan import Change, withdrawal
@@ -75,9 +76,11 @@ def verify_of(world: World, view: View) -> Report:
         return Report(decision, (), tuple(problems), tuple(remarks))
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
     local = proving.local_destinations(world, eni_devs, view.snapshot)
-    facts = proof.Facts(decision.enis, decision.sources, view.snapshot.addresses, view.snapshot.rules, local,
+    held = tuple(at_parents(view.snapshot.links, view.snapshot.addresses))
+    facts = proof.Facts(decision.enis, decision.sources, held, view.snapshot.rules, local,
                         proving.gateways(decision), world.config.primary == "full", proving.barriers(view.snapshot),
-                        proving.marks_of(decision.marked, world.config))
+                        proving.marks_of(decision.marked, world.config),
+                        proving.no_default(view.snapshot, world.config))
     problems += [proving.unprovable_text(*member) for member in proving.unprovable_ones(facts, world.config)]
     remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
                 for route in proving.shared_routes(view.snapshot, eni_devs)]
@@ -106,8 +109,9 @@ def status(world: World) -> Report:
     if world.config.connection_marks:
         tables = {dev: numbers.table for dev, numbers in decision.numbers.items()}
         members, _ = marked(decision.enis, (), tables, {}, (4, 6), world.config)
-    facts = proof.Facts(decision.enis, decision.sources, snapshot.addresses, rules,
-                        marks=proving.marks_of(members, world.config))
+    facts = proof.Facts(decision.enis, decision.sources, tuple(at_parents(links, snapshot.addresses)), rules,
+                        marks=proving.marks_of(members, world.config),
+                        no_default=proving.no_default(snapshot, world.config))
     verdicts = proving.prove(world, proof.full(facts), facts)
     proven = {verdict.eni for verdict in verdicts}
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
@@ -184,7 +188,14 @@ def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]
             steps, wrong = executing.mark(world, view.decision.marked, view.made, view.snapshot)
             changes.extend(steps)
             problems += wrong
-            return view, problems + proving.moved(before, proving.ways(world, view), view), again
+            after = proving.ways(world, view)
+            takers = proving.takers(before, after, done)
+            if takers:
+                back, said = _give_back(world, view, takers)
+                changes.extend(back)
+                problems += said
+                after = proving.ways(world, view)
+            return view, problems + proving.moved(before, after, view), again
 
     view, problems, again = step()
     while True:
@@ -192,7 +203,7 @@ def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]
         if not at_once and not patience.worth(view.decision):
             break
         world.sleep(0 if at_once else POLL)
-        looks += 1
+        looks = looks + 1 if at_once else 0
         try:
             view, problems, again = step()
         except MetadataError as error:
@@ -200,6 +211,16 @@ def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]
             break
     _note_missed(world, view)
     return view, changes, problems
+
+
+def _give_back(world: World, view: View, takers: Dict[Change, str]) -> Tuple[List[Change], List[str]]:
+    """Take back default routes of this run, by which the host's own packets leave now: the changes, what to say."""
+    back, failures = executing.make(world, [change._replace(verb="remove") for change in takers])
+    labels = {eni.dev: eni.label for eni in view.decision.enis}
+    said = ["{}: its default route in main would take the way to {}, and is taken back; see why main's better one does "
+            "not work, then run apply".format(labels[change.item.hops[0].dev], way) for change, way in takers.items()
+            if isinstance(change.item, Route)]
+    return back, said + [executing.refusal(failure, view.decision) for failure in failures]
 
 
 def _note_missed(world: World, view: View) -> None:

@@ -4,18 +4,22 @@ Such ENIs carry containers' addresses, and their owner makes routes and rules fo
 breaks the containers. That an ENI is theirs is told by cloud tags, which metadata does not show. So a secondary is
 left alone when it has children that containers use, when the configuration of a container network names it, when
 rules or routes where a configured one has its own use it, or when it is out of sight and one is configured that moves
-whole devices. A configured network alone says nothing: a node may have ENIs beside it.
+whole devices. A configured network alone says nothing: a node may have ENIs beside it. Nor does a child that bears an
+address of this host: what containers have is in their own namespaces.
 """
 
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN, ContainerNetwork, Link, Network, Rule, SeenRule
+from eni_bootstrap.model import MAIN, ContainerNetwork, Link, LinkAddress, Network, Rule, SeenRule
 from eni_bootstrap.pairing import Eni, Left, Unfit, left, likely
 from eni_bootstrap.tables import Memory
 
 CHILDREN = ("ipvlan", "ipvtap", "macvlan", "macvtap")
 """Kinds of links that are given to containers and virtual machines. A VLAN is the host's own as a rule."""
+
+VIRTUAL_ROUTERS = ("00:00:5e:00:01:", "00:00:5e:00:02:")
+"""The MACs of VRRP (RFC 9568): keepalived's macvlan has no address as long as another host is the master."""
 
 
 class Band(NamedTuple):
@@ -42,8 +46,8 @@ _OVERRIDE = "with \"container-networks: manage\" in the configuration it would b
 
 
 def leave_contained(
-    enis: Sequence[Eni], unfit: Sequence[Unfit], links: Sequence[Link], memory: Memory,
-    networks: Sequence[ContainerNetwork],
+    enis: Sequence[Eni], unfit: Sequence[Unfit], links: Sequence[Link], addresses: Sequence[LinkAddress],
+    memory: Memory, networks: Sequence[ContainerNetwork],
 ) -> Tuple[List[Eni], List[Unfit], List[Left]]:
     """Those that are nobody's, and those that a container network has."""
     contained: Dict[str, Left] = {}  # by MAC
@@ -52,7 +56,7 @@ def leave_contained(
     secondaries += [member for member in unfit if not member.primary]
     for eni in secondaries:
         own = left(eni, "", used=True)
-        use = _use(own, eni.mac, links, memory, networks) if eni.mac in here else _absence(networks)
+        use = _use(own, eni.mac, links, addresses, memory, networks) if eni.mac in here else _absence(networks)
         if use:
             contained[eni.mac] = own._replace(reason="because {}; {}".format(use, _OVERRIDE))
     return ([eni for eni in enis if eni.mac not in contained],
@@ -71,16 +75,30 @@ def band_tables(links: Sequence[Link], devs: AbstractSet[str], rules: Iterable[S
     return found - {MAIN}
 
 
+def children(links: Sequence[Link], devs: AbstractSet[str]) -> List[Link]:
+    """The links, of such as are given to containers, that are made of these devices."""
+    indexes = {link.ifindex for link in links if link.name in devs}
+    return [link for link in links if link.kind in CHILDREN and link.parent in indexes]
+
+
+def at_parents(links: Sequence[Link], addresses: Iterable[LinkAddress]) -> List[LinkAddress]:
+    """The addresses, those of a macvlan and the like at the device that it is made of: by it their packets come in."""
+    names = {link.ifindex: link.name for link in links}
+    above = {link.name: names[link.parent] for link in links if link.kind in CHILDREN and link.parent in names}
+    return [held._replace(dev=above[held.dev]) if held.dev in above else held for held in addresses]
+
+
 def parents(links: Iterable[Link]) -> Set[int]:
     """Indexes of the devices that something else in this namespace is made of: without them it has no carrier."""
     return {link.parent for link in links if link.parent and link.kind != "veth"}
 
 
-def _use(own: Left, mac: str, links: Sequence[Link], memory: Memory, networks: Sequence[ContainerNetwork]) -> str:
+def _use(own: Left, mac: str, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory,
+         networks: Sequence[ContainerNetwork]) -> str:
     """What shows that a container network has this ENI, or ""."""
     indexes = {link.ifindex for link in links if link.name in own.devs}
-    for link in links:
-        if link.kind in CHILDREN and link.parent in indexes:
+    for link in children(links, set(own.devs)):
+        if not _is_the_hosts(link, own.devs, addresses):
             return "{} is made of it, a {} as containers have".format(link.name, link.kind)
     names = {mac}.union(dev.lower() for dev in own.devs)
     for network in networks:
@@ -90,6 +108,17 @@ def _use(own: Left, mac: str, links: Sequence[Link], memory: Memory, networks: S
         if trace:
             return "{} ({}) uses it: {}".format(network.name, network.path, trace)
     return ""
+
+
+def _is_the_hosts(child: Link, devs: Sequence[str], addresses: Sequence[LinkAddress]) -> bool:
+    """Whether a child of these devices serves this host itself: a virtual router, or what bears an address of its own.
+
+    An address that another link has too is none: terway's ``ipvl_3`` bears the primary's, by which containers reach
+    the node.
+    """
+    elsewhere = {held.address for held in addresses if held.dev not in (child.name, *devs)}
+    return child.mac.startswith(VIRTUAL_ROUTERS) or any(
+        held.dev == child.name and held.address not in elsewhere for held in addresses)
 
 
 def _trace(network: ContainerNetwork, own: Left, indexes: Set[int], memory: Memory) -> str:

@@ -69,7 +69,7 @@ def left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config:
     best = min((route.metric for route in defaults if route.hops), default=0)
     primary = {dev for route in defaults if route.metric == best for dev in route.devs()}
     enis = [eni for eni in likely(snapshot.links) if eni.dev not in primary]
-    left = leave_contained(enis, [], snapshot.links, Memory(snapshot, config), networks)[2]
+    left = leave_contained(enis, [], snapshot.links, snapshot.addresses, Memory(snapshot, config), networks)[2]
     return said + [member.text for member in left]
 
 

@@ -59,6 +59,15 @@ class MainTable:
     def is_own(self, seen: SeenRoute) -> bool:
         return seen.protocol == self._protocol
 
+    def has_better(self, version: int, metric: int) -> bool:
+        """Whether somebody else's default route comes before one of this metric.
+
+        Without one, ours would be main's own: it would take a way that another table has by now, or be one where there
+        is none on purpose.
+        """
+        return any(seen.route.version == version and seen.route.metric < metric and not seen.route.tos
+                   and not self.is_own(seen) for seen in self.defaults)
+
     def metric(self, version: int, devs: Set[str]) -> int:
         """The best metric of a default route through one of the devices; for none, the worst that may still come."""
         return min((seen.route.metric for seen in self.defaults

@@ -10,7 +10,7 @@ import errno
 import os
 from collections import defaultdict
 from ipaddress import ip_address
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule
@@ -73,6 +73,8 @@ class Facts(NamedTuple):
     """Main's default routes that lead nowhere: a VPN's kill-switch."""
     marks: Dict[str, int] = {}
     """By device: the mark of connections that came in by it."""
+    no_default: FrozenSet[int] = frozenset()
+    """IP versions of which main has no default route but ours: the primary, which follows main, may lead nowhere."""
 
 
 def small(facts: Facts) -> List[Check]:
@@ -120,7 +122,8 @@ def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: Facts, conf
         if received:
             ok = answer.kind == "local" and not answer.error
         elif check.not_by:
-            ok = not answer.error and answer.dev not in check.not_by
+            nowhere = answer.error == errno.ENETUNREACH and check.query.dst.version in facts.no_default
+            ok = nowhere or not answer.error and answer.dev not in check.not_by
         else:
             ok = not answer.error and answer.dev == check.dev
             ok = ok and (not check.gateways or answer.gateway in check.gateways)
@@ -199,7 +202,10 @@ def _targets(eni: Eni, version: int, source: Address, facts: Facts, others: int)
     checks = [_internet(eni, version, source, facts)]
     local = {held.address for held in facts.addresses}
     if source in subnet.vswitch and subnet.vswitch.num_addresses > 1:
-        checks.append(Check(eni, "own vSwitch", Query(some_host(subnet.vswitch, local), source), eni.dev))
+        near = Check(eni, "own vSwitch", Query(some_host(subnet.vswitch, local), source), eni.dev)
+        # Of IPv6 it may be reached by main's default only: then it is where that is.
+        checks.append(near._replace(not_by=_others(eni, facts)) if version == 6 and eni.primary and not facts.full
+                      and version in facts.no_default else near)
     seen = {subnet.vswitch}
     for other in facts.enis:
         for far in other.interface.subnets:
@@ -218,10 +224,13 @@ def _internet(eni: Eni, version: int, source: Optional[Address], facts: Facts) -
     itself."""
     query = Query(INTERNET[version], source)
     if eni.primary and not facts.full:
-        return Check(eni, "internet", query, eni.dev, not_by=tuple(
-            other.dev for other in facts.enis if other is not eni))
+        return Check(eni, "internet", query, eni.dev, not_by=_others(eni, facts))
     return Check(eni, "internet", query, eni.dev, tuple(
         gateway for gateway in facts.gateways.get(eni.dev, ()) if gateway.version == version))
+
+
+def _others(eni: Eni, facts: Facts) -> Tuple[str, ...]:
+    return tuple(other.dev for other in facts.enis if other is not eni)
 
 
 def _marked(facts: Facts) -> List[Check]:

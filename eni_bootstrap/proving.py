@@ -2,15 +2,17 @@
 
 import ipaddress
 import itertools
-from typing import Dict, List, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, List, Sequence, Set, Tuple
 from urllib.parse import urlsplit
 
 from eni_bootstrap import proof, trials
 from eni_bootstrap.config import Config
+from eni_bootstrap.evidence import at_parents
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, value
-from eni_bootstrap.model import MAIN, Address, Answer, Query, Route, Snapshot
+from eni_bootstrap.model import MAIN, Address, Answer, Hop, Query, Route, Snapshot
 from eni_bootstrap.pairing import Eni, natural
+from eni_bootstrap.plan import Change
 from eni_bootstrap.routing import Decision
 
 DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
@@ -77,11 +79,33 @@ def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: View) -> Li
             and (way.dev, way.gateway) != (after[what].dev, after[what].gateway)]
 
 
+def takers(before: Dict[str, Answer], after: Dict[str, Answer], done: Sequence[Change]) -> Dict[Change, str]:
+    """Of the default routes that were just made in main, those of a family in which one has taken a way; and which way.
+
+    Without that one the next would. Main has a better one then, but one that the kernel may pass by: its link has no
+    carrier (``ignore_routes_with_linkdown``), or its IPv6 gateway does not answer at present.
+    """
+    made = {change: change.item for change in done
+            if isinstance(change.item, Route) and change.item.table == MAIN and change.verb != "remove"}
+    versions = {route.hops: route.version for route in made.values()}
+    found: Dict[Change, str] = {}
+    for what, way in before.items():
+        now = after[what]
+        taken = versions.get((Hop(now.dev, now.gateway),))
+        if now.table == MAIN and now.dev != way.dev and taken:
+            for change, route in made.items():
+                if route.version == taken:
+                    found.setdefault(change, "{}, which {}".format(what, "is by " + way.dev if way.dev else "has none"))
+    return found
+
+
 def few_facts(world: World, view: View) -> proof.Facts:
     """What ``proof.small`` needs."""
-    return proof.Facts(view.decision.enis, view.decision.sources, world.kernel.addresses(),
+    held = tuple(at_parents(view.snapshot.links, world.kernel.addresses()))
+    return proof.Facts(view.decision.enis, view.decision.sources, held,
                        gateways=gateways(view.decision), full=world.config.primary == "full",
-                       barriers=barriers(view.snapshot), marks=marks_of(view.decision.marked, world.config))
+                       barriers=barriers(view.snapshot), marks=marks_of(view.decision.marked, world.config),
+                       no_default=no_default(view.snapshot, world.config))
 
 
 def local_destinations(world: World, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
@@ -103,6 +127,12 @@ def gateways(decision: Decision) -> Dict[str, Tuple[Address, ...]]:
             if hop.gateway is not None and hop.dev in found and route.table == decision.numbers[hop.dev].table:
                 found[hop.dev].append(hop.gateway)
     return {dev: tuple(dict.fromkeys(gateways)) for dev, gateways in found.items()}
+
+
+def no_default(snapshot: Snapshot, config: Config) -> FrozenSet[int]:
+    """The IP versions of which main has no default route of anybody else."""
+    return frozenset({4, 6} - {seen.route.version for seen in snapshot.routes if seen.route.table == MAIN
+                               and seen.route.is_default and seen.protocol != config.protocol})
 
 
 def barriers(snapshot: Snapshot) -> Tuple[Route, ...]:

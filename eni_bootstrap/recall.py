@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Dict, List, Optional, Sequence, Set
 
 from eni_bootstrap.config import Config
+from eni_bootstrap.evidence import at_parents
 from eni_bootstrap.model import MAIN, Address, Hop, NetworkInterface, Network, Route, Snapshot, Subnet
 from eni_bootstrap.pairing import Eni, natural, network_of, possible
 from eni_bootstrap.routing import Decision
@@ -23,8 +24,9 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
     taken: Set[int] = set()
     defaults = [seen.route for seen in snapshot.routes if seen.route.table == MAIN and seen.route.is_default]
     links = sorted(possible(snapshot.links), key=lambda link: natural(link.name))
+    all_held = at_parents(snapshot.links, snapshot.addresses)
     for link in sorted(links, key=lambda link: not memory.tables_of(link.name, (), by_name=False)):
-        held = [held for held in snapshot.addresses if held.dev == link.name]
+        held = [held for held in all_held if held.dev == link.name]
         addresses = {each.address for each in held}
         local = [rule.src for rule in memory.own_rules if rule.src and rule.src.network_address in addresses]
         for table in [table for table in memory.tables_of(link.name, local) if table not in taken][:1]:

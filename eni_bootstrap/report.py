@@ -32,11 +32,11 @@ class Report(NamedTuple):
 
     @property
     def devs(self) -> FrozenSet[str]:
-        """The devices of the ENIs, those that could not be set up too."""
+        """The devices of the ENIs, those that could not be set up too, and what is made of them."""
         if self.decision is None:
             return frozenset()
         own = {dev for eni in self.decision.enis for dev in (eni.dev, eni.link.name)}
-        return self.decision.kept_devs.union(own)
+        return self.decision.kept_devs.union(own, self.decision.children)
 
     @property
     def exit_code(self) -> int:

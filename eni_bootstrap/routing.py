@@ -19,7 +19,7 @@ from ipaddress import IPv6Network
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config, fence
-from eni_bootstrap.evidence import leave_contained
+from eni_bootstrap.evidence import at_parents, children, leave_contained
 from eni_bootstrap.links import Unaddressed, link_changes, link_groups, link_settings
 from eni_bootstrap.maintable import MainTable, neighbour
 from eni_bootstrap.marks import Marked, mark_rules, marked
@@ -74,6 +74,8 @@ class Decision(NamedTuple):
     """Devices of ENIs that are left alone."""
     used: FrozenSet[str] = frozenset()
     """Of these, somebody else's."""
+    children: FrozenSet[str] = frozenset()
+    """Macvlans and the like of the ENIs' devices: what addresses they bear is the ENIs', too."""
 
 
 def decide(
@@ -92,17 +94,19 @@ def decide(
     memory = Memory(snapshot, config)
     enis, unfit, left = leave_ignored(enis, unfit, config.ignore, config.only)
     if config.container_networks == "leave":
-        enis, unfit, contained = leave_contained(enis, unfit, snapshot.links, memory, networks)
+        enis, unfit, contained = leave_contained(
+            enis, unfit, snapshot.links, snapshot.addresses, memory, networks)
         left += contained
     if config.unattended:
         enis, resting = leave_resting(enis, snapshot.links, made.ups | made.seen_up)
         unfit += resting
     main = MainTable(snapshot, config)
-    on_link = _on_link(snapshot)
-    sources = {eni.dev: _sources(eni, on_link, listing) for eni in enis}
+    on_link = _on_link(snapshot.addresses)
+    behind = _on_link(at_parents(snapshot.links, snapshot.addresses))
+    sources = {eni.dev: _sources(eni, behind, listing) for eni in enis}
     problems = _more_sources(sources, enis, config)
 
-    kept_tables, gone_devs, remarks = _kept(enis, unfit, left, sources, snapshot, on_link, memory)
+    kept_tables, gone_devs, remarks = _kept(enis, unfit, left, sources, snapshot, behind, memory)
     remarks += left_text(enis, left, config.ignore)
 
     def base_routes(eni: Eni, table: int) -> List[Route]:
@@ -128,7 +132,8 @@ def decide(
         sources=sources, displaced=crowded,
         kept_tables=kept_tables.union([LOCAL] if config.prefixes == "local" and (unfit or kept_tables) else []),
         kept_devs=kept_devs, left=frozenset(dev for member in left for dev in member.devs) - ours,
-        used=frozenset(dev for member in left for dev in member.devs if member.used) - ours)
+        used=frozenset(dev for member in left for dev in member.devs if member.used) - ours,
+        children=frozenset(link.name for link in children(snapshot.links, ours)))
     ups, addresses, dropped, unaddressed, said = link_changes(enis, on_link, snapshot, made, patience_over, config)
     remarks += said
     if config.entries:
@@ -195,7 +200,8 @@ def decide(
 
 
 def _sources(eni: Eni, on_link: Dict[str, List[LinkAddress]], listing: Listing) -> List[Network]:
-    """All that metadata gives the ENI, and what sits on its link inside its vSwitch (HAVIP, keepalived)."""
+    """All that metadata gives the ENI, and what sits on its link, or a child of it, inside its vSwitch (HAVIP,
+    keepalived)."""
     addresses: List[Address] = []
     prefixes: List[Network] = []
     for subnet in eni.interface.subnets:
@@ -238,9 +244,9 @@ def _claimed_by_another(address: Address, eni: Eni, listing: Listing) -> bool:
     )
 
 
-def _on_link(snapshot: Snapshot) -> Dict[str, List[LinkAddress]]:
+def _on_link(addresses: Iterable[LinkAddress]) -> Dict[str, List[LinkAddress]]:
     held: Dict[str, List[LinkAddress]] = defaultdict(list)
-    for address in snapshot.addresses:
+    for address in addresses:
         held[address.dev].append(address)
     return held
 
@@ -325,7 +331,9 @@ def main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: D
                   config: Config) -> List[Route]:
     """A default route in main for each secondary to which the operating system gave none, worse than the primary's.
 
-    Some systems (Ubuntu 16, wicked) make none for a second interface; then nothing is reachable from its device.
+    Some systems (Ubuntu 16, wicked) make none for a second interface; then nothing is reachable from its device. Where
+    main has no better one of somebody else's there is none by a secondary either: the host's own way is in another
+    table, is still to come, or is not wanted.
     """
     found: List[Route] = []
     for eni in secondaries:
@@ -340,8 +348,8 @@ def main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: D
                 + config.metric_step * numbers[eni.dev].order
             while metric in taken:
                 metric += 1
-            if metric >= UNREACHABLE_METRIC:
-                continue  # the primary's is the worst there is, so that nothing can be worse
+            if metric >= UNREACHABLE_METRIC or not main.has_better(version, metric):
+                continue  # the primary's is the worst there is, so that nothing can be worse, or there is none
             found.append(Route(MAIN, EVERYWHERE[version], (Hop(eni.dev, subnet.gateway),), metric=metric))
     return found
 

@@ -242,6 +242,12 @@ class TestMain:
     def test_one_that_the_host_goes_by_is_left(self, metric):
         assert "no worse than the primary's" in left(self.world((GATEWAY, metric)))[0]
 
+    def test_the_only_one_is_left(self):
+        """Ours is never the one that the host goes by."""
+        world = self.world((GATEWAY, 2000))
+        alone = world._replace(routes=tuple(seen for seen in world.routes if seen.route.devs() != ("eth0",)))
+        assert found(alone).changes == () and "main goes by it" in left(alone)[0]
+
     def test_one_by_another_gateway_is_left(self):
         assert left(self.world(("eth1 172.16.20.9", 200))) == ()
 

@@ -21,7 +21,8 @@ from tests.build import (
 )
 from tests.fakes import FakeKernel
 from tests.oracle import (
-    assert_answers_by, assert_every_eni_answers, container, difference, ip, kernel, lost, rules, show, table_of,
+    OUTSIDE, assert_answers_by, assert_every_eni_answers, container, difference, ip, kernel, leaves_by, lost, rules,
+    show, sources_led_to, table_of,
 )
 from tests.oracle import OURS as OUR_NUMBER
 
@@ -160,6 +161,19 @@ def test_an_eni_with_a_child_as_containers_have_is_left_alone(kind):
     assert devs(made) == ["eth0"] and not made.unfit
     assert "child0" in said_of(made, "eth1") and kind in said_of(made, "eth1")
     assert "container-networks: manage" in said_of(made, "eth1")
+
+
+@pytest.mark.parametrize("kind", ["ipvlan", "ipvtap", "macvlan", "macvtap"])
+@pytest.mark.parametrize("held, found", [
+    ("172.16.20.100/32", ["eth0", "eth1"]), ("10.9.9.9/32", ["eth0", "eth1"]), ("172.16.20.20/24", ["eth0", "eth1"]),
+    ("172.16.10.10/32", ["eth0"])])
+def test_a_child_with_an_address_of_this_host_s_own(kind, held, found):
+    """Another link's, the primary's, is none: terway's child bears it, by which containers reach the node."""
+    world = two_enis(links=[link(0), link(1), child(kind, 1)], addresses=[address("child0", held)])
+    assert devs(decided(world)) == found
+    world = two_enis(links=[link(0), link(1), child(kind, 1), child(kind, 1)._replace(ifindex=91, name="child1")],
+                     addresses=[address("child0", held)])
+    assert devs(decided(world)) == ["eth0"], "the other one is somebody's"
 
 
 @pytest.mark.parametrize("other", [
@@ -556,6 +570,90 @@ def test_an_eni_with_a_macvlan_child(host):
     assert not about(vpc, gone + come, "eth1")
     ip(vpc, "link del mv0")
     assert "left alone" not in node().out and table_of(vpc, "eth1") == 1001
+
+
+VRRP_MAC = "00:00:5e:00:01:33"
+VIP = "172.16.20.100"
+
+
+def keepalived(vpc):
+    """Its ``use_vmac``: the link is there from the start, the address while this host is the master."""
+    vpc.fabric.own("eth1", [*vpc.fabric.ports["eth1"].owned, net(VIP + "/32")])
+    for command in ("link add vrrp.51 link eth1 type macvlan mode private",
+                    "link set vrrp.51 address {} up".format(VRRP_MAC)):
+        ip(vpc, command)
+
+
+def assert_nothing_is_left_alone(node, *commands):
+    for command in commands:
+        done = node(*command.split())
+        assert done.code == 0 and "left alone" not in done.out, done
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("before", [True, False], ids=["set up before", "set up after"])
+def test_a_virtual_router_s_address_on_a_macvlan_is_the_eni_s(make_vpc, make_agent, before):
+    """Whichever of the two comes first; without the address it is as it was."""
+    vpc = make_vpc(make_tree(vswitches="own"))
+    agent = make_agent(vpc)
+    fresh = kernel(vpc)
+    if before:
+        assert agent("apply").code == 0
+    keepalived(vpc)
+    assert_nothing_is_left_alone(agent, "apply --unattended", "verify", "status")
+    assert table_of(vpc, "eth1") == 1001 and leaves_by(vpc, vpc.address("eth1"), OUTSIDE[4]) == "eth1"
+    backup = kernel(vpc)
+    ip(vpc, "address add {}/32 dev vrrp.51".format(VIP))
+    assert leaves_by(vpc, VIP, OUTSIDE[4]) == "eth0" and agent("status").code == 1, "a run is due, and that is said"
+    assert_nothing_is_left_alone(agent, "apply --unattended", "verify", "status")
+    assert VIP in sources_led_to(vpc, 1001)
+    assert_answers_by(vpc, "eth1", VIP)
+    assert_every_eni_answers(vpc)
+    master = kernel(vpc)
+    assert_nothing_is_left_alone(agent, "apply --unattended")
+    assert kernel(vpc) == master
+    ip(vpc, "address del {}/32 dev vrrp.51".format(VIP))
+    assert_nothing_is_left_alone(agent, "apply --unattended")
+    assert kernel(vpc) == backup
+    ip(vpc, "link del vrrp.51")
+    assert agent("remove").code == 0 and kernel(vpc) == fresh
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("moved", [False, True], ids=["too", "only"])
+def test_a_macvlan_that_holds_the_eni_s_own_address(make_vpc, make_agent, moved):
+    """So that the host reaches the containers which are macvlans of the same ENI, elsewhere."""
+    vpc = make_vpc(make_tree(vswitches="own", ipv6=True))
+    agent = make_agent(vpc)
+    assert agent("apply").code == 0
+    ip(vpc, "link add shim link eth1 type macvlan mode bridge")
+    ip(vpc, "link set shim up")
+    for version in (4, 6):
+        address = "{}/{}".format(vpc.address("eth1", version), 32 if version == 4 else 128)
+        if moved:
+            length = 24 if version == 4 else 128
+            ip(vpc, "address del {}/{} dev eth1".format(vpc.address("eth1", version), length))
+        if moved or version == 4:
+            ip(vpc, "address add {} dev shim nodad".format(address) if version == 6 else
+               "address add {} dev shim".format(address))
+    assert_nothing_is_left_alone(agent, "apply --unattended", "verify", "status")
+    for version in (4, 6):
+        address = vpc.address("eth1", version)
+        assert str(address) in sources_led_to(vpc, 1001, version)
+        assert leaves_by(vpc, address, OUTSIDE[version]) == "eth1"
+    assert_every_eni_answers(vpc)
+
+
+@pytest.mark.kernel
+def test_terway_s_own_child_bears_an_address_of_the_primary_s(make_vpc, make_agent):
+    """By which containers are reached: it says that the ENI is theirs, as any other child does."""
+    vpc = make_vpc(make_tree(vswitches="shared"))
+    agent = make_agent(vpc)
+    ip(vpc, "link add ipvl_3 link eth1 type macvlan mode private")  # not every kernel has ipvlan
+    ip(vpc, "address add {}/32 dev ipvl_3 scope host".format(vpc.address("eth0")))
+    for command in ("apply", "status"):
+        assert "eth1): left alone, because ipvl_3 is made of it" in agent(command).out
+    assert table_of(vpc, "eth1") is None and table_of(vpc, "eth2") == 1002
 
 
 @pytest.mark.kernel

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from eni_bootstrap.lab import probe
-from eni_bootstrap.lab.vpc import macs_of, make_tree
+from eni_bootstrap.lab.vpc import METADATA, macs_of, make_tree
 from tests.oracle import (
-    OURS, OUTSIDE, ask_all, assert_answers_by, assert_asks_by, assert_every_eni_answers, container, defaults,
+    NO_WAY, OURS, OUTSIDE, ask_all, assert_answers_by, assert_asks_by, assert_every_eni_answers, container, defaults,
     ip, kernel, leaves_by, lookup, routes, sources_led_to, table_of,
 )
 
@@ -243,6 +243,109 @@ def test_a_default_of_ours_is_worse_than_the_primarys(make_vpc, make_agent, metr
     ip(vpc, "route add default via 172.16.10.253 dev eth0 metric {}".format(metric))
     applied(vpc, make_agent(vpc))
     assert defaults(vpc) == [("eth0", metric, "boot"), ("eth1", expected[0], OURS), ("eth2", expected[1], OURS)]
+
+
+ELSEWHERE = {"behind main": 32767, "in front of main": 9000}
+"""Where the rule stands that leads to the table with the host's default route."""
+
+
+def move_default(vpc, version, table):
+    """Out of main, as link balancers and MAAS have it. IPv6 has no rule for table ``default`` of its own."""
+    gateway = vpc.subnet("eth0", version).gateway
+    ip(vpc, "-{} route del default dev eth0".format(version))
+    ip(vpc, "-{} route add default via {} dev eth0 onlink table {}".format(version, gateway, table))
+
+
+def hosts_own_ways(vpc, versions=(4, 6)):
+    """Of packets that have chosen no source, and of the primary's to the metadata service."""
+    asked = [(None, str(METADATA)), (str(vpc.address("eth0")), str(METADATA))]
+    asked += [(None, OUTSIDE[version]) for version in versions]
+    return {question: leaves_by(vpc, *question) for question in asked}
+
+
+@pytest.mark.parametrize("where", list(ELSEWHERE))
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after a run"])
+def test_a_host_whose_own_default_is_in_another_table_goes_by_it(make_vpc, make_agent, where, before):
+    """A default in main by a secondary would come in front of it, or stand by to take its place."""
+    vpc = make_vpc(make_tree(ipv6=True, vswitches="own"), os="up")
+    agent = make_agent(vpc)
+    if not before:
+        applied(vpc, agent)
+        assert len(defaults(vpc)) == len(defaults(vpc, 6)) == 3
+    for version in (4, 6):
+        ip(vpc, "-{} rule add lookup 77 priority {}".format(version, ELSEWHERE[where]))
+        move_default(vpc, version, 77)
+    if before:
+        assert set(hosts_own_ways(vpc).values()) == {"eth0"}
+    applied(vpc, agent)
+    assert set(hosts_own_ways(vpc).values()) == {"eth0"}
+    assert defaults(vpc) == defaults(vpc, 6) == []
+    assert_every_eni_answers(vpc)
+    state = kernel(vpc)
+    assert agent("apply").code == agent("verify").code == agent("status").code == 0
+    assert kernel(vpc) == state
+
+
+def test_a_host_whose_own_default_is_in_the_table_of_that_name(make_vpc, make_agent):
+    """The kernel has a rule for it, behind main's."""
+    vpc = make_vpc(os="up")
+    move_default(vpc, 4, "default")
+    applied(vpc, make_agent(vpc))
+    assert set(hosts_own_ways(vpc, [4]).values()) == {"eth0"} and defaults(vpc) == []
+    assert_every_eni_answers(vpc)
+
+
+def test_a_host_that_has_no_default_on_purpose_gets_none(make_vpc, make_agent):
+    """Not by a secondary either; each family by itself."""
+    vpc = make_vpc(make_tree(ipv6=True, vswitches="own"), os="up")
+    ip(vpc, "route add 100.64.0.0/10 via 172.16.10.253 dev eth0")
+    ip(vpc, "-4 route del default dev eth0")
+    agent = make_agent(vpc)
+    for _ in range(2):
+        applied(vpc, agent)
+        assert leaves_by(vpc, None, OUTSIDE[4]) == NO_WAY and defaults(vpc) == []
+        assert leaves_by(vpc, None, OUTSIDE[6]) == leaves_by(vpc, None, str(METADATA)) == "eth0"
+        assert [dev for dev, _, _ in defaults(vpc, 6)] == ["eth0", "eth1", "eth2"]
+        for dev in ("eth1", "eth2"):
+            assert_answers_by(vpc, dev, vpc.address(dev))
+    ip(vpc, "route add default via 172.16.10.253 dev eth0 metric 100 proto dhcp")
+    applied(vpc, agent)
+    assert defaults(vpc) == [("eth0", 100, "dhcp"), ("eth1", 200, OURS), ("eth2", 300, OURS)]
+
+
+def test_a_default_that_takes_the_hosts_own_way_is_taken_back_by_the_same_run(make_vpc, make_agent):
+    """Main has a better one that the kernel passes by, because its link has no carrier."""
+    vpc = make_vpc(os="up")
+    move_default(vpc, 4, "default")
+    ip(vpc, "link add dead0 type veth peer name dead1")
+    ip(vpc, "link set dead0 up")
+    vpc.instance.sysctl("net.ipv4.conf.dead0.ignore_routes_with_linkdown", 1)
+    ip(vpc, "route add default dev dead0 metric 50")
+    assert leaves_by(vpc, None, OUTSIDE[4]) == "eth0"
+    agent = make_agent(vpc)
+    result = agent("apply")
+    assert set(hosts_own_ways(vpc, [4]).values()) == {"eth0"}
+    assert defaults(vpc) == [("dead0", 50, "boot")]
+    said = [line for line in result.out.splitlines() if line.startswith("PROBLEM")]
+    assert result.code == 1 and [line.split("): ")[0].split(", ")[-1] for line in said] == ["eth1", "eth2"]
+    assert all("eth0" in line and "taken back" in line for line in said)
+    assert_every_eni_answers(vpc)
+
+
+def test_an_ipv6_gateway_that_does_not_answer_costs_no_way(make_vpc, make_agent):
+    """With a worse default beside it, the kernel passes it by and does not ask for it again."""
+    vpc = make_vpc(make_tree(ipv6=True, vswitches="own"), os="up")
+    gateway = vpc.subnet("eth0", 6).gateway
+    ip(vpc, "-6 neighbour replace {} dev eth0 nud failed".format(gateway))
+    agent = make_agent(vpc)
+    result = agent("apply")
+    assert leaves_by(vpc, None, OUTSIDE[6]) == "eth0" and [dev for dev, _, _ in defaults(vpc, 6)] == ["eth0"]
+    assert result.code == 1 and result.out.count("PROBLEM: ") == result.out.count("taken back") == 2
+    assert len(defaults(vpc)) == 3, "IPv4 has nothing to do with it"
+    ip(vpc, "-6 neighbour del {} dev eth0".format(gateway))
+    applied(vpc, agent)
+    assert [dev for dev, _, _ in defaults(vpc, 6)] == ["eth0", "eth1", "eth2"]
+    assert_every_eni_answers(vpc)
 
 
 def test_a_default_that_is_there_is_enough(make_vpc, make_agent):

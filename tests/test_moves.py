@@ -1,11 +1,17 @@
 """ENIs and addresses that change places, and what must be noticed; on the real kernel."""
 
 import time
+from copy import deepcopy
 
 import pytest
 
+from eni_bootstrap import bootstrap
+from eni_bootstrap.config import Config
 from eni_bootstrap.lab.vpc import macs_of, make_tree
-from tests.oracle import ip, leaves_by, rules, sources_led_to
+from eni_bootstrap.netlink import Kernel
+from eni_bootstrap.retry import Deadline
+from tests.fakes import Clock
+from tests.oracle import NO_WAY, assert_answers_by, defaults, ip, leaves_by, rules, sources_led_to
 
 pytestmark = pytest.mark.kernel
 
@@ -86,13 +92,59 @@ def test_a_sick_eni_keeps_what_it_has_when_a_well_one_has_its_name(make_vpc, mak
     assert leaves_by(vpc, addresses["eth1"], OUTSIDE) not in ("eth0", "eth1")
 
 
+class Meanwhile(Clock):
+    """A clock of a run that pauses: on the way to a certain second something happens."""
+
+    def __init__(self, second, event):
+        super().__init__()
+        self._second, self._event = second, event
+
+    def sleep(self, seconds):
+        super().sleep(seconds)
+        if self._event and self.now >= self._second:
+            event, self._event = self._event, None
+            event()
+
+
+def test_links_that_change_places_while_a_run_waits_are_all_done_by_that_run(make_vpc, monkeypatch, tmp_path):
+    """Nine seconds of waiting are nine looks, and none of them was one without a pause."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    vpc = make_vpc(make_tree(4, vswitches="own"))
+    late = vpc.nics["eth3"].mac
+    vpc.detach("eth3", listed=True)
+
+    def change_places():
+        """The ENI that was waited for comes as eth1, which was another's name and table."""
+        vpc.detach("eth1")
+        vpc.attach(late, name="eth1", os="up")
+
+    clock = Meanwhile(9, change_places)
+    with vpc.instance:
+        kernel = Kernel()
+        try:
+            report = bootstrap.apply(bootstrap.World(
+                lambda: deepcopy(vpc.tree), kernel, Deadline(60, clock), Config(), sleep=clock.sleep))
+        finally:
+            kernel.close()
+    assert clock.slept.count(1.0) == 9, "it waited no longer than it had to"
+    assert report.problems == () and report.exit_code == 0
+    for dev in ("eth1", "eth2"):
+        assert leaves_by(vpc, vpc.address(dev), OUTSIDE) == dev
+        assert_answers_by(vpc, dev, vpc.address(dev))
+
+
 def test_a_primary_whose_ipv6_default_comes_late_keeps_the_traffic(make_vpc, make_agent):
     """Router advertisements come when they come; metadata by IPv4 is there before."""
     vpc = make_vpc(make_tree(2, ipv6=True, vswitches="own"))
     ip(vpc, "-6 route flush default")
-    assert make_agent(vpc)("apply").code == 0
+    agent = make_agent(vpc)
+    assert agent("apply").code == agent("verify").code == 0
+    assert leaves_by(vpc, None, "3fff::1") == NO_WAY, "nobody's traffic has a way that it did not have"
     ip(vpc, "-6 route add default via {} dev eth0 onlink metric 1024 proto ra".format(vpc.subnet("eth0", 6).gateway))
-    assert "dev eth0" in ip(vpc, "-6 route get 3fff::1")
+    for _ in range(2):
+        assert leaves_by(vpc, None, "3fff::1") == "eth0"
+        assert agent("apply").code == 0
+    assert [default[:2] for default in defaults(vpc, 6)] == [("eth0", 1024), ("eth1", 1124)]
 
 
 def test_status_notices_that_somebody_has_deleted_our_rules(make_vpc, make_agent):

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from eni_bootstrap.model import LinkGroup, LinkUp, Route, Rule
+from eni_bootstrap.model import LinkGroup, LinkUp, Route, Rule, SeenRoute
 from eni_bootstrap.plan import Change, plan, withdrawal
 from eni_bootstrap.routing import Made
 from tests.build import (
-    BOOT, CONFIG, ETH1, ETH2, MAIN, OURS, PRIMARY, STATIC, address, decision, interface, link, net,
+    BOOT, CONFIG, DHCP, ETH1, ETH2, MAIN, OURS, PRIMARY, STATIC, address, decision, interface, link, net,
     route, snapshot, subnet, two_enis,
 )
 from tests.fakes import FakeKernel
@@ -40,7 +40,8 @@ def test_a_second_run_changes_nothing(interfaces):
 
 def test_what_is_made_is_made_in_a_safe_order():
     """Routes before the rules that lead to them, a rule before the address that it is for."""
-    world = two_enis(links=[link(0), link(1, up=False)])._replace(addresses=(), routes=())
+    world = two_enis(links=[link(0), link(1, up=False)])._replace(
+        addresses=(), routes=(SeenRoute(route(MAIN, "default", "eth0 172.16.10.253", metric=100), DHCP),))
     kinds = []
     for change in planned(world, SIX_PRIMARY, SIX).changes:
         item = change.item

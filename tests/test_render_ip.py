@@ -205,6 +205,27 @@ def test_a_spread_default_of_the_primarys_counts_with_its_metric(make_vpc, run):
     assert metrics == ["800", "900"]
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after a run"])
+def test_main_s_only_default_is_never_ours(make_vpc, run, before):
+    """The host's own is in the table ``default``, and comes back."""
+    vpc = make_vpc(make_tree(ipv6=True), os="up")
+    if not before:
+        assert run(vpc).returncode == 0 and len(oracle.defaults(vpc)) == len(oracle.defaults(vpc, 6)) == 3
+    gateways = [(version, vpc.subnet("eth0", version).gateway) for version in (4, 6)]
+    oracle.ip(vpc, "-6 rule add lookup default priority 32767")
+    for version, gateway in gateways:
+        oracle.ip(vpc, "-{} route del default dev eth0".format(version))
+        oracle.ip(vpc, "-{} route add default via {} dev eth0 onlink table default".format(version, gateway))
+    done = run(vpc)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for version, gateway in gateways:
+        assert oracle.leaves_by(vpc, None, oracle.OUTSIDE[version]) == "eth0" and oracle.defaults(vpc, version) == []
+        oracle.ip(vpc, "-{} route add default via {} dev eth0 onlink metric 50".format(version, gateway))
+    assert run(vpc).returncode == 0
+    for version, _ in gateways:
+        assert [dev for dev, _, _ in oracle.defaults(vpc, version)] == ["eth0", "eth1", "eth2"]
+
+
 def test_a_default_of_ours_in_main_follows_the_gateway_too(make_vpc, run):
     vpc = make_vpc(os="up")
     assert run(vpc).returncode == 0

@@ -1,5 +1,7 @@
 """The decision: the rules and routes that should be."""
 
+import pytest
+
 from eni_bootstrap.model import LinkGroup, LinkUp, Rule, SickInterface
 from eni_bootstrap.routing import Made
 from tests.build import (
@@ -108,13 +110,30 @@ class TestDefaultsInMain:
         assert str(ours[0]) not in self.defaults(DHCP_MAIN[:1] + [
             ours, (route(MAIN, "default", "eth1 172.16.20.253", metric=101), DHCP)])
 
+    @pytest.mark.parametrize("others, made", [
+        ([], []),
+        ([("eth1 172.16.20.253", {"metric": 200})], [1224]),
+        ([("tun0", {"metric": 50})], [1124, 1224]),
+        ([("", {"metric": 50, "kind": "unreachable"})], [1124, 1224]),
+        ([("tun0", {"metric": 30000})], []),
+        ([("tun0", {"metric": 1200})], [1224]),
+        ([("tun0", {"metric": 50, "tos": 16})], []),
+    ], ids=["none", "a secondary's", "a VPN's", "a refusal", "a bad one", "one in between", "one for some packets"])
+    def test_none_is_the_one_that_the_host_would_go_by(self, others, made):
+        """Main's look-up ends at what comes first, whosever it is. Ours of other ENIs are none."""
+        routes = [(route(MAIN, "default", *filter(None, [hop]), **more), STATIC) for hop, more in others]
+        ours = [(route(MAIN, "default", "eth2 172.16.10.253", metric=7), OURS)]
+        for before in (routes, routes + ours):
+            assert sorted(int(text.split()[-1]) for text in self.defaults(before)) == made
+
 
 def test_no_ipv6_default_in_main_where_the_gateway_is_another_eni_s_neighbour():
     """The kernel would refuse it."""
     shared = (route(MAIN, "2001:db8::/64", "eth0", metric=256), KERNEL)
+    best = (route(MAIN, "default", "eth0 2001:db8::ffff:ffff:ffff:fff7", metric=1024), RA)
     secondary = interface(1, subnet("2001:db8::/64", "2001:db8::6"))
-    assert in_table(decision(two_enis(routes=[shared]), SIX_PRIMARY, secondary), MAIN, 6) == []
-    assert len(in_table(decision(two_enis(), SIX_PRIMARY, secondary), MAIN, 6)) == 1
+    assert in_table(decision(two_enis(routes=[best, shared]), SIX_PRIMARY, secondary), MAIN, 6) == []
+    assert len(in_table(decision(two_enis(routes=[best]), SIX_PRIMARY, secondary), MAIN, 6)) == 1
 
 
 def test_main_s_best_default_by_a_secondary_gives_the_primary_its_own():

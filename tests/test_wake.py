@@ -16,7 +16,7 @@ from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.model import Rule
 from eni_bootstrap.rtnetlink import Message, Socket
 from tests.agent import ROOT
-from tests.oracle import ip, routes, rules, show
+from tests.oracle import OUTSIDE, ip, leaves_by, routes, rules, show
 
 
 @pytest.fixture
@@ -226,6 +226,20 @@ def test_what_an_eni_loses_starts_the_next_run_and_nothing_else_does(unit):
     assert pending(listening)
     run()
     assert routes(vpc, 1001)
+
+
+def test_a_virtual_router_that_becomes_the_master_starts_the_next_run(unit):
+    """Its address comes to a macvlan that has been there without any."""
+    run, listening, vpc, _ = unit
+    ip(vpc, "link add vrrp.51 link eth1 type macvlan mode private")
+    ip(vpc, "link set vrrp.51 address 00:00:5e:00:01:33 up")
+    run()
+    run()
+    assert not pending(listening)
+    ip(vpc, "address add 172.16.20.100/32 dev vrrp.51")
+    assert pending(listening)
+    run()
+    assert leaves_by(vpc, "172.16.20.100", OUTSIDE[4]) == "eth1"
 
 
 # What a run that nobody typed leaves alone

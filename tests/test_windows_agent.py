@@ -199,6 +199,19 @@ def test_an_adapter_that_comes_late_is_waited_for(instance):
     assert len(ours(instance)) == 2
 
 
+def test_who_is_overtaken_before_and_after_a_pause_looks_again_both_times(instance):
+    """DHCP makes the very route in the moment before we do; the next look finds it."""
+    windows = instance.windows
+    instance.list(PRIMARY, ETH1, ETH2)
+    overtake = [lambda: windows.type_route(V4, 6, "172.16.12.253", 9),
+                lambda: windows.type_route(V4, 7, "172.16.10.253", 9)]
+    windows.before = lambda: overtake.pop(0)() if overtake else None
+    instance.while_waiting = [lambda: None, lambda: None, lambda: windows.plug(2, "172.16.10.30/24")]
+    done = instance("apply")
+    assert (done.code, "PROBLEM" in done.out, overtake) == (0, False, []), done
+    assert instance.clock.slept.count(0) == 2
+
+
 def test_an_adapter_that_does_not_come_is_named_and_waited_for_once(instance):
     instance.list(PRIMARY, ETH1, ETH2)
     done = instance("apply", "--unattended")

@@ -152,14 +152,28 @@ defaults() {{
     }}' | sort -n
 }}
 
-# DEV FAMILY GATEWAY N: a default route in main where the system has made none, worse than the primary's.
+# FAMILY METRIC: whether somebody else's default route in main comes before one of this metric.
+better() {{
+    ip -o "$1" route show default table main | awk -v metric="$2" '!/ proto {protocol} / {{
+        other = 0
+        for (i = 1; i < NF; i++) if ($i == "metric") other = $(i + 1)
+        if (other < metric + 0) found = 1
+    }} END {{ exit !found }}'
+}}
+
+# DEV FAMILY GATEWAY N: a default route in main where the system has made none, worse than the primary's; none by which
+# the host itself would go.
 main_default() {{
     present=$(ip "$2" route show default dev "$1" table main proto {protocol})
     case "$present " in
-    *" via $3 "*) return 0 ;;
     *' metric '*)
         metric=${{present##* metric }}
-        try ip "$2" route replace default via "$3" dev "$1" onlink metric "${{metric%% *}}" proto {protocol}
+        metric=${{metric%% *}}
+        case "$present " in
+        *" via $3 "*) ;;
+        *) try ip "$2" route replace default via "$3" dev "$1" onlink metric "$metric" proto {protocol} ;;
+        esac
+        better "$2" "$metric" || try ip "$2" route del default dev "$1" metric "$metric" proto {protocol}
         return
         ;;
     esac
@@ -169,6 +183,7 @@ main_default() {{
     [ "$metric" -ge {least} ] || metric={least}
     metric=$((metric + {step} * $4))
     while defaults "$2" | grep -q "^$metric "; do metric=$((metric + 1)); done
+    better "$2" "$metric" || return 0
     said=$(ip "$2" route add default via "$3" dev "$1" onlink metric "$metric" proto {protocol} 2>&1) && return
     [ "$2" = -6 ] || say "default by $1: $said"  # main may know an IPv6 gateway as another ENI's neighbour
 }}

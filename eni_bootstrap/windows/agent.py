@@ -233,7 +233,7 @@ def _converge(world: World) -> Tuple[_View, List[RouteChange], List[str]]:
         if not at_once and not patience.worth(view.decision._replace(unaddressed=coming)):
             break
         world.sleep(0 if at_once else POLL)
-        looks += at_once
+        looks = looks + 1 if at_once else 0
         try:
             view, problems = step()
         except MetadataError as error:
