@@ -1,7 +1,7 @@
 """The whole story: read, decide, compare, apply, prove. The world (metadata, kernel, clock) is passed in."""
 
 import logging
-from typing import List, Tuple, Union
+from typing import FrozenSet, List, Tuple, Union
 
 from eni_bootstrap import executing, looking, proof, proving, state
 from eni_bootstrap.errors import MetadataError
@@ -9,6 +9,7 @@ from eni_bootstrap.evidence import band_tables
 from eni_bootstrap.host.managers import advice
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, Step, marked
+from eni_bootstrap.model import Listing
 from eni_bootstrap.pairing import named
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.plan import Change, withdrawal
@@ -170,7 +171,7 @@ def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]
         listing = looking.ask_listing(world)
         with state.lock(world.deadline, world.sleep) as waited:
             _heed_removal(world)
-            view = looking.look(world, looking.ask_listing(world) if waited else listing, patience.over())
+            view = _confirmed(world, looking.ask_listing(world) if waited else listing, patience.over())
             before = proving.ways(world, view)
             done, problems, again = executing.execute(world, view)
             changes.extend(done)
@@ -193,6 +194,19 @@ def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]
             break
     _note_missed(world, view)
     return view, changes, problems
+
+
+def _confirmed(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]]) -> View:
+    """A look. What metadata tells no more goes when it says so twice in a row: a listing that was cut short looks like
+    one from which something has gone."""
+    view = looking.look(world, listing, patience_over)
+    while view.plan.removals:
+        again = looking.ask_listing(world)
+        if again == listing:
+            break
+        listing = again
+        view = looking.look(world, listing, patience_over)
+    return view
 
 
 def _note_missed(world: World, view: View) -> None:
