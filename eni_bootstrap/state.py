@@ -11,6 +11,7 @@ import ipaddress
 import json
 import logging
 import os
+import stat
 import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
@@ -36,10 +37,7 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
     path = os.path.join(directory(), "lock")
     try:
         os.makedirs(directory(), mode=0o755, exist_ok=True)
-        # To read only: then it does not matter whose file it is, root's or the sandboxed service's.
-        handle = open(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        with contextlib.suppress(PermissionError):
-            os.fchmod(handle.fileno(), 0o644)
+        handle = open(_lock_file(path))
     except OSError as error:
         raise _unwritable(path, error)
 
@@ -58,12 +56,16 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
 
 def taken_back() -> bool:
     """Whether ``remove`` has taken back all, and nobody has asked for it again since."""
-    return os.path.exists(_mark())
+    try:
+        return stat.S_ISREG(os.lstat(_mark()).st_mode)
+    except OSError:
+        return False
 
 
 def take_back() -> None:
     try:
-        open(_mark(), "w").close()
+        if not taken_back():
+            os.close(_anew(_mark()))
     except OSError as error:
         raise _unwritable(_mark(), error)
 
@@ -83,8 +85,11 @@ def load(links: Sequence[Link]) -> Made:
     A link is known again by its index, which lasts exactly as long as the link; a renamed one is found.
     """
     try:
-        with open(_path()) as handle:
-            content = json.load(handle)
+        with open(_there(_path())) as handle:
+            text = handle.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError("it is larger than {} MiB".format(_LARGEST >> 20))
+        content = json.loads(text)
         recorded = content["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
@@ -127,10 +132,7 @@ def save(made: Made, links: Sequence[Link]) -> None:
         texts.append("{}/{}{}".format(held.address, held.prefix_length, " deprecated" if held.deprecated else ""))
     temporary = _path() + ".new"
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)  # of a run that was cut off, perhaps another user's
-        with open(temporary, "w") as handle:
-            os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
+        with open(_anew(temporary), "w") as handle:
             content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked,
                        "numbers": made.numberings}
             json.dump(content, handle, indent=1, sort_keys=True)
@@ -187,6 +189,65 @@ def _with_settings(made: Made, added: Sequence[LinkSetting], present: Iterable[L
         key = setting[:2]
         found[key] = SettingMade(setting, found[key].former if key in found else were[key])
     return tuple(found[key] for key in sorted(found))
+
+
+# The directory may be the sandboxed service's, a user's who may do little else. What there is no file is never followed
+# and never waited for; what is made is for everybody to read, since root's next run may be that user's.
+
+
+def _new(path: str) -> int:
+    """Make a file; raises ``FileExistsError`` when anything is there."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    os.fchmod(descriptor, 0o644)  # whatever the umask
+    return descriptor
+
+
+def _anew(path: str) -> int:
+    """Make a file in the place of whatever is there, perhaps of a run that was cut off, perhaps another user's."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    return _new(path)
+
+
+def _there(path: str) -> int:
+    """Open a file to read it. Raises ``_NoFile`` for anything else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _NoFile() if error.errno in (errno.ELOOP, errno.ENXIO) else error  # a link, a socket
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise _NoFile()
+
+
+def _lock_file(path: str) -> int:
+    """Open to read only: then it does not matter whose file it is, root's or the sandboxed service's."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileExistsError):
+            return _new(path)
+        try:
+            return _there(path)
+        except FileNotFoundError:
+            continue  # somebody has just removed it
+        except _NoFile:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+    raise _NoFile()
+
+
+class _NoFile(OSError):
+    """A link, a pipe, a device … where a file should be."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EINVAL, "it is no regular file; delete it")
+
+
+_TRIES = 10
+"""So often somebody may be in the way of a new file: that is no accident any more."""
+
+_LARGEST = 1 << 24
+"""Characters of a record: 32 ENIs with 100 addresses each make a hundredth of it."""
 
 
 def _mark() -> str:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import socket
+import stat
+import subprocess
 
 import pytest
 
@@ -76,6 +79,90 @@ def test_root_s_runs_and_the_sandboxed_service_s_share_the_files(directory):
     assert {name: os.stat(str(directory / name)).st_mode & 0o777 for name in os.listdir(str(directory))} == {
         "lock": 0o644, "state.json": 0o644}
     assert state.load(LINKS) == MADE
+
+
+def link_to_a_secret(path, secret):
+    path.symlink_to(secret)
+
+
+def hard_link_to_a_secret(path, secret):
+    os.link(str(secret), str(path))
+
+
+def link_to_nothing(path, secret):
+    path.symlink_to(secret.parent / "nothing")
+
+
+def pipe(path, secret):
+    os.mkfifo(str(path))
+
+
+def talking_socket(path, secret):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+NAMES = ["lock", "taken-back", "state.json", "state.json.new"]
+"""The directory is a less privileged user's, who may put anything there."""
+
+
+@pytest.fixture
+def secret(tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("nobody's business")
+    path.chmod(0o600)
+    yield path
+    assert path.read_text() == "nobody's business" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("put", [link_to_a_secret, hard_link_to_a_secret, link_to_nothing, pipe, talking_socket],
+                         ids=lambda put: put.__name__)
+def test_what_is_no_file_of_ours_is_neither_followed_nor_waited_for(vpc, make_agent, secret, put):
+    agent = make_agent(vpc)
+    assert agent("apply").code == 0
+    for command in ("apply", "remove"):
+        for path in (secret.parent / "run" / name for name in NAMES):
+            if os.path.lexists(str(path)):
+                path.unlink()
+            put(path, secret)
+        process = agent.start(command, "--timeout", 5)
+        try:
+            out, err = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            pytest.fail("{} hangs".format(command))
+        assert process.returncode == 0 and "Traceback" not in err, (command, out, err)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_directory_in_a_file_s_place_is_named(directory, name):
+    (directory / name).mkdir()
+    said = ""
+    try:
+        with state.lock(Deadline(1)):
+            state.load(LINKS)
+            state.save(MADE, LINKS)
+            state.take_back()
+    except BootstrapError as error:
+        said = str(error)
+    assert str(directory / name) in said and "irectory" in said or "no regular file" in said
+
+
+def test_a_link_is_no_mark_of_a_removal(directory, secret):
+    (directory / "taken-back").symlink_to(secret)
+    assert not state.taken_back()
+    state.take_back()
+    assert state.taken_back() and not (directory / "taken-back").is_symlink()
+
+
+def test_a_record_without_end_is_not_read(directory, caplog):
+    with open(str(directory / "state.json"), "w") as handle:
+        handle.truncate(1 << 40)
+    assert state.load(LINKS) == Made()
+    assert "can't be read" in caplog.text
 
 
 def test_the_mark_of_a_removal_stays_until_somebody_asks_again(directory):
