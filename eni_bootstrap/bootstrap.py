@@ -4,6 +4,7 @@ import logging
 from typing import FrozenSet, List, Tuple, Union
 
 from eni_bootstrap import executing, looking, proof, proving, state
+from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.evidence import band_tables
 from eni_bootstrap.host.managers import advice
@@ -137,6 +138,8 @@ def remove(world: World) -> Report:
         if made.marked or made.valid_marks:
             made = state.load(links)  # without these
         protocols = {each.protocol for each in (world.config, *former)}
+        made = state.still_ours(made, snapshot.seen, protocols)
+        made = state.without_undone(made, snapshot, {each.group for each in (Config(), world.config, *former)})
         todo = withdrawal(snapshot, made, looking.devs_in_use(world, links, made.ups, protocols), world.config, former)
         done, failures = executing.make(world, todo.removals)
         made = state.after(made, done, -1)

@@ -51,6 +51,8 @@ class View(NamedTuple):
     """With the numbers that hold for now."""
     numberings: Tuple[Numbering, ...] = ()
     """To be recorded: those with which there are things of ours, the ones in force last."""
+    recorded: Made = Made()
+    """What is on record; of that, ``made`` is still true."""
 
 
 def networks_here(world: World) -> List[ContainerNetwork]:
@@ -101,7 +103,8 @@ def _look_by(
     scripts: Optional[Sequence["Script"]]
 ) -> View:
     """With these numbers; what ``former`` ones have made ours goes once what is wanted is there."""
-    networks = networks_here(world)
+    networks, recorded = networks_here(world), made
+    protocols = {each.protocol for each in (config, world.config, *former)}
     for crowded in (False, True):
         devs, tables = _places(listing, links, rules, crowded, config)
         tables |= band_tables(links, devs, rules, networks, config)
@@ -109,6 +112,7 @@ def _look_by(
             from eni_bootstrap.adoption import places  # no part of a boot
             tables |= places(listing, rules, scripts, config)
         whole = world.kernel.snapshot(links, rules, devs, tables, config, former)
+        made = state.still_ours(recorded, whole.seen, protocols)
         outdone = outdated(whole, devs, former, config) if former else NOTHING
         snapshot = without(whole, outdone) if former else whole
         decision = decide(listing, snapshot, made, patience_over, config, networks)
@@ -126,7 +130,7 @@ def _look_by(
     in_use = devs_in_use(world, links, ours & decision.left - decision.used,
                          {each.protocol for each in (config, *former)})
     return View(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
-                () if numberings == (Config().numbering,) else numberings)
+                () if numberings == (Config().numbering,) else numberings, recorded)
 
 
 def former_configs(made: Made, config: Config) -> List[Config]:

@@ -13,10 +13,12 @@ import logging
 import os
 import stat
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import AbstractSet, Any, Callable, Dict, Iterable, Iterator, Sequence, Set, Tuple
 
 from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Numbering, SettingMade
+from eni_bootstrap.model import (
+    Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Numbering, SeenAddress, SettingMade, Snapshot,
+)
 from eni_bootstrap.plan import Change
 from eni_bootstrap.retry import Deadline, wait_for_lock
 
@@ -104,6 +106,9 @@ def load(links: Sequence[Link]) -> Made:
             tuple(Numbering(*map(int, numbers)) for numbers in content.get("numbers", [])),
             tuple(SettingMade(LinkSetting(name, _setting(key), int(value)), int(former)) for name, entry in known
                   for key, (value, former) in sorted(entry.get("settings", {}).items())),
+            frozenset(SeenAddress(_address(name, text), int(protocol), int(set_at)) for name, entry in known
+                      for text, (protocol, set_at) in entry.get(
+                          "as_set", dict.fromkeys(entry.get("addresses", []), (0, _UNTOLD))).items()),
         )
     except FileNotFoundError:
         return Made()
@@ -127,9 +132,12 @@ def save(made: Made, links: Sequence[Link]) -> None:
     for done in made.settings:
         settings = entries.setdefault(indexes[done.setting.dev], {}).setdefault("settings", {})
         settings[done.setting.name] = [done.setting.value, done.former]
+    as_set = {seen.held: seen[1:] for seen in made.as_set}
     for held in sorted(made.addresses, key=str):
-        texts: List[str] = entries.setdefault(indexes[held.dev], {}).setdefault("addresses", [])
-        texts.append("{}/{}{}".format(held.address, held.prefix_length, " deprecated" if held.deprecated else ""))
+        entry = entries.setdefault(indexes[held.dev], {})
+        text = "{}/{}{}".format(held.address, held.prefix_length, " deprecated" if held.deprecated else "")
+        entry.setdefault("addresses", []).append(text)
+        entry.setdefault("as_set", {}).update({text: as_set[held]} if held in as_set else {})
     temporary = _path() + ".new"
     try:
         with open(_anew(temporary), "w") as handle:
@@ -139,6 +147,45 @@ def save(made: Made, links: Sequence[Link]) -> None:
         os.replace(temporary, _path())
     except OSError as error:
         raise _unwritable(temporary, error)
+
+
+def still_ours(made: Made, seen: Sequence[SeenAddress], protocols: AbstractSet[int]) -> Made:
+    """The record without the addresses in whose place somebody else has put the same, or that he has set anew.
+
+    Ours is what is there as it was when we set it. Where a run was killed before it could write that down, the kernel
+    has to say that it bears our mark (``protocols``); when in doubt it is somebody else's.
+    """
+    recorded = {each.held: each for each in made.as_set}
+    there = {each.held: each for each in seen}
+    left: Set[LinkAddress] = set()
+    as_set: Set[SeenAddress] = set()
+    for address in made.addresses:
+        then, now = recorded.get(address), there.get(address)
+        untold = then is not None and then.set_at == _UNTOLD
+        if now is None:
+            left.add(address)
+            as_set.update([then] if then is not None and not untold else [])
+        elif then == now or untold or then is None and now.protocol in protocols:
+            left.add(address)
+            as_set.add(now)
+    return made._replace(addresses=frozenset(left), as_set=frozenset(as_set))
+
+
+def with_seen(made: Made, changes: Sequence[Change], seen: Sequence[SeenAddress]) -> Made:
+    """The record with how the kernel has the addresses that these changes have just put there."""
+    added = made.addresses.intersection(change.item for change in changes if isinstance(change.item, LinkAddress))
+    others = {each for each in made.as_set if each.held not in added}
+    return made._replace(as_set=frozenset(others.union(each for each in seen if each.held in added)))
+
+
+def without_undone(made: Made, snapshot: Snapshot, groups: AbstractSet[int]) -> Made:
+    """The record without what is as if it had never been done: a run that was killed could not write down that it had
+    taken it back. If it is there again some day, somebody else has done it. ``groups``: ours."""
+    up = {link.name for link in snapshot.links if link.up}
+    grouped = {link.name for link in snapshot.links if link.group in groups}
+    return _with_addresses(made, made.addresses.intersection(snapshot.addresses))._replace(
+        ups=made.ups & up, groups=tuple(former for former in made.groups if former.dev in grouped),
+        settings=tuple(done for done in made.settings if done.setting in snapshot.settings))
 
 
 def before(
@@ -151,13 +198,15 @@ def before(
     """
     former = {link.name: link.group for link in links}
     added = [change.item for change in changes if change.verb != "remove"]
+    addresses = {item for item in added if isinstance(item, LinkAddress)}
     recorded = {entry.dev for entry in made.groups}
     groups = tuple(LinkGroup(item.dev, former[item.dev]) for item in added
                    if isinstance(item, LinkGroup) and item.group == group and item.dev not in recorded)
     return made._replace(
         ups=made.ups | {item.dev for item in added if isinstance(item, LinkUp)},
         groups=made.groups + groups,
-        addresses=made.addresses | {item for item in added if isinstance(item, LinkAddress)},
+        addresses=made.addresses | addresses,
+        as_set=frozenset(each for each in made.as_set if each.held not in addresses),
         seen_up=made.seen_up | {link.name for link in links if link.up}.intersection(devs),
         settings=_with_settings(made, [item for item in added if isinstance(item, LinkSetting)], settings),
     )
@@ -172,13 +221,19 @@ def after(made: Made, changes: Sequence[Change], group: int, refused: Sequence[C
     restored = {change.item.dev for change in changes
                 if isinstance(change.item, LinkGroup) and change.item.group != group}
     downs = {item.dev for item in removed if isinstance(item, LinkUp)}
-    return made._replace(
+    left = made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)}
+    return _with_addresses(made, left)._replace(
         ups=made.ups - downs,
         groups=tuple(former for former in made.groups if former.dev not in restored),
-        addresses=made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)},
         settings=tuple(done for done in made.settings if done.setting._replace(value=done.former) not in removed),
         seen_up=made.seen_up - downs,
     )
+
+
+def _with_addresses(made: Made, addresses: AbstractSet[LinkAddress]) -> Made:
+    """Some of the addresses."""
+    return made._replace(addresses=frozenset(addresses),
+                         as_set=frozenset(each for each in made.as_set if each.held in addresses))
 
 
 def _with_settings(made: Made, added: Sequence[LinkSetting], present: Iterable[LinkSetting]) -> Tuple[SettingMade, ...]:
@@ -257,6 +312,10 @@ def _mark() -> str:
 
 def _path() -> str:
     return os.path.join(directory(), "state.json")
+
+
+_UNTOLD = -1
+"""The time in a record of a version that did not write it down: what is there is ours, as it was for that version."""
 
 
 def _group(number: int) -> int:

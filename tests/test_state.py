@@ -10,7 +10,7 @@ import pytest
 
 from eni_bootstrap import state
 from eni_bootstrap.errors import BootstrapError
-from eni_bootstrap.model import LinkGroup, LinkUp
+from eni_bootstrap.model import LinkGroup, LinkUp, SeenAddress
 from eni_bootstrap.plan import Change
 from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Made
@@ -52,6 +52,7 @@ def test_a_link_that_has_gone_is_forgotten():
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"links": 3}', '{"links": {"x": {}}}', '{"links": {"3": []}}',
                                      '{"links": {"3": {"addresses": ["x"]}}}', '{"links": {"3": {"group": 1e999}}}',
+                                     '{"links": {"3": {"addresses": [], "as_set": {"10.0.0.1/24": [0]}}}}',
                                      '{"links": {"3": {"group": -5}}}', "[" * 100000], ids=lambda text: text[:40])
 def test_a_broken_record_is_said_and_survived(directory, caplog, content):
     (directory / "state.json").write_text(content)
@@ -184,6 +185,43 @@ def test_what_is_about_to_be_done_is_recorded_before_and_what_is_undone_forgotte
     assert state.before(made, add, LINKS, (), 60235) == made, "the group that it had is not forgotten"
     undo = [Change("remove", up, 235), Change("add", LinkGroup("eth2", 0), 235), Change("remove", held, 235)]
     assert state.after(made, undo, 60235) == Made()
+
+
+def test_how_an_address_was_set_is_recorded_after_it_was_and_tells_whose_it_is():
+    held, six = address("eth2", "172.16.10.30/24"), address("eth2", "2001:db8::1/128")
+    add = [Change("add", item, 235) for item in (held, six)]
+    made = state.before(Made(), add, LINKS, (), 60235)
+    assert made.as_set == frozenset()
+    four, unmarked = SeenAddress(held, 235, 700), SeenAddress(six, 0, 701)
+    state.save(made, LINKS)
+    assert state.load(LINKS) == made
+    killed = state.still_ours(made, (four, unmarked), {235})
+    assert (killed.addresses, killed.as_set) == ({held}, {four}), "of the other nobody knows"
+    made = state.with_seen(made, add, (four, unmarked))
+    assert made.as_set == {four, unmarked}
+    state.save(made, LINKS)
+    assert state.load(LINKS) == made == state.still_ours(made, (four, unmarked), {235})
+    for other in (four._replace(set_at=800), four._replace(protocol=0)):
+        assert state.still_ours(made, (other, unmarked), {235}).addresses == {six}
+    assert state.still_ours(made, (), {235}) == made, "it may come back, and it is known as what"
+    assert state.before(made, add[:1], LINKS, (), 60235).as_set == {unmarked}
+    assert state.after(made, [Change("remove", held, 235)], 60235).as_set == {unmarked}
+
+
+def test_a_record_of_a_former_version_is_believed_about_what_is_there(directory):
+    """Which did not write down how the addresses were set."""
+    (directory / "state.json").write_text(json.dumps({"links": {"3": {
+        "addresses": ["172.16.20.20/24", "2001:db8::1/128 deprecated"], "group": 0, "up": True}},
+        "marked": False, "missed": [], "numbers": []}))
+    held = address("eth1", "172.16.20.20/24")
+    made = state.load(LINKS)
+    assert held in made.addresses and len(made.addresses) == 2
+    state.save(made, LINKS)
+    assert state.load(LINKS) == made
+    seen = SeenAddress(held, 0, 900)
+    there = state.still_ours(made, (seen,), {235})
+    assert len(there.addresses) == 2 and there.as_set == {seen}
+    assert state.still_ours(there, (seen._replace(set_at=901),), {235}).addresses == made.addresses - {held}
 
 
 def test_an_address_that_somebody_else_was_faster_with_is_not_ours():
