@@ -1,15 +1,16 @@
 """The whole story: read, decide, compare, apply, prove. The world (metadata, kernel, clock) is passed in."""
 
 import logging
-from typing import Dict, List, Tuple, Union
+from typing import Dict, FrozenSet, List, Tuple, Union
 
 from eni_bootstrap import executing, looking, proof, proving, state
+from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.evidence import at_parents, band_tables
 from eni_bootstrap.host.managers import advice
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, Step, marked
-from eni_bootstrap.model import Route
+from eni_bootstrap.model import Listing, Route
 from eni_bootstrap.pairing import named
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.plan import Change, withdrawal
@@ -147,6 +148,8 @@ def remove(world: World) -> Report:
         if made.marked or made.valid_marks:
             made = state.load(links)  # without these
         protocols = {each.protocol for each in (world.config, *former)}
+        made = state.still_ours(made, snapshot.seen, protocols)
+        made = state.without_undone(made, snapshot, {each.group for each in (Config(), world.config, *former)})
         todo = withdrawal(snapshot, made, looking.devs_in_use(world, links, made.ups, protocols), world.config, former)
         done, failures = executing.make(world, todo.removals)
         made = state.after(made, done, -1)
@@ -181,7 +184,7 @@ def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]
         listing = looking.ask_listing(world)
         with state.lock(world.deadline, world.sleep) as waited:
             _heed_removal(world)
-            view = looking.look(world, looking.ask_listing(world) if waited else listing, patience.over())
+            view = _confirmed(world, looking.ask_listing(world) if waited else listing, patience.over())
             before = proving.ways(world, view)
             done, problems, again = executing.execute(world, view)
             changes.extend(done)
@@ -221,6 +224,19 @@ def _give_back(world: World, view: View, takers: Dict[Change, str]) -> Tuple[Lis
             "not work, then run apply".format(labels[change.item.hops[0].dev], way) for change, way in takers.items()
             if isinstance(change.item, Route)]
     return back, said + [executing.refusal(failure, view.decision) for failure in failures]
+
+
+def _confirmed(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]]) -> View:
+    """A look. What metadata tells no more goes when it says so twice in a row: a listing that was cut short looks like
+    one from which something has gone."""
+    view = looking.look(world, listing, patience_over)
+    while view.plan.removals:
+        again = looking.ask_listing(world)
+        if again == listing:
+            break
+        listing = again
+        view = looking.look(world, listing, patience_over)
+    return view
 
 
 def _note_missed(world: World, view: View) -> None:

@@ -10,14 +10,15 @@ import os
 import re
 import sys
 from argparse import Namespace
-from typing import Any, Dict, List, Optional, Tuple
+from ipaddress import IPv6Network, collapse_addresses, ip_address
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from eni_bootstrap.config import BOUNDS, ENTRIES, TAKEN_PROTOCOLS, Config, Entry, LinkWish, Source, Spread
 from eni_bootstrap.errors import UsageError
-from eni_bootstrap.model import CLOUD_SERVICES, Network, bytes_of
+from eni_bootstrap.model import CLOUD_SERVICES, EVERYWHERE, Network, bytes_of
 from eni_bootstrap.schema import (
-    Key, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network,
+    Key, Kind, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network,
 )
 
 LOG = logging.getLogger(__name__)
@@ -210,8 +211,23 @@ def _url(text: str) -> str:
     return text
 
 
+_OWN = "lo"
+"""The device by which, for rules, all comes in that this host itself sends (ip-rule(8))."""
+_MOSTLY = {6, 17}
+"""TCP and UDP: without both a machine is as good as cut off."""
+_NO_SOURCE = ip_address("0.0.0.0")
+"""The source of a packet that is to get one by the look-up, as rules see it."""
+_INTERNET = IPv6Network("2000::/3")
+"""All of IPv6's internet: who names it means just that, and who names a wider block everything."""
+_PORTS, _USERS = (1, 65535), (0, 4294967294)
+_SPANS = {"port": _PORTS, "source-port": _PORTS, "user": _USERS}
+
 _ENI = Text("an ENI by its device, MAC, ENI id or vSwitch id; *, ? and [..] stand for others", _word(64))
 _DEVICE = Text("the name of a network device", _word(15))
+
+
+def _some(item: Kind) -> ListOf:
+    return ListOf(item, least=1)
 
 
 def _entry(found: Dict[str, Any], node: Node, place: Place) -> Optional[Entry]:
@@ -230,7 +246,7 @@ def _entry(found: Dict[str, Any], node: Node, place: Place) -> Optional[Entry]:
         place.wrong(node, "nothing is said of the packets that it is for: from, to, in, protocol, port, source-port, "
                           "user or mark")
         return None
-    if "answer" in found and not set(found) - {"answer", "to"} and any(map(_is_vital, found["to"])):
+    if "answer" in found and _cuts_off(found):
         place.wrong(node, "this would cut off the whole machine: its default route, or the cloud's own services "
                           "(100.64.0.0/10)")
         return None
@@ -239,8 +255,44 @@ def _entry(found: Dict[str, Any], node: Node, place: Place) -> Optional[Entry]:
                  found.get("user", ()), found.get("mark"))
 
 
+def _cuts_off(found: Dict[str, Any]) -> bool:
+    """Whether a refusal is for all that the machine sends, or for what it can't be without, however that is spelled."""
+    if "in" in found and _OWN not in found["in"] or found.get("mark", (0,))[0]:
+        return False
+    if "protocol" in found and not _MOSTLY <= set(found["protocol"]):
+        return False
+    if not all(_is_whole(found[key], *_SPANS[key]) for key in _SPANS if key in found):
+        return False
+    sources = _collapsed(found.get("from", EVERYWHERE.values()))
+    versions = {source.version for source in sources if _is_everything(source) or _NO_SOURCE in source}
+    return any(block.version in versions and _is_vital(block)
+               for block in _collapsed(found.get("to", EVERYWHERE.values())))
+
+
+def _is_whole(spans: Sequence[Tuple[int, int]], least: int, most: int) -> bool:
+    """Whether together the spans leave nothing out."""
+    following = least
+    for first, last in sorted(spans):
+        if first > following:
+            return False
+        following = max(following, last + 1)
+    return following > most
+
+
+def _collapsed(networks: Iterable[Network]) -> List[Network]:
+    """Two halves are a whole."""
+    by_version: Dict[int, List[Any]] = {4: [], 6: []}
+    for block in networks:
+        by_version[block.version].append(block)
+    return [block for blocks in by_version.values() for block in collapse_addresses(blocks)]
+
+
 def _is_vital(network: Network) -> bool:
-    return network.prefixlen == 0 or network.version == 4 and network.overlaps(CLOUD_SERVICES)
+    return _is_everything(network) or network.version == 4 and network.overlaps(CLOUD_SERVICES)
+
+
+def _is_everything(network: Network) -> bool:
+    return network.prefixlen == 0 or network.prefixlen < _INTERNET.prefixlen and _INTERNET.network_address in network
 
 
 def _spread(found: Dict[str, Any], node: Node, place: Place) -> Optional[Spread]:
@@ -279,7 +331,7 @@ _NUMBERS = Mapping({
 
 _FILE = Mapping({
     "ignore": Key(ListOf(_ENI), "ENIs that are left alone: nothing of theirs is changed"),
-    "only": Key(ListOf(_ENI), "if it is there, all other secondary ENIs are left alone"),
+    "only": Key(_some(_ENI), "if it is there, all other secondary ENIs are left alone"),
     "metadata": Key(Mapping({
         "url": Key(Text("the URL of a metadata service, such as http://100.100.100.200", _url), "where it is asked",
                    needed=True),
@@ -294,24 +346,24 @@ _FILE = Mapping({
                     "containers for instance (route, the default), or all their addresses this host's own (local)"),
     "sources": Key(ListOf(Mapping({
         "eni": Key(_ENI, "whose they are", needed=True),
-        "address": Key(ListOf(network()), "addresses or networks that leave by it, too", needed=True),
+        "address": Key(_some(network()), "addresses or networks that leave by it, too", needed=True),
     }, lambda found, node, place: Source(node.line, found["eni"], found["address"])), single=False),
         "more sources of an ENI than metadata tells: HAVIP, keepalived"),
     "access": Key(ListOf(Mapping({
-        "from": Key(ListOf(network()), "source"),
-        "to": Key(ListOf(network()), "destination"),
-        "in": Key(ListOf(_DEVICE), "came in by this device"),
-        "protocol": Key(ListOf(Text("tcp, udp, icmp, icmpv6, sctp, gre, esp, ah, or a number to 255", _protocol)),
+        "from": Key(_some(network()), "source"),
+        "to": Key(_some(network()), "destination"),
+        "in": Key(_some(_DEVICE), "came in by this device"),
+        "protocol": Key(_some(Text("tcp, udp, icmp, icmpv6, sctp, gre, esp, ah, or a number to 255", _protocol)),
                         "IP protocol"),
-        "port": Key(ListOf(_span(1, 65535, "a port")), "destination port"),
-        "source-port": Key(ListOf(_span(1, 65535, "a port")), "source port"),
-        "user": Key(ListOf(_span(0, 4294967294, "a user id")), "user id of the sending process"),
+        "port": Key(_some(_span(*_PORTS, "a port")), "destination port"),
+        "source-port": Key(_some(_span(*_PORTS, "a port")), "source port"),
+        "user": Key(_some(_span(*_USERS, "a user id")), "user id of the sending process"),
         "mark": Key(Text("a firewall mark such as 0x10, or with a mask, 0x10/0xff", _mark), "firewall mark"),
         "via": Key(_ENI, "the ENI by which they leave, or not at all"),
         "answer": Key(choice("prohibit", "unreachable", "blackhole"), "they are refused"),
     }, _entry), single=False, most=ENTRIES), "what leaves by which ENI, or not at all; the first that fits counts"),
     "balance": Key(ListOf(Mapping({
-        "to": Key(ListOf(network()), "destinations; without it, all"),
+        "to": Key(_some(network()), "destinations; without it, all"),
         "over": Key(Pairs(_ENI, integer(1, 256)), "ENIs and their weights", needed=True),
     }, _spread), single=False), "over which ENIs connections are spread that have chosen no source"),
     "connection-marks": Key(Mapping({

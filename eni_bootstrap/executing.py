@@ -32,7 +32,7 @@ def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
     devs = [eni.dev for eni in decision.enis if not eni.primary]
     made = state.before(view.made, todo.links + todo.addresses, links, devs, config.group, view.snapshot.settings)
     made = made._replace(numberings=view.numberings, kernel_marks=view.kernel_marks)
-    if made != view.made:
+    if made != view.recorded:
         state.save(made, links)
     done, failures = make(world, todo.links + todo.routes)
     # A copy of a user's route is nobody's condition; a default whose place is taken is.
@@ -46,6 +46,8 @@ def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
     done += done_too
     failures += failures_too
     settled = state.after(made, done, config.group, [failure.change for failure in failures])
+    if any(change.verb != "remove" and isinstance(change.item, LinkAddress) for change in done):
+        settled = state.with_seen(settled, done, world.kernel.seen_addresses())
     if settled != made:
         state.save(settled, links)
     again = again or any(failure.overtaken for failure in failures) or any(

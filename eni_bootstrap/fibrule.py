@@ -77,14 +77,7 @@ def _selectors(match: Match) -> List[bytes]:
 def unpack(body: bytes, version: int) -> SeenRule:
     """A rule of anybody's from a message's body."""
     _, dst_length, src_length, tos, table, _, _, action, flags = _HEADER.unpack_from(body)
-    attributes: Dict[int, bytes] = {}
-    offset, end = _HEADER.size, len(body)
-    while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if length < 4:
-            break
-        attributes[kind] = body[offset + 4:offset + length]
-        offset += (length + 3) & ~3
+    attributes = attributes_of(body, _HEADER.size)
 
     def number(kind: int, default: int) -> int:
         return _NUMBER.unpack(attributes[kind])[0] if kind in attributes else default
@@ -152,6 +145,19 @@ def _other(attributes: Dict[int, bytes], tos: int, flags: int) -> Tuple[str, ...
 
 _WHOLE_PORTS = ((_SOURCE_PORT_MASK, b"\xff\xff"), (_DESTINATION_PORT_MASK, b"\xff\xff"))
 """Kernels that know masks of ports give these to each single port by themselves (seen in 6.18): all of its bits."""
+
+
+def attributes_of(body: bytes, offset: int) -> Dict[int, bytes]:
+    """A message's attributes, which stand behind the header of its kind."""
+    attributes: Dict[int, bytes] = {}
+    end = len(body)
+    while offset + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(body, offset)
+        if length < 4:
+            break
+        attributes[kind] = body[offset + 4:offset + length]
+        offset += (length + 3) & ~3
+    return attributes
 
 
 def attribute(kind: int, data: bytes) -> bytes:

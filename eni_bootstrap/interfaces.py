@@ -40,6 +40,12 @@ VSWITCH_ID = "vswitch-id"
 LEAVES = frozenset(name for name in (_ENI_ID, _NETMASK) + _IPV4[1:] + _IPV6[1:] if name)
 """All else that is read of one ENI: what a client has to fetch if it must fetch leaf by leaf (one exists, unused)."""
 
+_LISTS = frozenset((_IPV4.addresses, _IPV4.prefixes, _IPV6.addresses, _IPV6.prefixes))
+"""Nobody misses one of these: an ENI without it has fewer addresses, and nothing else is wrong with it."""
+
+_NOT_THERE = "(listed and not there)"
+"""In the place of a list's text."""
+
 _SEPARATORS = re.compile(r"[\s,;\[\]\"']+")
 """Lists come as JSON, as ``[a, b]`` without quotes, bare, or in lines with CRLF; no address contains any of these."""
 
@@ -86,6 +92,19 @@ def parse_interfaces(tree: Any) -> Listing:
             name = mac or _quote(key)
             sick.append(SickInterface(_word(leaves, _ENI_ID), name, mac == primary, error.reason, error.passing))
     return Listing(tuple(interfaces), tuple(sick))
+
+
+def leaves_told(answers: Dict[str, Optional[str]]) -> Dict[str, str]:
+    """An ENI's leaves, out of the answers to all that its own listing names; none where there is no such leaf.
+
+    A list that is named and not there is in a state of change. An empty one is empty: nobody knows whether the service
+    says so of what an ENI has none of. But the primary address is among the IPv4 ones.
+    """
+    leaves = {leaf: text for leaf, text in answers.items() if text}
+    for leaf in _LISTS.intersection(answers):
+        if answers[leaf] is None or leaf == _IPV4.addresses and leaf not in leaves and _IPV4.primary in leaves:
+            leaves[leaf] = _NOT_THERE
+    return leaves
 
 
 def essence(tree: Dict[str, Any]) -> Dict[str, Any]:
@@ -160,6 +179,8 @@ def _tokens(leaves: Dict[Any, Any], leaf: str) -> List[str]:
     value = leaves.get(leaf)
     if value is None:
         return []
+    if value == _NOT_THERE:
+        raise _Sick(f"{leaf} is listed and not there: the ENI is being attached or detached", passing=True)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ",".join(value)  # a real JSON list instead of a text that holds one
     if not isinstance(value, str):

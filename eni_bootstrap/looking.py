@@ -53,6 +53,8 @@ class View(NamedTuple):
     """To be recorded: those with which there are things of ours, the ones in force last."""
     kernel_marks: bool = False
     """To be recorded: whether some of these bear the kernel's mark, or are about to."""
+    recorded: Made = Made()
+    """What is on record; of that, ``made`` is still true."""
 
 
 def networks_here(world: World) -> List[ContainerNetwork]:
@@ -103,7 +105,8 @@ def _look_by(
     scripts: Optional[Sequence["Script"]]
 ) -> View:
     """With these numbers; what ``former`` ones have made ours goes once what is wanted is there."""
-    networks = networks_here(world)
+    networks, recorded = networks_here(world), made
+    protocols = {each.protocol for each in (config, world.config, *former)}
     for crowded in (False, True):
         devs, tables = _places(listing, links, rules, crowded, config)
         tables |= band_tables(links, devs, rules, networks, config)
@@ -111,6 +114,7 @@ def _look_by(
             from eni_bootstrap.adoption import places  # no part of a boot
             tables |= places(listing, rules, scripts, config)
         whole = world.kernel.snapshot(links, rules, devs, tables, config, former)
+        made = state.still_ours(recorded, whole.seen, protocols)
         outdone = outdated(whole, devs, former, config) if former else NOTHING
         snapshot = without(whole, outdone) if former else whole
         decision = decide(listing, snapshot, made, patience_over, config, networks)
@@ -130,7 +134,8 @@ def _look_by(
     return View(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
                 () if numberings == (Config().numbering,) else numberings,
                 config.protocol_guarded == PROTOCOL_KERNEL and bool(decision.rules)
-                or any(bears_kernels_mark(whole, each) for each in (config, *former)))
+                or any(bears_kernels_mark(whole, each) for each in (config, *former)),
+                recorded)
 
 
 def former_configs(made: Made, config: Config) -> List[Config]:

@@ -23,8 +23,8 @@ import requests
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.errors import MetadataError, NotReady, UsageError
-from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID
-from eni_bootstrap.retry import Deadline, retrying
+from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, leaves_told
+from eni_bootstrap.retry import FIRST_PAUSE, Deadline, retrying
 
 LOG = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class MetadataClient:
         self._ipv6_url = ipv6_url and _checked(ipv6_url)
         self._ipv6_only = ipv6_only
         self._deadline = deadline
+        self._sleep = sleep
         self._retrying = retrying("the metadata service", deadline, sleep)
         self._sessions: List[_Session] = []
         self._token: Optional[Dict[str, str]] = None  # as a header; None: not asked for yet; empty: none to be had
@@ -176,25 +177,35 @@ class MetadataClient:
         return None
 
     def _walk(self, session: _Session) -> Dict[str, Any]:
-        mac = self._leaf(session, MAC)
+        mac = self._leaf(session, MAC) or ""
         names = _lines(self._leaf(session, MACS))
-        listings = self._side_by_side(lambda session, name: self._leaf(session, _macs_path(name)), names)
+        listings = self._listed([_macs_path(name) for name in names])
         wanted = [
             (name, leaf) for name, listing in zip(names, listings) for leaf in _lines(listing) if leaf in self._leaves
         ]
-        bodies = self._side_by_side(lambda session, pair: self._leaf(session, _macs_path(*pair)), wanted)
-        macs: Dict[str, Dict[str, str]] = {name: {} for name in names}
-        for (name, leaf), body in zip(wanted, bodies):
-            if body:
-                macs[name][leaf] = body
+        told: Dict[str, Dict[str, Optional[str]]] = {name: {} for name in names}
+        for (name, leaf), body in zip(wanted, self._listed([_macs_path(*pair) for pair in wanted])):
+            told[name][leaf] = body
+        macs = {name: leaves_told(leaves) for name, leaves in told.items()}
         return {"mac": mac, "network": {"interfaces": {"macs": macs}}}
 
-    def _leaf(self, session: _Session, path: str) -> str:
-        """A leaf's text; empty when it is absent."""
+    def _listed(self, paths: Sequence[str]) -> List[Optional[str]]:
+        """What is at paths that a listing has just named. From a single answer that there is nothing nothing follows:
+        it is asked for again."""
+        found = self._side_by_side(self._leaf, paths)
+        without = [place for place, text in enumerate(found) if not text]
+        if without:
+            self._sleep(FIRST_PAUSE)
+            for place, text in zip(without, self._side_by_side(self._leaf, [paths[place] for place in without])):
+                found[place] = text
+        return found
+
+    def _leaf(self, session: _Session, path: str) -> Optional[str]:
+        """A leaf's text; nothing when it is absent."""
         answer = self._get(session, path)
         if answer.status not in (200, 404):
             raise MetadataError(f"GET {answer.url}: {_status(answer.status)}")
-        return answer.text.strip() if answer.status == 200 else ""
+        return answer.text.strip() if answer.status == 200 else None
 
     def _side_by_side(self, function: Callable[[_Session, Item], Result], items: Sequence[Item]) -> List[Result]:
         """``function(session, item)`` of all, over at most ``MAX_CONNECTIONS``; the first error ends it."""
@@ -398,9 +409,9 @@ def _checked(base_url: str) -> str:
     raise UsageError(f"{base_url!r} is not the URL of a metadata service; one is http://100.100.100.200")
 
 
-def _lines(listing: str) -> List[str]:
+def _lines(listing: Optional[str]) -> List[str]:
     """The names in a directory listing, each once; directories may or may not end with a slash."""
-    names = dict.fromkeys(line.strip().rstrip("/") for line in listing.splitlines())
+    names = dict.fromkeys(line.strip().rstrip("/") for line in (listing or "").splitlines())
     return [name for name in names if name not in ("", ".", "..")]
 
 

@@ -162,6 +162,16 @@ class LinkAddress(NamedTuple):
         return "{}/{} dev {}".format(self.address, self.prefix_length, self.dev)
 
 
+class SeenAddress(NamedTuple):
+    """An address as the kernel has it."""
+
+    held: LinkAddress
+    protocol: int
+    """Who says that it is his; 0: nobody, or the kernel does not remember (before 5.18)."""
+    set_at: int
+    """When it was added, or set anew: hundredths of a second since the boot."""
+
+
 class Hop(NamedTuple):
     """One way out: a device, and the gateway unless the destination is on-link."""
 
@@ -407,6 +417,8 @@ class Snapshot(NamedTuple):
     routes: Tuple[SeenRoute, ...]
     settings: Tuple[LinkSetting, ...] = ()
     """Those that are asked for, or were."""
+    seen: Tuple[SeenAddress, ...] = ()
+    """The addresses, with what tells whose they are."""
 
     @property
     def working(self) -> FrozenSet[str]:
@@ -445,6 +457,9 @@ class Made(NamedTuple):
     settings: Tuple[SettingMade, ...] = ()
     kernel_marks: bool = False
     """There may be rules and fences of ours with the kernel's mark."""
+    as_set: FrozenSet[SeenAddress] = frozenset()
+    """Those addresses as the kernel had them when we had just set them. Of one that is missing here it is not known
+    whether it was set at all."""
 
 
 class ContainerNetwork(NamedTuple):

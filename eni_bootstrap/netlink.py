@@ -23,7 +23,7 @@ from eni_bootstrap.config import Config
 from eni_bootstrap.errors import NotPermitted
 from eni_bootstrap.model import (
     LOCAL, MAIN, PROTOCOL_KERNEL, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Query, Route,
-    Rule, SeenRoute, SeenRule, Snapshot, bytes_of, name_of,
+    Rule, SeenAddress, SeenRoute, SeenRule, Snapshot, bytes_of, name_of,
 )
 from eni_bootstrap.plan import Change
 from eni_bootstrap.rtnetlink import HEADER, Message, Socket
@@ -49,6 +49,12 @@ _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 1, 0x8, 0x40
 _FOR_EVER = 0xFFFFFFFF  # of an address's life time
 _DEPRECATED = 0x20  # IFA_F_DEPRECATED
 _NODAD = 2  # IFA_F_NODAD: the cloud gives an address to one ENI only, and a vSwitch has no multicast to ask by
+
+# linux/if_addr.h; a kernel before 5.18 and pyroute2 0.7 don't know IFA_PROTO
+_ADDRESS, _ADDRESS_LOCAL, _ADDRESS_CACHEINFO, _ADDRESS_FLAGS, _ADDRESS_PROTOCOL = 1, 2, 6, 8, 11
+_ADDRESS_HEADER = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix's length, flags, scope, index
+_ADDRESS_TIMES = struct.Struct("=IIII")  # struct ifa_cacheinfo: preferred, valid, made, last set
+_NUMBER = struct.Struct("=I")
 
 _OPTIONS = {"RTAX_MTU": "mtu", "RTAX_WINDOW": "window", "RTAX_SSTHRESH": "ssthresh", "RTAX_CWND": "cwnd",
             "RTAX_ADVMSS": "advmss", "RTAX_REORDERING": "reordering", "RTAX_HOPLIMIT": "hoplimit",
@@ -120,17 +126,21 @@ class Kernel:
 
     def addresses(self) -> Tuple[LinkAddress, ...]:
         """All addresses but link-local IPv6 and loopback ones."""
+        return tuple(seen.held for seen in self.seen_addresses())
+
+    def seen_addresses(self) -> Tuple[SeenAddress, ...]:
+        """The same, with what tells whose they are."""
         found = []
         for body in self._socket.dump(Message(_GETADDR, 0, _encode(ifaddrmsg, {"family": 0}, []))):
-            message = _decode(ifaddrmsg, body)
-            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            address = ipaddress.ip_address(text)
+            _, length, few_flags, _, index = _ADDRESS_HEADER.unpack_from(body)
+            attributes = fibrule.attributes_of(body, _ADDRESS_HEADER.size)
+            address = ipaddress.ip_address(attributes.get(_ADDRESS_LOCAL) or attributes[_ADDRESS])
             if not (address.is_loopback or address.version == 6 and address.is_link_local):
-                lifetime = message.get_attr("IFA_CACHEINFO")
-                leased = lifetime is not None and lifetime["ifa_valid"] != _FOR_EVER
-                deprecated = bool((message.get_attr("IFA_FLAGS") or message["flags"]) & _DEPRECATED)
-                found.append(LinkAddress(self._names.get(message["index"], ""), address, message["prefixlen"], leased,
-                                         deprecated))
+                _, valid, _, set_at = _ADDRESS_TIMES.unpack(attributes[_ADDRESS_CACHEINFO])
+                flags = _NUMBER.unpack(attributes[_ADDRESS_FLAGS])[0] if _ADDRESS_FLAGS in attributes else few_flags
+                held = LinkAddress(self._names.get(index, ""), address, length, valid != _FOR_EVER,
+                                   bool(flags & _DEPRECATED))
+                found.append(SeenAddress(held, attributes.get(_ADDRESS_PROTOCOL, b"\0")[0], set_at))
         return tuple(found)
 
     def settings(self, asked: Iterable[Tuple[str, str]]) -> Tuple[LinkSetting, ...]:
@@ -180,7 +190,8 @@ class Kernel:
             for dev in sorted(devs):  # a route by several of them is told with the first
                 found.append(self._routes(version, self._worth(config.copies + 1), table=MAIN, dev=dev))
             routes.update(dict.fromkeys(itertools.chain.from_iterable(found)))
-        return Snapshot(links, self.addresses(), rules, tuple(routes))
+        seen = self.seen_addresses()
+        return Snapshot(links, tuple(each.held for each in seen), rules, tuple(routes), seen=seen)
 
     def _worth(self, most: int) -> Callable[[bytes], bool]:
         """Of a device's routes the kernel's own, and so many others."""
@@ -328,6 +339,8 @@ class Kernel:
                 preferred = 0 if item.deprecated else _FOR_EVER
                 attributes.append(("IFA_CACHEINFO", {"ifa_preferred": preferred, "ifa_valid": _FOR_EVER}))
             body = _encode(ifaddrmsg, fields, attributes)
+            if not away:
+                body += fibrule.attribute(_ADDRESS_PROTOCOL, bytes([change.protocol]))
             return Message(_DELADDR if away else _NEWADDR, flags, body)
         if isinstance(item, Route):
             return Message(_DELROUTE if away else _NEWROUTE, flags, self._route_body(item, change.protocol))

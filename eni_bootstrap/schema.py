@@ -106,12 +106,16 @@ def network() -> Text:
 
 
 class ListOf(Kind):
-    """A list of so many items at the most, or one item instead of a list of one."""
+    """A list of so many items at the most, or one item instead of a list of one.
 
-    def __init__(self, item: Kind, single: bool = True, most: int = 1000) -> None:
+    ``least`` is 1 where no items would be taken for all of them: a template that finds nothing writes an empty list.
+    """
+
+    def __init__(self, item: Kind, single: bool = True, most: int = 1000, least: int = 0) -> None:
         self._item = item
         self._single = single
         self._most = most
+        self._least = least
 
     def read(self, node: Node, place: Place) -> Any:
         if node.kind != "list":
@@ -124,11 +128,16 @@ class ListOf(Kind):
         if number > self._most:
             place.wrong(node, "there are {} entries; there is room for {}".format(number, self._most))
             return None
+        if number < self._least:
+            place.wrong(node, "the list is empty, which does not mean all; at least one entry is needed")
+            return None
         items = [self._item.read(each, place.item(position)) for position, each in enumerate(_items(node), 1)]
         return tuple(item for item in items if item is not None)
 
     def schema(self) -> Dict[str, Any]:
         many = {"type": "array", "items": self._item.schema(), "maxItems": self._most}
+        if self._least:
+            many["minItems"] = self._least
         return {"anyOf": [self._item.schema(), many]} if self._single else many
 
 

@@ -12,12 +12,15 @@ import json
 import logging
 import operator
 import os
+import stat
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import AbstractSet, Any, Callable, Dict, Iterable, Iterator, Sequence, Set, Tuple
 
 from eni_bootstrap.config import allowed
 from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.model import Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Numbering, SettingMade
+from eni_bootstrap.model import (
+    Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Numbering, SeenAddress, SettingMade, Snapshot,
+)
 from eni_bootstrap.plan import Change
 from eni_bootstrap.retry import Deadline, wait_for_lock
 
@@ -38,10 +41,7 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
     path = os.path.join(directory(), "lock")
     try:
         os.makedirs(directory(), mode=0o755, exist_ok=True)
-        # To read only: then it does not matter whose file it is, root's or the sandboxed service's.
-        handle = open(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        with contextlib.suppress(PermissionError):
-            os.fchmod(handle.fileno(), 0o644)
+        handle = open(_lock_file(path))
     except OSError as error:
         raise _unwritable(path, error)
 
@@ -60,12 +60,16 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
 
 def taken_back() -> bool:
     """Whether ``remove`` has taken back all, and nobody has asked for it again since."""
-    return os.path.exists(_mark())
+    try:
+        return stat.S_ISREG(os.lstat(_mark()).st_mode)
+    except OSError:
+        return False
 
 
 def take_back() -> None:
     try:
-        open(_mark(), "w").close()
+        if not taken_back():
+            os.close(_anew(_mark()))
     except OSError as error:
         raise _unwritable(_mark(), error)
 
@@ -86,8 +90,11 @@ def load(links: Sequence[Link], level: int = logging.WARNING) -> Made:
     which it is said what is wrong with the record.
     """
     try:
-        with open(_path()) as handle:
-            content = json.load(handle)
+        with open(_there(_path())) as handle:
+            text = handle.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError("it is larger than {} MiB".format(_LARGEST >> 20))
+        content = json.loads(text)
         recorded = content["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
@@ -103,6 +110,9 @@ def load(links: Sequence[Link], level: int = logging.WARNING) -> Made:
             tuple(SettingMade(LinkSetting(name, _setting(key), int(value)), int(former)) for name, entry in known
                   for key, (value, former) in sorted(entry.get("settings", {}).items())),
             bool(content.get("kernel_marks", True)),  # a record without it is one of a version that noted nothing
+            frozenset(SeenAddress(_address(name, text), int(protocol), int(set_at)) for name, entry in known
+                      for text, (protocol, set_at) in entry.get(
+                          "as_set", dict.fromkeys(entry.get("addresses", []), (0, _UNTOLD))).items()),
         )
     except FileNotFoundError:
         return Made()
@@ -126,21 +136,60 @@ def save(made: Made, links: Sequence[Link]) -> None:
     for done in made.settings:
         settings = entries.setdefault(indexes[done.setting.dev], {}).setdefault("settings", {})
         settings[done.setting.name] = [done.setting.value, done.former]
+    as_set = {seen.held: seen[1:] for seen in made.as_set}
     for held in sorted(made.addresses, key=repr):
-        texts: List[str] = entries.setdefault(indexes[held.dev], {}).setdefault("addresses", [])
-        texts.append("{}/{}{}".format(held.address, held.prefix_length, " deprecated" if held.deprecated else ""))
+        entry = entries.setdefault(indexes[held.dev], {})
+        text = "{}/{}{}".format(held.address, held.prefix_length, " deprecated" if held.deprecated else "")
+        entry.setdefault("addresses", []).append(text)
+        entry.setdefault("as_set", {}).update({text: as_set[held]} if held in as_set else {})
     temporary = _path() + ".new"
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)  # of a run that was cut off, perhaps another user's
-        with open(temporary, "w") as handle:
-            os.fchmod(handle.fileno(), 0o644)  # root's next run may be the sandboxed service's
+        with open(_anew(temporary), "w") as handle:
             content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked,
                        "numbers": made.numberings, "kernel_marks": made.kernel_marks}
             json.dump(content, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
     except OSError as error:
         raise _unwritable(temporary, error)
+
+
+def still_ours(made: Made, seen: Sequence[SeenAddress], protocols: AbstractSet[int]) -> Made:
+    """The record without the addresses in whose place somebody else has put the same, or that he has set anew.
+
+    Ours is what is there as it was when we set it. Where a run was killed before it could write that down, the kernel
+    has to say that it bears our mark (``protocols``); when in doubt it is somebody else's.
+    """
+    recorded = {each.held: each for each in made.as_set}
+    there = {each.held: each for each in seen}
+    left: Set[LinkAddress] = set()
+    as_set: Set[SeenAddress] = set()
+    for address in made.addresses:
+        then, now = recorded.get(address), there.get(address)
+        untold = then is not None and then.set_at == _UNTOLD
+        if now is None:
+            left.add(address)
+            as_set.update([then] if then is not None and not untold else [])
+        elif then == now or untold or then is None and now.protocol in protocols:
+            left.add(address)
+            as_set.add(now)
+    return made._replace(addresses=frozenset(left), as_set=frozenset(as_set))
+
+
+def with_seen(made: Made, changes: Sequence[Change], seen: Sequence[SeenAddress]) -> Made:
+    """The record with how the kernel has the addresses that these changes have just put there."""
+    added = made.addresses.intersection(change.item for change in changes if isinstance(change.item, LinkAddress))
+    others = {each for each in made.as_set if each.held not in added}
+    return made._replace(as_set=frozenset(others.union(each for each in seen if each.held in added)))
+
+
+def without_undone(made: Made, snapshot: Snapshot, groups: AbstractSet[int]) -> Made:
+    """The record without what is as if it had never been done: a run that was killed could not write down that it had
+    taken it back. If it is there again some day, somebody else has done it. ``groups``: ours."""
+    up = {link.name for link in snapshot.links if link.up}
+    grouped = {link.name for link in snapshot.links if link.group in groups}
+    return _with_addresses(made, made.addresses.intersection(snapshot.addresses))._replace(
+        ups=made.ups & up, groups=tuple(former for former in made.groups if former.dev in grouped),
+        settings=tuple(done for done in made.settings if done.setting in snapshot.settings))
 
 
 def before(
@@ -153,13 +202,15 @@ def before(
     """
     former = {link.name: link.group for link in links}
     added = [change.item for change in changes if change.verb != "remove"]
+    addresses = {item for item in added if isinstance(item, LinkAddress)}
     recorded = {entry.dev for entry in made.groups}
     groups = tuple(LinkGroup(item.dev, former[item.dev]) for item in added
                    if isinstance(item, LinkGroup) and item.group == group and item.dev not in recorded)
     return made._replace(
         ups=made.ups | {item.dev for item in added if isinstance(item, LinkUp)},
         groups=made.groups + groups,
-        addresses=made.addresses | {item for item in added if isinstance(item, LinkAddress)},
+        addresses=made.addresses | addresses,
+        as_set=frozenset(each for each in made.as_set if each.held not in addresses),
         seen_up=made.seen_up | {link.name for link in links if link.up}.intersection(devs),
         settings=_with_settings(made, [item for item in added if isinstance(item, LinkSetting)], settings),
     )
@@ -174,13 +225,19 @@ def after(made: Made, changes: Sequence[Change], group: int, refused: Sequence[C
     restored = {change.item.dev for change in changes
                 if isinstance(change.item, LinkGroup) and change.item.group != group}
     downs = {item.dev for item in removed if isinstance(item, LinkUp)}
-    return made._replace(
+    left = made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)}
+    return _with_addresses(made, left)._replace(
         ups=made.ups - downs,
         groups=tuple(former for former in made.groups if former.dev not in restored),
-        addresses=made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)},
         settings=tuple(done for done in made.settings if done.setting._replace(value=done.former) not in removed),
         seen_up=made.seen_up - downs,
     )
+
+
+def _with_addresses(made: Made, addresses: AbstractSet[LinkAddress]) -> Made:
+    """Some of the addresses."""
+    return made._replace(addresses=frozenset(addresses),
+                         as_set=frozenset(each for each in made.as_set if each.held in addresses))
 
 
 def _with_settings(made: Made, added: Sequence[LinkSetting], present: Iterable[LinkSetting]) -> Tuple[SettingMade, ...]:
@@ -193,6 +250,65 @@ def _with_settings(made: Made, added: Sequence[LinkSetting], present: Iterable[L
     return tuple(found[key] for key in sorted(found))
 
 
+# The directory may be the sandboxed service's, a user's who may do little else. What there is no file is never followed
+# and never waited for; what is made is for everybody to read, since root's next run may be that user's.
+
+
+def _new(path: str) -> int:
+    """Make a file; raises ``FileExistsError`` when anything is there."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    os.fchmod(descriptor, 0o644)  # whatever the umask
+    return descriptor
+
+
+def _anew(path: str) -> int:
+    """Make a file in the place of whatever is there, perhaps of a run that was cut off, perhaps another user's."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    return _new(path)
+
+
+def _there(path: str) -> int:
+    """Open a file to read it. Raises ``_NoFile`` for anything else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _NoFile() if error.errno in (errno.ELOOP, errno.ENXIO) else error  # a link, a socket
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise _NoFile()
+
+
+def _lock_file(path: str) -> int:
+    """Open to read only: then it does not matter whose file it is, root's or the sandboxed service's."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileExistsError):
+            return _new(path)
+        try:
+            return _there(path)
+        except FileNotFoundError:
+            continue  # somebody has just removed it
+        except _NoFile:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+    raise _NoFile()
+
+
+class _NoFile(OSError):
+    """A link, a pipe, a device … where a file should be."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EINVAL, "it is no regular file; delete it")
+
+
+_TRIES = 10
+"""So often somebody may be in the way of a new file: that is no accident any more."""
+
+_LARGEST = 1 << 24
+"""Characters of a record: 32 ENIs with 100 addresses each make a hundredth of it."""
+
+
 def _mark() -> str:
     """A file of its own, for the scripts of packages too."""
     return os.path.join(directory(), "taken-back")
@@ -200,6 +316,10 @@ def _mark() -> str:
 
 def _path() -> str:
     return os.path.join(directory(), "state.json")
+
+
+_UNTOLD = -1
+"""The time in a record of a version that did not write it down: what is there is ours, as it was for that version."""
 
 
 def _group(number: int) -> int:

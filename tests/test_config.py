@@ -62,6 +62,25 @@ def test_a_mac_is_no_number_and_no_time():
     assert read("only: [010, yes, ~x]\n").only == ("010", "yes", "~x")
 
 
+def test_an_empty_list_of_entries_means_none():
+    """What a template writes that has found nothing."""
+    assert read("access: []\nbalance: []\nignore: []\nsources: []\nlinks: []\n") == Config()
+
+
+@pytest.mark.parametrize("text", [
+    "{to: [0.0.0.0/2, 128.0.0.0/1], answer: prohibit}", "{to: '2000::/3', answer: unreachable}",
+    "{to: 128.0.0.0/1, answer: prohibit}", "{from: 10.0.0.0/8, answer: prohibit}",
+    "{user: 1-4294967294, answer: blackhole}", "{user: [0-999, 1001-4294967294], answer: prohibit}",
+    "{in: br0, answer: prohibit}", "{mark: 1, answer: prohibit}",
+    "{in: br0, to: 0.0.0.0/0, answer: prohibit}", "{protocol: udp, port: 1-65535, answer: prohibit}",
+    "{protocol: [tcp, udp], port: 1-65534, answer: prohibit}", "{protocol: [icmp, icmpv6], answer: prohibit}",
+    "{from: '::/0', to: 2001:db8::/32, answer: prohibit}", "{from: 10.0.0.0/8, to: 100.64.0.0/10, answer: prohibit}",
+    "{user: 1000-60000, to: 100.100.100.200, answer: prohibit}", "{to: 0.0.0.0/0, via: eth1}",
+])
+def test_a_refusal_of_something_is_taken(text):
+    assert len(read("access:\n  - {}\n".format(text)).entries) == 1
+
+
 def test_sources_and_spreads_know_their_lines():
     config = read("sources:\n  - eni: eth1\n    address: [10.0.0.0/28, 10.0.1.1]\nbalance:\n\n  - over: {eth1: 1}\n")
     assert config.extra == (Source(2, "eth1", (ip_network("10.0.0.0/28"), ip_network("10.0.1.1/32"))),)
@@ -87,6 +106,31 @@ def test_sources_and_spreads_know_their_lines():
     ("access:\n  - {from: 10.0.0.0/8, to: '::1', via: e}\n", "2: access[1]: from and to contradict each other"),
     ("access:\n  - {to: 0.0.0.0/0, answer: prohibit}\n", "2: access[1]: this would cut off the whole machine"),
     ("access:\n  - {to: 100.100.0.0/16, answer: blackhole}\n", "2: access[1]: this would cut off the whole machine"),
+    ("access:\n  - {to: [0.0.0.0/1, 128.0.0.0/1], answer: prohibit}\n", "2: access[1]: this would cut off the whole"),
+    ("access:\n  - {to: ['::/1', '8000::/1'], answer: prohibit}\n", "2: access[1]: this would cut off the whole"),
+    ("access:\n  - {to: '::/1', answer: prohibit}\n", "2: access[1]: this would cut off the whole machine"),
+    ("access:\n  - {from: 0.0.0.0/0, answer: prohibit}\n", "2: access[1]: this would cut off the whole machine"),
+    ("access:\n  - {from: [128.0.0.0/1, 0.0.0.0/1], answer: prohibit}\n", "2: access[1]: this would cut off the whole"),
+    ("access:\n  - {from: '::/0', answer: blackhole}\n", "2: access[1]: this would cut off the whole machine"),
+    ("access:\n  - {from: 0.0.0.0, answer: prohibit}\n", "2: access[1]: this would cut off the whole machine"),
+    ("access:\n  - {from: 0.0.0.0/0, to: 100.64.0.0/10, answer: prohibit}\n", "2: access[1]: this would cut off the"),
+    ("access:\n  - {user: 0-4294967294, answer: prohibit}\n", "2: access[1]: this would cut off the whole machine"),
+    ("access:\n  - {user: [1000-4294967294, 0-999], answer: prohibit}\n", "2: access[1]: this would cut off the whole"),
+    ("access:\n  - {in: lo, answer: unreachable}\n", "2: access[1]: this would cut off the whole machine"),
+    ("access:\n  - {mark: 0, answer: prohibit}\n", "2: access[1]: this would cut off the whole machine"),
+    ("access:\n  - {protocol: [tcp, udp], port: 1-65535, answer: prohibit}\n", "2: access[1]: this would cut off the"),
+    ("access:\n  - {protocol: [1, 6, 17], to: 0.0.0.0/0, answer: prohibit}\n", "2: access[1]: this would cut off the"),
+    ("access:\n  - {to: [], answer: prohibit}\n", "2: access[1].to: the list is empty, which does not mean all"),
+    ("access:\n  - answer: prohibit\n    user: 1\n    to: []\n", "4: access[1].to: the list is empty"),
+    ("access:\n  - {from: [], to: 10.0.0.0/8, answer: prohibit}\n", "2: access[1].from: the list is empty"),
+    ("access:\n  - {in: [], via: eth1}\n", "2: access[1].in: the list is empty"),
+    ("access:\n  - {protocol: [], via: eth1}\n", "2: access[1].protocol: the list is empty"),
+    ("access:\n  - {protocol: tcp, port: [], via: eth1}\n", "2: access[1].port: the list is empty"),
+    ("access:\n  - {protocol: tcp, source-port: [], via: eth1}\n", "2: access[1].source-port: the list is empty"),
+    ("access:\n  - {user: [], answer: prohibit}\n", "2: access[1].user: the list is empty"),
+    ("balance:\n  - {to: [], over: {e: 1}}\n", "2: balance[1].to: the list is empty"),
+    ("sources:\n  - {eni: e, address: []}\n", "2: sources[1].address: the list is empty"),
+    ("only: []\n", "1: only: the list is empty"),
     ("access:\n  - {port: 0, protocol: tcp, via: e}\n", "2: access[1].port: '0' is given; allowed is a port from 1"),
     ("access:\n  - {port: 9-5, protocol: tcp, via: e}\n", "2: access[1].port: '9-5' is given; allowed is a port"),
     ("access:\n  - {user: root, via: e}\n", "2: access[1].user: 'root' is given; allowed is a user id from 0"),
@@ -148,9 +192,13 @@ def test_the_schema_is_one_and_takes_what_we_take():
     schema = configfile.json_schema()
     jsonschema.Draft7Validator.check_schema(schema)
     validator = jsonschema.Draft7Validator(schema)
-    assert not list(validator.iter_errors(yaml.safe_load(configfile.EXAMPLE)))
-    for text in ("ignored: eth1\n", "assign: some\n", "access: {}\n", "balance:\n  - over: {eth1: 0}\n",
-                 "sources:\n  - {eni: eth1}\n", "only: {a: b}\n"):
+    for text in (configfile.EXAMPLE, "access: []\nbalance: []\nignore: []\nsources: []\nlinks: []\n"):
+        assert not list(validator.iter_errors(yaml.safe_load(text)))
+    selectors = ("from", "to", "in", "protocol", "port", "source-port", "user")
+    for text in ["ignored: eth1\n", "assign: some\n", "access: {}\n", "balance:\n  - over: {eth1: 0}\n",
+                 "sources:\n  - {eni: eth1}\n", "only: {a: b}\n", "only: []\n", "sources:\n  - {eni: e, address: []}\n",
+                 "balance:\n  - {to: [], over: {eth1: 1}}\n"] + [
+                     "access:\n  - {via: eth1, %s: []}\n" % key for key in selectors]:
         assert list(validator.iter_errors(yaml.safe_load(text))) and problems(text)
 
 

@@ -1,5 +1,6 @@
 """Killed at any moment: nothing leaves by a way that is neither the old nor the new one, and the next run ends it."""
 
+import json
 import os
 import random
 import re
@@ -11,9 +12,10 @@ from copy import deepcopy
 
 import pytest
 
-from eni_bootstrap import bootstrap
+from eni_bootstrap import bootstrap, configfile, netlink, state
 from eni_bootstrap.config import Config
 from eni_bootstrap.lab.vpc import METADATA, Vpc, macs_of, make_tree
+from eni_bootstrap.model import LinkAddress, LinkGroup, Rule
 from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.retry import Deadline
 from tests import oracle
@@ -345,3 +347,191 @@ def test_killed_at_random_moments_and_run_again(seed, make_agent):
                 at = there
     assert hits >= 4, "hardly a run was killed before its end"
     assert not [name for name in os.listdir(agent.directory) if name not in ("lock", "state.json", "taken-back")]
+
+
+# whose an address is
+
+
+LONE = Config()
+EVERY = Config(assign="all")
+
+
+@pytest.fixture(params=["this kernel", "a kernel that does not remember who has set an address"])
+def forgetful(request, monkeypatch):
+    """Before 5.18 the attribute was unknown, and so ignored, as one with another number is now."""
+    if request.param != "this kernel":
+        monkeypatch.setattr(netlink, "_ADDRESS_PROTOCOL", 99)
+    return request.param != "this kernel"
+
+
+@pytest.fixture
+def left_down(make_vpc, make_agent, monkeypatch):
+    """A lab whose eth2 was left down, so that we address it."""
+    vpc = make_vpc(make_tree(addresses=3, ipv6=True), os={"eth2": "down"})
+    monkeypatch.setenv("RUNTIME_DIRECTORY", make_agent(vpc).directory)
+    return vpc
+
+
+def of_eth2(vpc):
+    """Its addresses with their prefix lengths."""
+    link, = oracle.show(vpc, "address show dev eth2")
+    return sorted("{local}/{prefixlen}".format(**held) for held in link["addr_info"] if held["scope"] == "global")
+
+
+def by_hand(vpc, addresses):
+    """Somebody sets the link up and puts these addresses there."""
+    oracle.ip(vpc, "link set eth2 up")
+    for address in addresses:
+        oracle.ip(vpc, "address add {} dev eth2{}".format(address, " nodad" if ":" in address else ""))
+
+
+def run(vpc, command=bootstrap.apply, config=LONE):
+    step(vpc, lambda change: None, command, config)
+
+
+def killed_after(vpc, place, command=bootstrap.apply, config=LONE):
+    """``place``: so many addresses are put there, or taken off, and nothing is done any more."""
+    count = []
+
+    def told(change):
+        if isinstance(change.item, LinkAddress) and change.item.dev == "eth2":
+            count.append(change)
+        elif place == 0 and isinstance(change.item, Rule):
+            raise Killed()  # of the rules' batch, which is the last one before the addresses
+        if count and len(count) == place:
+            raise Killed()
+
+    with pytest.raises(Killed):
+        step(vpc, told, command, config)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["", "and again"])
+def test_an_address_that_somebody_has_added_since_a_removal_was_killed_is_his(left_down, forgetful, again):
+    run(left_down)
+    ours = of_eth2(left_down)
+    assert len(ours) == 2
+    killed_after(left_down, len(ours), bootstrap.remove)
+    assert of_eth2(left_down) == []
+    if again:
+        run(left_down, bootstrap.remove)
+    by_hand(left_down, ours)
+    run(left_down, bootstrap.remove)
+    assert of_eth2(left_down) == ours
+    run(left_down)
+    run(left_down, bootstrap.remove)
+    assert of_eth2(left_down) == ours
+
+
+def test_an_address_that_somebody_has_added_since_all_were_given_up_is_his(left_down, forgetful):
+    run(left_down, config=EVERY)
+    ours = of_eth2(left_down)
+    assert len(ours) == 6
+    killed_after(left_down, 4)
+    assert len(of_eth2(left_down)) == 2
+    extra = sorted(set(ours) - set(of_eth2(left_down)))
+    by_hand(left_down, extra)
+    run(left_down)
+    assert of_eth2(left_down) == ours
+    run(left_down, bootstrap.remove)
+    first = "{}/24".format(left_down.address("eth2"))  # takes those behind it along when it goes
+    assert of_eth2(left_down) == sorted([*extra, first])
+
+
+@pytest.mark.parametrize("run_between", [False, True], ids=["at once", "a run later"])
+def test_an_address_that_somebody_has_put_in_the_place_of_ours_is_his(left_down, forgetful, run_between):
+    run(left_down, config=EVERY)
+    ours = of_eth2(left_down)
+    time.sleep(0.05 * forgetful)  # the kernel counts in hundredths
+    oracle.ip(left_down, "address flush dev eth2 scope global")
+    by_hand(left_down, ours)
+    if run_between:
+        run(left_down, config=EVERY)
+    run(left_down, bootstrap.remove)
+    assert of_eth2(left_down) == ours
+
+
+def test_an_address_of_ours_that_somebody_has_set_anew_is_his(left_down, forgetful):
+    """As a network manager does with what stands in its own configuration."""
+    run(left_down)
+    time.sleep(0.05)  # the kernel counts in hundredths
+    for address in of_eth2(left_down):
+        oracle.ip(left_down, "address replace {} dev eth2".format(address))
+    ours = of_eth2(left_down)
+    run(left_down, bootstrap.remove)
+    assert of_eth2(left_down) == ours
+
+
+def test_an_address_that_a_killed_run_has_only_announced_is_his_who_adds_it(left_down, forgetful):
+    killed_after(left_down, 0)
+    assert of_eth2(left_down) == []
+    subnets = [left_down.subnet("eth2", version) for version in (4, 6)]
+    his = sorted("{}/{}".format(subnet.addresses[0], 24 if subnet.version == 4 else 128) for subnet in subnets)
+    by_hand(left_down, his)
+    run(left_down)
+    run(left_down, bootstrap.remove)
+    assert of_eth2(left_down) == his
+
+
+def test_an_address_that_a_killed_run_has_still_added_is_ours_where_the_kernel_says_so(left_down, forgetful):
+    """Where it does not, nobody can know, and it stays."""
+    before = configuration(left_down)
+    killed_after(left_down, 2)
+    ours = of_eth2(left_down)
+    assert len(ours) == 2
+    run(left_down)
+    run(left_down, bootstrap.remove)
+    oracle.settle(left_down)
+    assert of_eth2(left_down) == (ours if forgetful else [])
+    assert forgetful or configuration(left_down) == before
+
+
+def test_what_a_killed_removal_has_taken_back_is_not_taken_back_from_who_does_it_himself(left_down):
+    """The next removal sees that it is done, whatever is on record."""
+    found, _ = configfile.read(b"links:\n  - {eni: eth2, mtu: 1400}\n")
+    run(left_down, config=found)
+
+    def told(change):
+        if isinstance(change.item, LinkGroup) and change.item.dev == "eth2":
+            raise Killed()  # the last of eth2's
+
+    with pytest.raises(Killed):
+        step(left_down, told, bootstrap.remove, found)
+    run(left_down, bootstrap.remove, found)
+    oracle.ip(left_down, "link set eth2 up mtu 1400")
+    run(left_down, bootstrap.remove, found)
+    link, = oracle.show(left_down, "link show dev eth2")
+    assert "UP" in link["flags"] and link["mtu"] == 1400
+
+
+@pytest.mark.parametrize("config", [LONE, EVERY], ids=["primary", "all"])
+def test_what_a_former_version_has_recorded_is_taken_back(left_down, forgetful, config):
+    """Its record says nothing of how an address was set, and its addresses nothing of whose they are."""
+    before = configuration(left_down)
+    with pytest.MonkeyPatch().context() as patched:
+        patched.setattr(netlink, "_ADDRESS_PROTOCOL", 99)
+        run(left_down, config=config)
+    forget_how_they_were_set()
+    run(left_down, bootstrap.remove)
+    oracle.settle(left_down)
+    assert configuration(left_down) == before
+
+
+def test_what_a_former_version_has_recorded_is_known_better_from_the_next_run_on(left_down, forgetful):
+    run(left_down)
+    forget_how_they_were_set()
+    run(left_down)
+    ours = of_eth2(left_down)
+    time.sleep(0.05 * forgetful)  # the kernel counts in hundredths
+    oracle.ip(left_down, "address flush dev eth2 scope global")
+    by_hand(left_down, ours)
+    run(left_down, bootstrap.remove)
+    assert of_eth2(left_down) == ours
+
+
+def forget_how_they_were_set():
+    path = os.path.join(state.directory(), "state.json")
+    with open(path) as record:
+        content = json.load(record)
+    assert [entry.pop("as_set") for entry in content["links"].values() if "addresses" in entry]
+    with open(path, "w") as record:
+        json.dump(content, record)

@@ -8,8 +8,10 @@ from copy import deepcopy
 import pytest
 
 from eni_bootstrap.lab import probe
+from eni_bootstrap.lab.service import Answer
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from tests.agent import Agent
+from tests.oracle import difference, kernel, sources_led_to, watch
 
 pytestmark = pytest.mark.kernel
 
@@ -177,6 +179,70 @@ def test_an_answer_that_contradicts_itself_for_a_while_is_asked_for_again(vpc, m
     assert primary in macs
     assert make_agent(vpc)("apply", "--timeout", 8).code == 0
     assert works(vpc, "eth1")
+
+
+# leaf by leaf
+
+
+LISTS = ["private-ipv4s", "ipv4-prefixes", "ipv6s", "ipv6-prefixes"]
+CUT = Answer(200, "network-interface-id\nprimary-ip-address\nprivate-ipv4s\nnetmask\ngateway\nvswitch-cidr-block\n")
+"""A listing that ends early."""
+
+
+@pytest.fixture
+def walked(make_vpc, make_agent, tmp_path):
+    """A VPC whose service is read leaf by leaf, and its agent, which has put all addresses on the links."""
+    vpc = make_vpc(make_tree(addresses=3, prefix=True, ipv6=True))
+    vpc.service.faults.all_answer = 404
+    (tmp_path / "all.yaml").write_text("assign: all\nprefixes: local\n")
+
+    def agent(command="apply", *more):
+        return make_agent(vpc)(command, "--config", tmp_path / "all.yaml", "--timeout", 4, *more)
+    assert agent().code == 0
+    return vpc, agent
+
+
+@pytest.mark.parametrize("end, answer", [
+    *((ETH1 + "/" + leaf, answer) for leaf in LISTS for answer in (Answer(200), Answer(404))),
+    (ETH1 + "/gateway", Answer(404)), (ETH1 + "/vswitch-cidr-block", Answer(404)), (ETH1 + "/", CUT),
+    (ETH1 + "/", Answer(200)), (ETH1 + "/", Answer(404)), ("/macs/", Answer(200, "00:16:3e:0e:00:01/\n")),
+], ids=lambda value: str(value)[-40:])
+def test_one_bad_answer_to_a_walk_removes_nothing(walked, end, answer):
+    vpc, agent = walked
+    before = vpc.dump()
+    vpc.service.faults.instead = {end: [answer]}
+    with watch(vpc) as said:
+        result = agent()
+    assert result.code == 0, result
+    assert vpc.service.faults.instead == {end: []}
+    assert said == [] and vpc.dump() == before
+
+
+@pytest.mark.parametrize("leaf", LISTS)
+def test_what_is_listed_and_stays_away_makes_its_eni_sick_which_keeps_what_it_has(walked, leaf):
+    def own():
+        """All but the primary's detours to its vSwitch."""
+        return [line for line in kernel(vpc).splitlines() if "table 1000" not in line]
+    vpc, agent = walked
+    before, whole = own(), kernel(vpc)
+    vpc.service.faults.missing, vpc.service.faults.still_listed = {ETH1: [leaf]}, True
+    result = agent()
+    assert result.code == 1 and "{} is listed and not there".format(leaf) in result.out, result
+    assert own() == before and works(vpc, "eth1")
+    vpc.service.faults.missing = {}
+    assert agent().code == 0 and difference(whole, kernel(vpc)) == ([], [])
+
+
+def test_an_eni_that_is_told_to_have_no_more_of_a_list_has_none(walked):
+    """Empty, and so for good: some sites may say it so. Only an ENI without any IPv4 address is none."""
+    vpc, agent = walked
+    vpc.service.faults.empty = {ETH1: LISTS[1:]}
+    assert agent().code == 0
+    assert {src for version in (4, 6) for src in sources_led_to(vpc, 1001, version)} == {
+        "172.16.20.10", "172.16.20.11", "172.16.20.12"}
+    vpc.service.faults.empty = {ETH1: LISTS}
+    assert agent().code == 1
+    assert {"172.16.20.10", "172.16.20.11", "172.16.20.12"} <= sources_led_to(vpc, 1001) and works(vpc, "eth1")
 
 
 # one ENI is sick

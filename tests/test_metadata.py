@@ -243,6 +243,22 @@ def test_an_absent_leaf_is_absent(client, service, answer):
     assert client.fetch()["network"]["interfaces"]["macs"] == {ENI: {}}
 
 
+@pytest.mark.parametrize("first", [{"status": 404}, {"body": ""}])
+@pytest.mark.parametrize("again", [True, False])
+def test_what_a_listing_names_and_is_not_there_is_asked_for_again(client, service, clock, first, again):
+    """Only of a list a client could think that there is just nothing in it."""
+    token(service)
+    whole(service, status=404)
+    walk(service, "primary-ip-address\nprivate-ipv4s")
+    leaf(service, MACS + ENI + "/primary-ip-address", "10.0.0.2")
+    leaf(service, MACS + ENI + "/private-ipv4s", **first)
+    if again:
+        leaf(service, MACS + ENI + "/private-ipv4s", '["10.0.0.2"]')
+    leaves = client.fetch()["network"]["interfaces"]["macs"][ENI]
+    assert leaves["private-ipv4s"] == ('["10.0.0.2"]' if again else "(listed and not there)")
+    assert len(service.calls) == 8 and len(clock.slept) == 1
+
+
 def test_another_status_of_a_leaf_is_final(client, service):
     token(service)
     whole(service, status=404)

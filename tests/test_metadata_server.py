@@ -10,7 +10,7 @@ import pytest
 
 from eni_bootstrap.errors import MetadataError, NotReady
 from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, parse_interfaces
-from eni_bootstrap.lab.service import MetadataService
+from eni_bootstrap.lab.service import Answer, MetadataService
 from eni_bootstrap.metadata import MAX_BYTES, MetadataClient
 from eni_bootstrap.retry import Deadline
 
@@ -140,6 +140,34 @@ def test_all_and_the_walk_tell_the_same(serve, faults):
 def test_a_detaching_eni_is_empty_and_may_pass(serve):
     sick = read(serve(all_answer=404, detaching=[SECOND])).sick
     assert [(eni.mac, eni.passing) for eni in sick] == [(SECOND, True)]
+
+
+@pytest.mark.parametrize("leaf", ["private-ipv4s", "ipv4-prefixes", "ipv6s", "ipv6-prefixes"])
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_leaf_that_was_absent_once_is_there(serve, leaf, status):
+    service = serve(all_answer=404, instead={"{}/{}".format(SECOND, leaf): [Answer(status)]})
+    assert read(service) == parse_interfaces(tree())
+
+
+@pytest.mark.parametrize("leaf", ["private-ipv4s", "ipv4-prefixes", "ipv6s", "ipv6-prefixes"])
+def test_an_eni_whose_listing_names_what_is_not_there_is_sick_and_may_get_well(serve, leaf):
+    found = read(serve(all_answer=404, missing={SECOND: [leaf]}, still_listed=True))
+    assert [(eni.mac, eni.passing, eni.reason.split(" is ")[0]) for eni in found.sick] == [(SECOND, True, leaf)]
+    assert len(found.interfaces) == 2
+
+
+def test_an_empty_list_of_ipv4_addresses_contradicts_the_primary_address(serve):
+    """As one that is not there does; without a primary address it does not."""
+    assert [eni.mac for eni in read(serve(all_answer=404, empty={SECOND: ["private-ipv4s"]})).sick] == [SECOND]
+    none = ["primary-ip-address", "private-ipv4s", "ipv4-prefixes"]
+    assert not read(serve(all_answer=404, empty={SECOND: none})).sick
+
+
+def test_a_leaf_that_is_not_listed_is_absent_and_not_asked_for(serve):
+    service = serve(all_answer=404, missing={SECOND: ["ipv6s", "ipv6-prefixes", "ipv4-prefixes"]})
+    found = read(service)
+    assert not found.sick and [len(eni.subnets) for eni in found.interfaces] == [2, 1, 2]
+    assert not [path for path in service.paths() if path.endswith((SECOND + "/ipv6s", SECOND + "/ipv4-prefixes"))]
 
 
 @pytest.mark.parametrize("all_answer", [404, 400, "<html>", json.dumps(tree())[:500], "[]", '{"mac": null}'])

@@ -11,8 +11,8 @@ import pytest
 
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
-from eni_bootstrap.lab.vpc import make_tree
-from tests.oracle import settle
+from eni_bootstrap.lab.vpc import METADATA, make_tree
+from tests.oracle import NO_WAY, kernel, leaves_by, settle
 
 pytestmark = pytest.mark.kernel
 
@@ -116,6 +116,24 @@ def test_what_is_prohibited_is_so_for_every_source_and_what_an_earlier_entry_sen
         assert host.sent(REFUSED[version], src=host.own(name, version)) == errno.EACCES
     assert host.sent(REFUSED[version], mark=0x10) == errno.EACCES  # a later one
     assert host.sent(REFUSED[version], user=1001) == host.by("eth1", version)
+
+
+@pytest.mark.parametrize("selectors, rule", [
+    ("to: []", "from all"), ("from: 0.0.0.0/0", "from 0.0.0.0/0"), ("from: 0.0.0.0", "from 0.0.0.0"),
+    ("user: [0-999, 1000-4294967294]", "uidrange 0-4294967294"), ("in: lo", "iif lo"),
+    ("mark: 0", "fwmark 0/0xffffffff"),
+])
+def test_a_refusal_of_all_changes_nothing_however_it_is_spelled(host, selectors, rule):
+    """Such a rule, made by hand, takes even the way to the metadata service."""
+    host.configure(ACCESS)
+    assert host().code == 0
+    before = kernel(host.vpc)
+    host.configure("access:\n  - {%s, answer: prohibit}\n" % selectors)
+    said = host()
+    assert said.code == 2 and "eni-bootstrap.yaml:2: access[1]" in said.err
+    assert kernel(host.vpc) == before and leaves_by(host.vpc, None, METADATA) == "eth0"
+    host.vpc.instance.run("ip rule add {} prohibit priority 7".format(rule).split())
+    assert leaves_by(host.vpc, None, METADATA) == NO_WAY
 
 
 @BOTH

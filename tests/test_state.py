@@ -2,12 +2,15 @@
 
 import json
 import os
+import socket
+import stat
+import subprocess
 
 import pytest
 
 from eni_bootstrap import state
 from eni_bootstrap.errors import BootstrapError
-from eni_bootstrap.model import LinkGroup, LinkUp, Numbering
+from eni_bootstrap.model import LinkGroup, LinkUp, Numbering, SeenAddress
 from eni_bootstrap.plan import Change
 from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Made
@@ -49,6 +52,7 @@ def test_a_link_that_has_gone_is_forgotten():
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"links": 3}', '{"links": {"x": {}}}', '{"links": {"3": []}}',
                                      '{"links": {"3": {"addresses": ["x"]}}}', '{"links": {"3": {"group": 1e999}}}',
+                                     '{"links": {"3": {"addresses": [], "as_set": {"10.0.0.1/24": [0]}}}}',
                                      '{"links": {"3": {"group": -5}}}', "[" * 100000], ids=lambda text: text[:40])
 def test_a_broken_record_is_said_and_survived(directory, caplog, content):
     (directory / "state.json").write_text(content)
@@ -106,6 +110,90 @@ def test_root_s_runs_and_the_sandboxed_service_s_share_the_files(directory):
     assert state.load(LINKS) == MADE
 
 
+def link_to_a_secret(path, secret):
+    path.symlink_to(secret)
+
+
+def hard_link_to_a_secret(path, secret):
+    os.link(str(secret), str(path))
+
+
+def link_to_nothing(path, secret):
+    path.symlink_to(secret.parent / "nothing")
+
+
+def pipe(path, secret):
+    os.mkfifo(str(path))
+
+
+def talking_socket(path, secret):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+NAMES = ["lock", "taken-back", "state.json", "state.json.new"]
+"""The directory is a less privileged user's, who may put anything there."""
+
+
+@pytest.fixture
+def secret(tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("nobody's business")
+    path.chmod(0o600)
+    yield path
+    assert path.read_text() == "nobody's business" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("put", [link_to_a_secret, hard_link_to_a_secret, link_to_nothing, pipe, talking_socket],
+                         ids=lambda put: put.__name__)
+def test_what_is_no_file_of_ours_is_neither_followed_nor_waited_for(vpc, make_agent, secret, put):
+    agent = make_agent(vpc)
+    assert agent("apply").code == 0
+    for command in ("apply", "remove"):
+        for path in (secret.parent / "run" / name for name in NAMES):
+            if os.path.lexists(str(path)):
+                path.unlink()
+            put(path, secret)
+        process = agent.start(command, "--timeout", 5)
+        try:
+            out, err = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            pytest.fail("{} hangs".format(command))
+        assert process.returncode == 0 and "Traceback" not in err, (command, out, err)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_directory_in_a_file_s_place_is_named(directory, name):
+    (directory / name).mkdir()
+    said = ""
+    try:
+        with state.lock(Deadline(1)):
+            state.load(LINKS)
+            state.save(MADE, LINKS)
+            state.take_back()
+    except BootstrapError as error:
+        said = str(error)
+    assert str(directory / name) in said and "irectory" in said or "no regular file" in said
+
+
+def test_a_link_is_no_mark_of_a_removal(directory, secret):
+    (directory / "taken-back").symlink_to(secret)
+    assert not state.taken_back()
+    state.take_back()
+    assert state.taken_back() and not (directory / "taken-back").is_symlink()
+
+
+def test_a_record_without_end_is_not_read(directory, caplog):
+    with open(str(directory / "state.json"), "w") as handle:
+        handle.truncate(1 << 40)
+    assert state.load(LINKS) == Made()
+    assert "can't be read" in caplog.text
+
+
 def test_the_mark_of_a_removal_stays_until_somebody_asks_again(directory):
     state.ask_again()
     assert not state.taken_back()
@@ -125,6 +213,43 @@ def test_what_is_about_to_be_done_is_recorded_before_and_what_is_undone_forgotte
     assert state.before(made, add, LINKS, (), 60235) == made, "the group that it had is not forgotten"
     undo = [Change("remove", up, 235), Change("add", LinkGroup("eth2", 0), 235), Change("remove", held, 235)]
     assert state.after(made, undo, 60235) == Made()
+
+
+def test_how_an_address_was_set_is_recorded_after_it_was_and_tells_whose_it_is():
+    held, six = address("eth2", "172.16.10.30/24"), address("eth2", "2001:db8::1/128")
+    add = [Change("add", item, 235) for item in (held, six)]
+    made = state.before(Made(), add, LINKS, (), 60235)
+    assert made.as_set == frozenset()
+    four, unmarked = SeenAddress(held, 235, 700), SeenAddress(six, 0, 701)
+    state.save(made, LINKS)
+    assert state.load(LINKS) == made
+    killed = state.still_ours(made, (four, unmarked), {235})
+    assert (killed.addresses, killed.as_set) == ({held}, {four}), "of the other nobody knows"
+    made = state.with_seen(made, add, (four, unmarked))
+    assert made.as_set == {four, unmarked}
+    state.save(made, LINKS)
+    assert state.load(LINKS) == made == state.still_ours(made, (four, unmarked), {235})
+    for other in (four._replace(set_at=800), four._replace(protocol=0)):
+        assert state.still_ours(made, (other, unmarked), {235}).addresses == {six}
+    assert state.still_ours(made, (), {235}) == made, "it may come back, and it is known as what"
+    assert state.before(made, add[:1], LINKS, (), 60235).as_set == {unmarked}
+    assert state.after(made, [Change("remove", held, 235)], 60235).as_set == {unmarked}
+
+
+def test_a_record_of_a_former_version_is_believed_about_what_is_there(directory):
+    """Which did not write down how the addresses were set."""
+    (directory / "state.json").write_text(json.dumps({"links": {"3": {
+        "addresses": ["172.16.20.20/24", "2001:db8::1/128 deprecated"], "group": 0, "up": True}},
+        "marked": False, "missed": [], "numbers": []}))
+    held = address("eth1", "172.16.20.20/24")
+    made = state.load(LINKS)
+    assert held in made.addresses and len(made.addresses) == 2
+    state.save(made, LINKS)
+    assert state.load(LINKS) == made
+    seen = SeenAddress(held, 0, 900)
+    there = state.still_ours(made, (seen,), {235})
+    assert len(there.addresses) == 2 and there.as_set == {seen}
+    assert state.still_ours(there, (seen._replace(set_at=901),), {235}).addresses == made.addresses - {held}
 
 
 def test_an_address_that_somebody_else_was_faster_with_is_not_ours():

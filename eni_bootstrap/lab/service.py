@@ -83,6 +83,8 @@ class Faults:
     """The missing leaves stay in the MAC's directory listing."""
     empty: Dict[str, Iterable[str]] = {}
     """MAC → leaves that are there and empty (200)."""
+    instead: Dict[str, List["Answer"]] = {}
+    """End of a path → what the next requests for it are answered with; used up."""
     detaching: Iterable[str] = ()
     """MACs that are listed while everything below them is 404."""
     late: Dict[str, float] = {}
@@ -213,7 +215,8 @@ class MetadataService:
                 return self._new_token(request)
             if request.method != "GET":
                 return Answer(405)
-            return self._refusal(request.headers.get("x-aliyun-ecs-metadata-token")) or self._content(request.path)
+            refusal = self._refusal(request.headers.get("x-aliyun-ecs-metadata-token"))
+            return refusal or self._instead(request.path) or self._content(request.path)
 
     def count_down(self, fault: str) -> bool:
         with self._lock:
@@ -240,6 +243,10 @@ class MetadataService:
         if token is None:
             return Answer(403) if self.faults.hardened else None
         return None if token in self._tokens and self._tokens[token].use() else Answer(401)
+
+    def _instead(self, path: str) -> Optional[Answer]:
+        ready = [answers for end, answers in self.faults.instead.items() if answers and path.endswith(end)]
+        return ready[0].pop(0) if ready else None
 
     def _content(self, path: str) -> Answer:
         names = [unquote(name) for name in path.split("/") if name]
