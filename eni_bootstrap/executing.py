@@ -11,10 +11,10 @@ from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step
 from eni_bootstrap.model import LinkAddress, LinkGroup, Made, Route, Rule, SeenRule, Snapshot
 from eni_bootstrap.netlink import Failure
 from eni_bootstrap.pairing import Eni
-from eni_bootstrap.plan import Change, Item, Plan
+from eni_bootstrap.plan import Change, Item, Plan, steps
 from eni_bootstrap.proof import strangers
 from eni_bootstrap.routing import Decision
-from eni_bootstrap.staging import families_of, sparing, staged
+from eni_bootstrap.staging import Refusals, families_of, sparing, staged
 from eni_bootstrap.tables import Memory
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
     made = made._replace(numberings=view.numberings, kernel_marks=view.kernel_marks)
     if made != view.recorded:
         state.save(made, links)
-    done, failures = make(world, todo.links + todo.routes)
+    refusals = Refusals(todo.removals)
+    done, failures = make(world, todo.links + todo.routes, refusals)
     # A copy of a user's route is nobody's condition; a default whose place is taken is.
     missing = [failure.change.item for failure in failures if isinstance(failure.change.item, Route)]
     missing += [conflict.wanted for conflict in todo.conflicts if conflict.wanted.is_default]
@@ -42,10 +43,13 @@ def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
     refused = families_of(missing, decision)
     if refused:
         rest = sparing(rest, refused, decision, Memory(view.snapshot, config))
-    done_too, failures_too = make(world, rest)
+        for change in set(todo.removals).difference(rest):
+            refusals.note(change)
+    done_too, failures_too = make(world, rest, refusals)
     done += done_too
     failures += failures_too
-    settled = state.after(made, done, config.group, [failure.change for failure in failures])
+    undone = set(todo.addresses).difference(done)
+    settled = state.after(made, done, config.group, undone)
     if any(change.verb != "remove" and isinstance(change.item, LinkAddress) for change in done):
         settled = state.with_seen(settled, done, world.kernel.seen_addresses())
     if settled != made:
@@ -109,13 +113,28 @@ def see_table(world: World, members: Sequence[Marked], made: Made, rules: Sequen
             TABLE, ", ".join(member.dev for member in members)))
 
 
-def make(world: World, changes: Sequence[Change]) -> Tuple[List[Change], List[Failure]]:
-    """Apply; the changes made, and those refused."""
-    for change in changes if LOG.isEnabledFor(logging.DEBUG) else ():
-        LOG.debug("%s", change)
-    failures = world.kernel.apply(changes) if changes else []
-    refused = {failure.change for failure in failures}
-    return [change for change in changes if change not in refused], failures
+def make(world: World, changes: Sequence[Change], refusals: Optional[Refusals] = None
+         ) -> Tuple[List[Change], List[Failure]]:
+    """Apply, step by step: the changes made, and those refused. What presupposes one of these is left for the next run.
+
+    ``refusals``: those before. Raises ``NotPermitted`` before anything of a later step is done.
+    """
+    done: List[Change] = []
+    failures: List[Failure] = []
+    refusals = refusals or Refusals()
+    for step in steps(changes):
+        waiting = {change for change in step if refusals.concern(change)} if refusals.any else set()
+        todo = [change for change in step if change not in waiting] if waiting else step
+        for change in todo if LOG.isEnabledFor(logging.DEBUG) else ():
+            LOG.debug("%s", change)
+        failed = world.kernel.apply(todo) if todo else []
+        refused = {failure.change for failure in failed}
+        done += [change for change in todo if change not in refused]
+        failures += failed
+        for change in [*waiting, *refused]:
+            LOG.debug("not done: %s", change)
+            refusals.note(change)
+    return done, failures
 
 
 def refusal(failure: Failure, decision: Optional[Decision] = None) -> str:

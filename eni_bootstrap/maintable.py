@@ -1,13 +1,29 @@
 """What main holds of the ENIs: default routes, and specific routes through one of them. PURE."""
 
+import itertools
 from collections import defaultdict
-from typing import Dict, Iterable, List, Set, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Set
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.model import (
-    IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Address, Hop, Network, Route, SeenRoute, Snapshot,
+    IPV6_METRIC, MAIN, PROTOCOL_KERNEL, UNREACHABLE_METRIC, Address, Hop, Network, Route, SeenRoute, Snapshot,
 )
 from eni_bootstrap.pairing import network_of
+
+
+class Copies(NamedTuple):
+    """The user's own routes through an ENI, as its table has them."""
+
+    routes: List[Route]
+    left_out: bool
+    """There are more of them than are copied."""
+    closed: Dict[Route, Route]
+    """What refuses the destination of a route that can't be copied with all that it carries, and that route. Where a
+    better one can be copied, that one is asked first in main, too.
+
+    It is a fence, by its metric: the user may put a route of his own before it. A more specific IPv6 destination than
+    the default's is a node of its own, so that the gateway is not skipped because of it.
+    """
 
 
 class MainTable:
@@ -46,15 +62,24 @@ class MainTable:
         return {route.dst for dev in devs for route, protocol, _ in self._specific.get(dev, ())
                 if protocol != PROTOCOL_KERNEL or route.dst.prefixlen < route.dst.max_prefixlen}
 
-    def copies(self, dev: str, table: int, most: int) -> Tuple[List[Route], bool]:
-        """The user's own routes through a device as routes of a table, and whether some were left out."""
-        found = []
+    def copies(self, dev: str, table: int, most: int) -> "Copies":
+        """The user's own routes through a device as routes of a table."""
+        found: List[Route] = []
+        closed: Dict[Network, Route] = {}
         for route, protocol, expires in self._specific.get(dev, ()):
             if protocol not in (PROTOCOL_KERNEL, self._protocol) and not expires:
                 hops = tuple(hop._replace(weight=1) for hop in route.hops if hop.dev == dev)
-                found.append(route._replace(table=table, hops=hops))
+                if not any(hop.other for hop in hops):
+                    found.append(route._replace(table=table, hops=hops))
+                elif route.dst not in closed or route.metric < closed[route.dst].metric:
+                    closed[route.dst] = route
+        found = [route for route in found if route.dst not in closed or route.metric < closed[route.dst].metric]
+        reached = {route.dst for route in found}
+        fences = {Route(table, dst, kind="unreachable", metric=UNREACHABLE_METRIC): route
+                  for dst, route in closed.items() if dst not in reached}
+        found = list(itertools.chain(fences, found))
         neighbours = [near for route in found[:most] for hop in route.hops for near in neighbour(table, hop)]
-        return neighbours + found[:most], len(found) > most
+        return Copies(neighbours + found[:most], len(found) > most, fences)
 
     def is_own(self, seen: SeenRoute) -> bool:
         return seen.protocol == self._protocol

@@ -179,10 +179,14 @@ class Hop(NamedTuple):
     gateway: Optional[Address] = None
     weight: int = 1
     """Its share where there are several ways, 1 to 256."""
+    other: Tuple[str, ...] = ()
+    """What else the kernel is told of it, by name: only other people's routes have any, and without it a copy would
+    send packets another way, or bare where they are to be encapsulated."""
 
     def __str__(self) -> str:
-        via = "via {} ".format(self.gateway) if self.gateway is not None else ""
-        return via + "dev " + self.dev + (" weight {}".format(self.weight) if self.weight != 1 else "")
+        words = ["via", str(self.gateway)] if self.gateway is not None else []
+        words += ["dev", self.dev] + (["weight", str(self.weight)] if self.weight != 1 else [])
+        return " ".join(words + list(self.other))
 
 
 class Route(NamedTuple):

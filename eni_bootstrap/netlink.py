@@ -12,7 +12,7 @@ import itertools
 import os
 import struct
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -84,6 +84,8 @@ class Kernel:
         self._names: Dict[int, str] = {}
         self._indexes: Dict[str, int] = {}
         self._mtus: Dict[str, int] = {}
+        self._protocols: FrozenSet[int] = frozenset()
+        """Ours. Whatever else the kernel tells of such a route it has made up itself."""
 
     def close(self) -> None:
         self._socket.close()
@@ -171,11 +173,11 @@ class Kernel:
         it ours too.
         """
         numbered = [config, *former]
-        protocols = sorted({each.protocol for each in numbered})
+        self._protocols = frozenset(each.protocol for each in numbered)
         routes: Dict[SeenRoute, None] = {}
         for version in (4, 6):
             own: List[SeenRoute] = []
-            for ours in protocols:
+            for ours in sorted(self._protocols):
                 own += self._routes(version, _marked(ours), protocol=ours)
             own += self._routes(version, lambda body: body[_PROTOCOL] == PROTOCOL_KERNEL and body[_TYPE] == _FENCE,
                                 protocol=PROTOCOL_KERNEL, kind=_FENCE)
@@ -247,11 +249,12 @@ class Kernel:
         hops: Tuple[Hop, ...] = ()
         if kind in ("unicast", "local"):
             parts = attributes.get("RTA_MULTIPATH")
+            other = () if message["proto"] in self._protocols else _other(message["attrs"])
             if parts:
-                hops = tuple(Hop(self._names.get(part["oif"], ""), _gateway(dict(part["attrs"])), part["hops"] + 1)
-                             for part in parts)
+                hops = tuple(Hop(self._names.get(part["oif"], ""), _gateway(dict(part["attrs"])), part["hops"] + 1,
+                                 other + _other(part["attrs"])) for part in parts)
             elif "RTA_OIF" in attributes:
-                hops = (Hop(self._names.get(attributes["RTA_OIF"], ""), _gateway(attributes)),)
+                hops = (Hop(self._names.get(attributes["RTA_OIF"], ""), _gateway(attributes), other=other),)
         metrics = attributes.get("RTA_METRICS")
         options = sorted((_OPTIONS[name], value) for name, value in (metrics["attrs"] if metrics else ())
                          if name in _OPTIONS)
@@ -461,6 +464,26 @@ class _Quota:
 
 _ANY = {4: "0.0.0.0", 6: "::"}
 _UNROUTED = ("local", "broadcast", "anycast", "multicast")
+
+
+_CARRIED = frozenset((
+    "RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_VIA", "RTA_PRIORITY", "RTA_PREFSRC", "RTA_METRICS", "RTA_MULTIPATH",
+    "RTA_TABLE", "RTA_CACHEINFO",
+    "RTA_FLOW",  # a realm: counts packets and classifies them for tc
+    "RTA_PREF",  # chooses among routers of one metric
+    "RTA_ENCAP_TYPE",  # there is an RTA_ENCAP with it
+))
+"""Attributes of routes that a Route has, and those without which a copy of it sends packets the same way."""
+_NEXTHOP_ID = 30  # RTA_NH_ID, which pyroute2 does not know; the ways of a nexthop object are told, too
+_WORDS = {"RTA_ENCAP": "encap", "RTA_SRC": "from"}
+
+
+def _other(attributes: List[Tuple[str, Any]]) -> Tuple[str, ...]:
+    """The other attributes, in iproute2's words where it matters."""
+    other = [(name, value) for name, value in attributes if name not in _CARRIED]
+    numbers = [value["header"]["type"] & 0x3FFF for name, value in other if name == "UNKNOWN"]
+    return tuple([_WORDS.get(name, name) for name, _ in other if name != "UNKNOWN"]
+                 + ["attribute {}".format(number) for number in numbers if number != _NEXTHOP_ID])
 
 
 def _gateway(attributes: Dict[str, Any]) -> Optional[Address]:

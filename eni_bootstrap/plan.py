@@ -1,11 +1,12 @@
 """What has to be done, and in which order. PURE.
 
 Desired minus present is added; ours minus desired is removed. Additions come before removals, a table is filled before
-a rule leads to it, a rule goes before its table is emptied: a run that is killed after any single message leaves the
-old state, the new one, or traffic that is refused, never a wrong way out.
+a rule leads to it, what refuses is there before what leads past it, a rule goes before its table is emptied: a run that
+is killed after any single message leaves the old state, the new one, or traffic that is refused, never a wrong way out.
 """
 
-from typing import AbstractSet, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple, Union
+import itertools
+from typing import AbstractSet, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import takes_others_along
@@ -201,10 +202,11 @@ def plan(
                if change.item[:2] not in asked and change.item[0] not in decision.kept_devs]
     for group in {each.group for each in (Config(), *former)} - {config.group}:  # udev's rule knows the usual one only
         remove += _former_groups(made, snapshot, everybody, config._replace(group=group))
+    order = _Order([config, *former])
     return Plan(
-        tuple(_change("add", item, config) for item in to_links), _ordered(routes),
-        _ordered([_change("add", rule, config) for rule in rules if rule not in present_rules]),
-        tuple(addresses + pools), _undone(remove),
+        tuple(_change("add", item, config) for item in to_links), order.made(routes),
+        order.made(_change("add", rule, config) for rule in rules if rule not in present_rules),
+        tuple(addresses + pools), order.taken_back(remove),
         tuple(conflicts))
 
 
@@ -226,7 +228,7 @@ def withdrawal(
     for group in {each.group for each in (Config(), config, *former)}:
         remove += _former_groups(made, snapshot, devs, config._replace(group=group))
     remove += _former_settings(made, snapshot, config)
-    return Plan(removals=_undone(dict.fromkeys(remove)))
+    return Plan(removals=_Order([config, *former]).taken_back(dict.fromkeys(remove)))
 
 
 def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Made, in_use: AbstractSet[str], config: Config
@@ -270,10 +272,6 @@ def _former_settings(made: Made, snapshot: Snapshot, config: Config) -> List[Cha
             if done.setting in snapshot.settings]
 
 
-def _ordered(changes: List[Change]) -> Tuple[Change, ...]:
-    return tuple(sorted(changes, key=lambda change: _rank(change.item)))
-
-
 def _change(verb: str, item: Item, config: Config) -> Change:
     """What no device holds, a rule or a fence, bears the mark that nobody takes for a leftover."""
     guarded = isinstance(item, Rule) or isinstance(item, Route) and not item.hops
@@ -285,28 +283,64 @@ def _without(snapshot: Snapshot, routes: AbstractSet[Route]) -> List[Change]:
     return [Change("remove", seen.route, seen.protocol) for seen in snapshot.routes if seen.route in routes]
 
 
-def _undone(removals: Iterable[Change]) -> Tuple[Change, ...]:
-    """In the reverse of the order in which things are made; the text of a rule for all does not tell its IP version."""
-    return tuple(sorted(removals, key=lambda change: (
-        -_rank(change.item), str(change.item), change.protocol, getattr(change.item, "version", 0))))
+class _Order:
+    """The order in which things are made; they are taken back in the reverse one."""
+
+    def __init__(self, configs: Iterable[Config]) -> None:
+        self._fronts = [(config.priority_refusal, config.priority_main) for config in configs]
+
+    def made(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
+        return tuple(sorted(changes, key=lambda change: self._place(change.item)))
+
+    def taken_back(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
+        def reverse(change: Change) -> Tuple[int, int, str, int, int]:
+            rank, priority = self._place(change.item)
+            # The text of a rule for all does not tell its IP version.
+            return -rank, -priority, str(change.item), change.protocol, getattr(change.item, "version", 0)
+
+        return tuple(sorted(changes, key=reverse))
+
+    def _place(self, item: Item) -> Tuple[int, int]:
+        """An access entry's refusal is asked in front of all look-ups, a fence behind them."""
+        if isinstance(item, Rule) and item.action in _REFUSING and any(
+                first <= item.priority < end for first, end in self._fronts):
+            return _REFUSALS, 0
+        return _place(item)
+
+
+_REFUSING = ("prohibit", "unreachable", "blackhole")
+_REFUSALS, _FOR_EVERYBODY = 6, 10
+
+
+def steps(changes: Iterable[Change]) -> Iterator[List[Change]]:
+    """What can be sent at once: no change of a step needs another one of it."""
+    for _, step in itertools.groupby(changes, lambda change: (change.verb == "remove", _place(change.item))):
+        yield list(step)
+
+
+def _place(item: Item) -> Tuple[int, int]:
+    """Of rules for everybody each comes after those that are asked before it."""
+    rank = _rank(item)
+    return rank, item.priority if isinstance(item, Rule) and rank == _FOR_EVERYBODY else 0
 
 
 def _rank(item: Item) -> int:
-    """The place of an item in the order of additions."""
     if isinstance(item, LinkGroup):
         return 0
     if isinstance(item, (LinkUp, LinkSetting)):
         return 1
     if isinstance(item, Route):
         if item.is_pool:
-            return 10
+            return 12
         if not item.hops:
             return 5  # the fence
         if item.table == MAIN:
             return 4  # after the primary's own default, which may be needed because of it
         return 2 if all(hop.gateway is None for hop in item.hops) else 3
     if isinstance(item, LinkAddress):
-        return 10
+        return 12
     if item.suppress_prefixlength is not None:
-        return 6 if item.src is not None else 7  # what must come before main's specific routes, and those
-    return 8 if item.action == "lookup" else 9
+        return 7 if item.src is not None else 8  # what must come before main's specific routes, and those
+    if item.action != "lookup":
+        return 11  # what jumps to a look-up, or is its fence
+    return 9 if item.src is not None or item.oif else _FOR_EVERYBODY  # access entries, spreads, connection marks

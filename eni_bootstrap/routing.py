@@ -36,6 +36,8 @@ from eni_bootstrap.tables import Memory, Numbers, assign
 
 _LINK_LOCAL = IPv6Network("fe80::/64")
 _METRIC = {4: 0, 6: IPV6_METRIC}
+_NAMED = 3
+"""So many of a user's routes fit into one remark that can be read."""
 
 
 class Decision(NamedTuple):
@@ -162,20 +164,24 @@ def decide(
     for eni in enis:
         table = numbers[eni.dev].table
         own = base_routes(eni, table)
-        copies, left_out = main.copies(eni.dev, table, config.copies)
+        copies = main.copies(eni.dev, table, config.copies)
         others = [other for other in enis if other is not eni]
         if eni.primary:
-            own += _detours(eni, table, others, secondary_devs, copies, main)
-            own += copies if config.primary == "full" else _primary_default(
+            own += _detours(eni, table, others, secondary_devs, copies.routes, main)
+            own += copies.routes if config.primary == "full" else _primary_default(
                 eni, table, secondary_devs, defaults, main)
             own = [route for route in own if route.version in versions]
         else:
-            own += copies
+            own += copies.routes
             if not groups:
-                own += _detours(eni, table, others, {other.dev for other in others} | outline.kept_devs, [], main)
-        if left_out and (config.primary == "full" or not eni.primary):
+                own += _detours(eni, table, others, {other.dev for other in others} | outline.kept_devs,
+                                list(copies.closed), main)
+        if copies.left_out and (config.primary == "full" or not eni.primary):
             remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
                            "does not hold for its addresses".format(eni.label, config.copies, table))
+        if copies.closed:
+            there = set(own)
+            remarks += _closed_text(eni, table, [route for fence, route in copies.closed.items() if fence in there])
         routes += _first_of_each_key(own)
         rules += _rules(eni, table, sources[eni.dev], versions, early=not groups, config=config)
     kept = {member.dev: memory.tables_of(member.dev, []) for member in unfit}
@@ -314,6 +320,13 @@ def _detours(
         for dst in sorted(away - {route.dst for route in copies}):
             routes.append(Route(table, dst, (Hop(eni.dev, subnet.gateway),), metric=_METRIC[subnet.version]))
     return routes
+
+
+def _closed_text(eni: Eni, table: int, routes: Sequence[Route]) -> List[str]:
+    more = len(routes) - _NAMED
+    return ["{}: table {} can't have a copy of {}{}: it refuses what the ENI's addresses send there, unless you put a "
+            "route of your own into it".format(eni.label, table, ", ".join(map(str, routes[:_NAMED])),
+                                               " and of {} more".format(more) if more > 0 else "")] if routes else []
 
 
 def _inside(network: Network, blocks: Set[Tuple[int, int]]) -> bool:

@@ -1,8 +1,8 @@
 """What of a plan can be done now. PURE."""
 
-from typing import Callable, Dict, Iterable, List, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from eni_bootstrap.model import MAIN, LinkAddress, Network, Route, Rule
+from eni_bootstrap.model import ANY, MAIN, LinkAddress, LinkGroup, LinkUp, Match, Network, Route, Rule
 from eni_bootstrap.pairing import network_of
 from eni_bootstrap.plan import Change, Item, Plan
 from eni_bootstrap.routing import Decision
@@ -10,6 +10,9 @@ from eni_bootstrap.tables import Memory
 
 Family = Tuple[str, int]
 """An ENI's device and an IP version."""
+
+Selector = Tuple[int, Optional[Network], str, Match]
+"""Which packets a rule catches, whatever becomes of them."""
 
 
 def staged(todo: Plan) -> Tuple[Plan, bool]:
@@ -49,6 +52,96 @@ def staged(todo: Plan) -> Tuple[Plan, bool]:
         addresses=_without(todo.addresses, waits), removals=_without(todo.removals, stays)), True
 
 
+class Refusals:
+    """What was refused, or has waited because of that; and what has to wait, too.
+
+    Whatever is left undone, no packet may go a way that is neither its old one nor its new one:
+
+    - a source keeps all that it has until all that is new for it stands, its address comes after its rules, and what
+      jumps to a look-up or stands behind it is made with it, and goes before it;
+    - a look-up is made when those asked before it stand that would take its packets, and goes before they do;
+    - what rules lead to goes when they have gone: a table's routes, then its link; and so does the links' group. Where
+      a link is not in its group, main's specific routes are asked as before.
+    """
+
+    def __init__(self, removals: Iterable[Change] = ()) -> None:
+        """``removals``: what there is that can stay."""
+        self.any = False
+        self._selectors: Set[Selector] = set()
+        self._tables: Set[Tuple[int, int]] = set()
+        self._devs: Set[str] = set()
+        self._grouped = self._ungrouped = False
+        self._missing = _Priorities(min)
+        self._staying = _Priorities(max)
+        self._renewed = {_selector(change.item) for change in removals
+                         if isinstance(change.item, Rule) and change.item.suppress_prefixlength is not None}
+
+    def note(self, change: Change) -> None:
+        """This one is not done."""
+        self.any = True
+        item, away = change.item, change.verb == "remove"
+        if isinstance(item, Rule):
+            self._selectors.add(_selector(item))
+            if item.action == "lookup" and not item.oif:  # a socket that is bound to a device leaves by no other
+                (self._staying if away else self._missing).note(item)
+            if away:
+                self._tables.add((item.version, item.table))
+                self._grouped = self._grouped or item.suppress_ifgroup is not None
+        elif isinstance(item, LinkGroup):
+            self._ungrouped = True
+        elif away and isinstance(item, LinkAddress):
+            self._selectors.add(_selector_of(network_of(item.address)))
+        elif away and isinstance(item, Route):
+            self._devs.update(item.devs())
+            if item.is_pool:
+                self._selectors.add(_selector_of(item.dst))
+
+    def concern(self, change: Change) -> bool:
+        """Whether this one has to wait."""
+        item, away = change.item, change.verb == "remove"
+        if isinstance(item, Rule):
+            own = _selector(item) in self._selectors
+            if away:
+                return own or item.priority < self._staying.of(item, -1)
+            if item.action != "lookup":
+                return own and item.action in ("goto", "unreachable")
+            if item.suppress_ifgroup is not None and self._ungrouped and _selector(item) in self._renewed:
+                return True
+            return not item.oif and item.priority > self._missing.of(item, item.priority)
+        if isinstance(item, Route):
+            if item.is_pool:
+                return not away and _selector_of(item.dst) in self._selectors
+            return away and (item.version, item.table) in self._tables
+        if isinstance(item, LinkAddress):
+            return not away and _selector_of(network_of(item.address)) in self._selectors
+        return isinstance(item, LinkUp) and away and item.dev in self._devs or \
+            isinstance(item, LinkGroup) and self._grouped
+
+
+class _Priorities:
+    """By IP version the first, or the last, priority of some rules: of all, and of those that ask for no source."""
+
+    def __init__(self, outermost: Callable[[int, int], int]) -> None:
+        self._outermost = outermost
+        self._found: Dict[Tuple[int, bool], int] = {}
+
+    def note(self, rule: Rule) -> None:
+        for key in ((rule.version, False), (rule.version, True)) if rule.src is None else ((rule.version, False),):
+            self._found[key] = self._outermost(rule.priority, self._found.get(key, rule.priority))
+
+    def of(self, rule: Rule, default: int) -> int:
+        """Of the rules that may take its packets."""
+        return self._found.get((rule.version, rule.src is not None), default)
+
+
+def _selector(rule: Rule) -> Selector:
+    return rule.version, rule.src, rule.oif, rule.match
+
+
+def _selector_of(source: Network) -> Selector:
+    return source.version, source, "", ANY
+
+
 def families_of(routes: Iterable[Route], decision: Decision) -> Set[Family]:
     """Whose routes these are; those in main are nobody's condition."""
     return {(dev, route.version) for route in routes for dev, numbers in decision.numbers.items()
@@ -69,7 +162,8 @@ def sparing(changes: Sequence[Change], spared: Set[Family], decision: Decision, 
         dev, version = family
         if isinstance(item, Rule):
             stale = item.table in tables[family] and item.src is not None and item.src not in well
-            return item.version == version and (item.oif == dev or item.src in sources[dev] or stale)
+            own = item.src in sources[dev] and item.table != MAIN  # the primary's keep off access entries as they are
+            return item.version == version and (item.oif == dev or own or stale)
         if isinstance(item, Route):
             fence = not item.hops and item.table in tables[family]
             pool = item.is_pool and item.dst in sources[dev]

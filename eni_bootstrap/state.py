@@ -216,9 +216,9 @@ def before(
     )
 
 
-def after(made: Made, changes: Sequence[Change], group: int, refused: Sequence[Change] = ()) -> Made:
-    """The record without what the changes have taken back, and without addresses that somebody else was faster with."""
-    not_ours = {change.item for change in refused if change.verb == "add" and isinstance(change.item, LinkAddress)}
+def after(made: Made, changes: Sequence[Change], group: int, undone: Iterable[Change] = ()) -> Made:
+    """The record without what the changes have taken back, and without addresses that were not put on their links."""
+    not_ours = {change.item for change in undone if change.verb == "add" and isinstance(change.item, LinkAddress)}
     removed = [change.item for change in changes if change.verb == "remove"]
     removed += [change.item._replace(deprecated=True) for change in changes
                 if change.verb == "replace" and isinstance(change.item, LinkAddress)]

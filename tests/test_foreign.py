@@ -1,7 +1,11 @@
 """Other people's things: untouched by all that we do, still in force, and named where they defeat ours."""
 
+import struct
+from ipaddress import ip_network
+
 import pytest
 
+from eni_bootstrap import rtnetlink
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import make_tree
 from tests.oracle import (
@@ -296,6 +300,136 @@ def test_routes_of_every_kind_are_copied(make_vpc, make_agent):
     assert lookup(vpc, vpc.address("eth1", 6), "fd00:78::1")["gateway"] == "fe80::7"
     assert lookup(vpc, vpc.address("eth0", 6), "fd00:78::1")["dev"] == "eth0"
     assert lookup(vpc, vpc.address("eth2", 6), "fd00:78::1")["dev"] == "eth2"
+
+
+SEG6 = "encap seg6 mode encap segs 2001:db8:99::1"
+BEYOND_A_COPY = {
+    "encap ip": ("10.60.0.0/16", ["route add {} encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1"]),
+    "encap ip, one of two ways": ("10.60.0.0/16", [
+        "route add {} nexthop encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1 "
+        "nexthop via 172.16.20.8 dev eth1"]),
+    "encap ip, and a worse one without": ("10.60.0.0/16", [
+        "route add {} encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1 metric 5",
+        "route add {} via 172.16.20.8 dev eth1 metric 6"]),
+    "encap seg6": ("fd00:60::/32", ["-6 route add {} " + SEG6 + " via fe80::9 dev eth1"]),
+    "encap seg6 of IPv4": ("10.60.0.0/16", ["route add {} " + SEG6 + " dev eth1"]),
+    "encap seg6 of a nexthop object": ("fd00:60::/32", [
+        "nexthop add id 5 " + SEG6 + " via fe80::9 dev eth1", "-6 route add {} nhid 5"]),
+    "from": ("fd00:60::/32", ["-6 route add {} from 2001:db8:20:a201::/64 via fe80::9 dev eth1"]),
+}
+
+
+def reaches(vpc, dev, network):
+    """Whether the kernel knows a way for the ENI's address."""
+    first = str(ip_network(network)[1])
+    version = ip_network(network).version
+    return leaves_by(vpc, vpc.address(dev, version), first) != NO_WAY
+
+
+@pytest.mark.parametrize("network, commands", BEYOND_A_COPY.values(), ids=list(BEYOND_A_COPY))
+def test_what_can_t_be_copied_whole_is_named_and_fails_closed_as_long_as_it_is_there(make_vpc, make_agent, network,
+                                                                                     commands):
+    """Not bare: what the user has encapsulated must not go out as it is."""
+    vpc = make_vpc(make_tree(ipv6=True))
+    agent, version = make_agent(vpc), ip_network(network).version
+    assert agent("apply").code == 0
+    without = kernel(vpc)
+    for command in commands:
+        ip(vpc, command.format(network))
+    before = kernel(vpc)
+    for _ in range(2):
+        result = agent("apply")
+        assert result.code == 0 and network in result.out and "eth1): table 1001 can't have a copy of" in result.out
+        found = [route for route in routes(vpc, 1001, version) if route["dst"] == network]
+        assert [(route["type"], route["protocol"]) for route in found] == [("unreachable", OURS)]
+        assert not reaches(vpc, "eth1", network) and reaches(vpc, "eth2", network) and reaches(vpc, "eth0", network)
+    assert "0 things changed" in result.out and lost(before, kernel(vpc)) == []
+    assert network in agent("verify").out
+    assert_every_eni_answers(vpc)
+    ip(vpc, "nexthop flush")
+    ip(vpc, "-{} route flush exact {}".format(version, network))
+    result = agent("apply")
+    assert result.code == 0 and network not in result.out
+    assert difference(without, kernel(vpc)) == ([], []) and reaches(vpc, "eth1", network)
+
+
+def test_a_destination_that_fails_closed_is_open_again_when_the_route_can_be_copied(vpc, make_agent):
+    """And by another route of the user's in the table itself."""
+    agent = make_agent(vpc)
+    ip(vpc, "route add 10.60.0.0/16 encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1")
+    ip(vpc, "route add 10.61.0.0/16 encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1")
+    assert agent("apply").code == 0 and not reaches(vpc, "eth1", "10.60.0.0/16")
+    ip(vpc, "route replace 10.60.0.0/16 via 172.16.20.9 dev eth1")
+    ip(vpc, "route add 10.61.0.0/16 encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1 table 1001")
+    for _ in range(2):
+        assert agent("apply").code == 0 and table_of(vpc, "eth1") == 1001
+        for destination in ("10.60.0.1", "10.61.0.1"):
+            assert lookup(vpc, vpc.address("eth1"), destination)["gateway"] == "172.16.20.9"
+    assert agent("remove").code == 0
+    assert ip(vpc, "route show table 1001").split()[0] == "10.61.0.0/16"
+
+
+def test_a_better_route_that_can_be_copied_is(vpc, make_agent):
+    """As in main, where the worse one is not asked either."""
+    ip(vpc, "route add 10.60.0.0/16 via 172.16.20.8 dev eth1 metric 4")
+    ip(vpc, "route add 10.60.0.0/16 encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1 metric 5")
+    assert make_agent(vpc)("apply").code == 0
+    assert [(route["type"], route.get("gateway")) for route in routes(vpc, 1001) if route["dst"] == "10.60.0.0/16"] == [
+        ("unicast", "172.16.20.8")]
+
+
+def test_of_ways_by_several_enis_only_the_eni_s_own_counts(vpc, make_agent):
+    ip(vpc, "route add 10.60.0.0/16 nexthop encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1 "
+            "nexthop via 172.16.10.9 dev eth2")
+    assert make_agent(vpc)("apply").code == 0
+    assert not reaches(vpc, "eth1", "10.60.0.0/16")
+    assert lookup(vpc, vpc.address("eth2"), "10.60.0.1")["gateway"] == "172.16.10.9"
+
+
+@pytest.mark.parametrize("metrics", [
+    "mtu lock 1400", "congctl reno", "features ecn", "rto_min 50", "realm 4/5", "fastopen_no_cookie 1",
+    "mtu lock 1400 congctl reno features ecn rto_min 50 realm 4/5 hoplimit 9 initcwnd 20 advmss 1000 quickack 1",
+])
+def test_no_metric_makes_a_destination_fail(make_vpc, make_agent, metrics):
+    vpc = make_vpc(make_tree(ipv6=True))
+    ip(vpc, "route add 10.60.0.0/16 via 172.16.20.9 dev eth1 " + metrics)
+    if "realm" not in metrics:
+        ip(vpc, "-6 route add fd00:60::/32 via fe80::9 dev eth1 " + metrics)
+    result = make_agent(vpc)("apply")
+    assert result.code == 0 and "10.60." not in result.out and "fd00:60:" not in result.out
+    assert lookup(vpc, vpc.address("eth1"), "10.60.0.1")["gateway"] == "172.16.20.9"
+    if "realm" not in metrics:
+        assert lookup(vpc, vpc.address("eth1", 6), "fd00:60::1")["gateway"] == "fe80::9"
+
+
+def test_a_route_with_an_attribute_that_nobody_knows_yet_is_not_copied(vpc, make_agent, monkeypatch):
+    """As a later kernel may tell one; metrics that nobody knows do no harm."""
+    ip(vpc, "route add 10.60.0.0/16 via 172.16.20.9 dev eth1 metric 60")
+    ip(vpc, "route add 10.61.0.0/16 via 172.16.20.9 dev eth1 metric 61 mtu 1400")
+    agent, dump = make_agent(vpc), rtnetlink.Socket.dump
+
+    def told(self, message, take=None):
+        for body in dump(self, message, take):
+            if message.type == 26 and (struct.pack("=HHI", 8, 6, 60) in body or body[5] == int(OURS)):
+                body += struct.pack("=HHI", 8, 99, 7)
+            lists = struct.pack("=HHHHI", 12, 8, 8, 2, 1400)  # RTA_METRICS, of them the MTU
+            yield body.replace(lists, struct.pack("=HHHHIHHI", 20, 8, 8, 2, 1400, 8, 99, 7))
+
+    monkeypatch.setattr(rtnetlink.Socket, "dump", told)
+    for _ in range(2):
+        result = agent("apply")
+        assert result.code == 0 and "10.60.0.0/16 via 172.16.20.9 dev eth1 attribute 99" in result.out
+        assert not reaches(vpc, "eth1", "10.60.0.0/16") and reaches(vpc, "eth1", "10.61.0.0/16")
+    assert "0 things changed" in result.out  # to those of ours it makes no difference
+
+
+def test_a_thousand_routes_that_can_t_be_copied_make_one_remark(vpc, make_agent):
+    lines = ["route add 10.{}.{}.0/24 encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1".format(
+        60 + n // 250, n % 250) for n in range(900)]
+    vpc.instance.run(["ip", "-batch", "-"], input="\n".join(lines))
+    result = make_agent(vpc)("apply")
+    assert result.code == 0 and "and of 897 more" in result.out and len(result.out) < 4000
+    assert not reaches(vpc, "eth1", "10.60.0.0/24") and not reaches(vpc, "eth1", "10.63.149.0/24")
 
 
 def test_a_copied_route_keeps_the_source_that_it_prefers(vpc, make_agent):

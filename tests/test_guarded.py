@@ -114,6 +114,23 @@ def test_all_is_taken_back_whoever_is_in_charge_by_then(host, under, managers, l
     assert not show(vpc, "route show table all type unreachable")
 
 
+def test_what_refuses_a_single_destination_bears_the_mark_too_and_goes_with_its_reason(host, under):
+    vpc, agent = host
+    under(DELETES)
+    assert agent("apply").code == 0
+    there = {version: show(vpc, "-{} route show table 1001".format(version)) for version in (4, 6)}
+    for network in ("10.60.0.0/16", "fd00:60::/32"):
+        ip(vpc, "route add {} encap seg6 mode encap segs 2001:db8:99::1 dev eth1".format(network))
+    assert agent("apply").code == 0
+    for version, route in there.items():
+        more = [each for each in show(vpc, "-{} route show table 1001".format(version)) if each not in route]
+        assert [(each["type"], each["protocol"]) for each in more] == [("unreachable", "kernel")]
+    for network in ("10.60.0.0/16", "fd00:60::/32"):
+        ip(vpc, "route del {} dev eth1".format(network))
+    assert agent("apply").code == 0
+    assert {version: show(vpc, "-{} route show table 1001".format(version)) for version in (4, 6)} == there
+
+
 def test_a_fence_alone_is_found_and_taken_back(host, under):
     """As a run leaves it that was killed between the rules' removal and the routes'."""
     vpc, agent = host

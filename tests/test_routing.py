@@ -172,6 +172,17 @@ class TestTheUsersOwnRoutes:
         assert "10.0.0.0/8 via 172.16.10.253 dev eth0 table 1000" in made
         assert "10.1.0.0/16 via 172.16.10.77 dev eth0 table 1000" in made
 
+    @pytest.mark.parametrize("group", [0, 7], ids=["with a group", "without"])
+    def test_one_that_can_t_be_copied_is_closed_wherever_else_its_destination_is_reached(self, group):
+        own = route(MAIN, "10.60.0.0/16", "eth1 172.16.20.9", metric=9)
+        own = own._replace(hops=(own.hops[0]._replace(other=("encap",)),))
+        others = [(route(MAIN, "10.60.0.0/16", "eth2 172.16.10.9", metric=5), STATIC)]
+        world = two_enis(routes=[(own, STATIC), *others], links=[link(0), link(1, group=group), link(2)])
+        made = decision(world, PRIMARY, ETH1, ETH2)
+        assert [text for text in in_table(made, 1001) if "10.60." in text] == [
+            "unreachable 10.60.0.0/16 table 1001 metric 4294967295"]
+        assert [remark for remark in made.remarks if str(own) in remark]
+
     def test_more_than_a_thousand_are_cut_and_named(self):
         many = [(route(MAIN, "10.{}.{}.0/24".format(n // 250, n % 250), "eth1 172.16.20.9"), STATIC)
                 for n in range(1001)]
