@@ -16,11 +16,12 @@ from typing import AbstractSet, Dict, FrozenSet, List, NamedTuple, Optional, Seq
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.maintable import MainTable
-from eni_bootstrap.model import (
-    ANY, MAIN, UNKNOWN, Hop, Listing, Network, Route, Rule, SeenRoute, SeenRule, Snapshot, Subnet,
+from eni_bootstrap.model.changes import Change
+from eni_bootstrap.model.eni import Eni, Listing, Subnet
+from eni_bootstrap.model.host import Line, Script
+from eni_bootstrap.model.kernel import (
+    ANY, MAIN, UNKNOWN, Hop, Network, Route, Rule, SeenRoute, SeenRule, Snapshot, network_of,
 )
-from eni_bootstrap.pairing import Eni, network_of
-from eni_bootstrap.plan import Change
 from eni_bootstrap.routing import Decision, main_defaults
 from eni_bootstrap.typed import Typed, nested, typed
 
@@ -34,23 +35,6 @@ _KERNEL_S_TABLES = (0, 253, 254, 255)
 """None, default, main, local (rt_tables)."""
 
 _UNPROVEN = "the ENI's own way is not proven"
-
-
-class Script(NamedTuple):
-    """A boot script."""
-
-    path: str
-    lines: Tuple[str, ...]
-
-
-class Line(NamedTuple):
-    """A line of a boot script that is not needed any more."""
-
-    path: str
-    number: int
-    text: str
-    devs: FrozenSet[str] = frozenset()
-    """The devices of the ENIs that it is for."""
 
 
 class Adoption(NamedTuple):

@@ -4,8 +4,9 @@ import time
 from typing import Any, Callable, Dict, Tuple
 
 from eni_bootstrap.interfaces import parse_interfaces
-from eni_bootstrap.model import Listing
-from eni_bootstrap.retry import Deadline, retrying
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.eni import Listing
+from eni_bootstrap.retry import retrying
 
 Fetch = Callable[[], Dict[str, Any]]
 """Asks the metadata service for its ``meta-data`` tree; raises ``MetadataError``."""

@@ -7,9 +7,10 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from eni_bootstrap import __version__, configfile, output, saved, views
+from eni_bootstrap import __version__, configfile, saved, views
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import BootstrapError
+from eni_bootstrap.model import output
+from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
 from eni_bootstrap.report import Report
 

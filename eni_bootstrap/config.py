@@ -2,9 +2,10 @@
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
-from eni_bootstrap.model import (
-    ANY, EVERYWHERE, LOCAL, MAIN, PROTOCOL_KERNEL, SERVICES, SOURCELESS, UNREACHABLE_METRIC, UPPER_HALF, Match, Network,
-    Numbering, Route, Rule,
+from eni_bootstrap.model.changes import Numbering
+from eni_bootstrap.model.kernel import (
+    ANY, EVERYWHERE, LOCAL, MAIN, PROTOCOL_KERNEL, SERVICES, SOURCELESS, UNREACHABLE_METRIC, UPPER_HALF, Match,
+    Network, Route, Rule,
 )
 
 _BAND = 1000

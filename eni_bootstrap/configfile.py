@@ -15,11 +15,9 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from eni_bootstrap.config import BOUNDS, ENTRIES, TAKEN_PROTOCOLS, Config, Entry, LinkWish, Source, Spread
-from eni_bootstrap.errors import UsageError
-from eni_bootstrap.model import CLOUD_SERVICES, EVERYWHERE, Network, bytes_of
-from eni_bootstrap.schema import (
-    Key, Kind, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network,
-)
+from eni_bootstrap.model.errors import UsageError
+from eni_bootstrap.model.kernel import CLOUD_SERVICES, EVERYWHERE, Network, bytes_of
+from eni_bootstrap.schema import Key, Kind, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network
 
 LOG = logging.getLogger(__name__)
 

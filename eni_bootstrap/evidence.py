@@ -11,8 +11,10 @@ address of this host: what containers have is in their own namespaces.
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN, ContainerNetwork, Link, LinkAddress, Network, Rule, SeenRule
-from eni_bootstrap.pairing import Eni, Left, Unfit, left, likely
+from eni_bootstrap.model.eni import Eni, Left, Unfit
+from eni_bootstrap.model.host import ContainerNetwork
+from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Rule, SeenRule
+from eni_bootstrap.pairing import left, likely
 from eni_bootstrap.tables import Memory
 
 CHILDREN = ("ipvlan", "ipvtap", "macvlan", "macvtap")

@@ -5,13 +5,13 @@ from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap import nftables, state
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.looking import View, World
-from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step
-from eni_bootstrap.model import LinkAddress, LinkGroup, Made, Route, Rule, SeenRule, Snapshot
-from eni_bootstrap.netlink import Failure
-from eni_bootstrap.pairing import Eni
-from eni_bootstrap.plan import Change, Item, Plan, steps
+from eni_bootstrap.marks import Marked
+from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Made, Plan, Ruleset, Step
+from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.plan import steps
 from eni_bootstrap.proof import strangers
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.staging import Refusals, families_of, sparing, staged

@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Dict, List, Optional, Tuple
 
-from eni_bootstrap.model import ANY, UNKNOWN, Match, Network, Rule, SeenRule, bytes_of, name_of
+from eni_bootstrap.model.kernel import ANY, UNKNOWN, Match, Network, Rule, SeenRule, bytes_of, name_of
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 

@@ -10,8 +10,9 @@ from collections import Counter
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from eni_bootstrap.errors import NotReady
-from eni_bootstrap.model import Address, Listing, Network, NetworkInterface, SickInterface, Subnet
+from eni_bootstrap.model.eni import Listing, NetworkInterface, SickInterface, Subnet
+from eni_bootstrap.model.errors import NotReady
+from eni_bootstrap.model.kernel import Address, Network
 
 
 class _Names(NamedTuple):

@@ -8,18 +8,19 @@ from eni_bootstrap.answer import Fetch, consistent
 from eni_bootstrap.config import Config
 from eni_bootstrap.evidence import band_tables, leave_contained, parents
 from eni_bootstrap.host.managers import Managers
-from eni_bootstrap.model import (
-    MAIN, PROTOCOL_KERNEL, ContainerNetwork, Link, Listing, Made, Numbering, SeenRule, Snapshot,
-)
+from eni_bootstrap.model.changes import Made, Numbering, Plan
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.eni import Listing
+from eni_bootstrap.model.host import ContainerNetwork
+from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Link, SeenRule, Snapshot
 from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.pairing import likely, pair, unwanted_text
-from eni_bootstrap.plan import NOTHING, Plan, bears_kernels_mark, outdated, plan, unfinished, without
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.plan import NOTHING, bears_kernels_mark, outdated, plan, unfinished, without
 from eni_bootstrap.routing import Decision, decide
 from eni_bootstrap.tables import Memory, wanted
 
 if TYPE_CHECKING:
-    from eni_bootstrap.adoption import Script
+    from eni_bootstrap.model.host import Script
 
 
 class World(NamedTuple):

@@ -5,10 +5,10 @@ from collections import defaultdict
 from typing import Dict, Iterable, List, NamedTuple, Set
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import (
+from eni_bootstrap.model.kernel import (
     IPV6_METRIC, MAIN, PROTOCOL_KERNEL, UNREACHABLE_METRIC, Address, Hop, Network, Route, SeenRoute, Snapshot,
+    network_of,
 )
-from eni_bootstrap.pairing import network_of
 
 
 class Copies(NamedTuple):

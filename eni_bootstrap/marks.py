@@ -15,13 +15,12 @@ All of it is one table of nftables. A rule has constants only: old versions of n
 
 import hashlib
 import re
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN, Match, Rule, bytes_of, shell_word
-from eni_bootstrap.pairing import Eni, Unfit
-
-TABLE = "inet eni_bootstrap"
+from eni_bootstrap.model.changes import TABLE
+from eni_bootstrap.model.eni import Eni, Unfit
+from eni_bootstrap.model.kernel import MAIN, Match, Rule, bytes_of
 
 _HOOK = "type filter hook prerouting priority -150; policy accept;"
 """Where mangling is done: behind connection tracking (-200), before destinations are translated (-100). As a number:
@@ -40,39 +39,6 @@ class Marked(NamedTuple):
     table: int
     primary: bool
     versions: Tuple[int, ...]
-
-
-class Ruleset(NamedTuple):
-    """The table, as text for nft; empty: none."""
-
-    text: str
-
-
-class ValidMark(NamedTuple):
-    """A device whose reverse path filter heeds the mark."""
-
-    dev: str
-
-    @property
-    def path(self) -> str:
-        return "net/ipv4/conf/{}/src_valid_mark".format(self.dev)
-
-
-class Step(NamedTuple):
-    """A change that is not made by routing messages; as text, the command that makes it."""
-
-    verb: str
-    """"add" or "remove"."""
-    item: Union[Ruleset, ValidMark]
-
-    def __str__(self) -> str:
-        if isinstance(self.item, ValidMark):
-            return "sysctl -w " + shell_word("{}={:d}".format(self.item.path, self.verb == "add"))
-        if self.verb == "remove":
-            return "nft delete table " + TABLE
-        if max(self.item.text) > "~":
-            return "nft " + shell_word(self.item.text)
-        return "nft -f - <<'END'\n{}END".format(self.item.text)
 
 
 def marked(

@@ -22,9 +22,10 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import MetadataError, NotReady, UsageError
 from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, leaves_told
-from eni_bootstrap.retry import FIRST_PAUSE, Deadline, retrying
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import MetadataError, NotReady, UsageError
+from eni_bootstrap.retry import FIRST_PAUSE, retrying
 
 LOG = logging.getLogger(__name__)
 

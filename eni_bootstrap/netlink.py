@@ -12,7 +12,7 @@ import itertools
 import os
 import struct
 import sys
-from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Tuple, Type
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -20,12 +20,12 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from eni_bootstrap import fibrule
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import NotPermitted
-from eni_bootstrap.model import (
-    LOCAL, MAIN, PROTOCOL_KERNEL, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Query, Route,
-    Rule, SeenAddress, SeenRoute, SeenRule, Snapshot, bytes_of, name_of,
+from eni_bootstrap.model.changes import Change, Failure
+from eni_bootstrap.model.errors import NotPermitted
+from eni_bootstrap.model.kernel import (
+    LOCAL, MAIN, PROTOCOL_KERNEL, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Query,
+    Route, Rule, SeenAddress, SeenRoute, SeenRule, Snapshot, bytes_of, name_of,
 )
-from eni_bootstrap.plan import Change
 from eni_bootstrap.rtnetlink import HEADER, Message, Socket
 
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400  # linux/netlink.h
@@ -65,15 +65,6 @@ _FAMILY = fibrule.FAMILY
 _VERSION = {family: version for version, family in _FAMILY.items()}
 _WHOLE = {4: 32, 6: 128}
 _ANY_RULE = struct.Struct("=B11x")  # struct fib_rule_hdr, of which only the family counts
-
-
-class Failure(NamedTuple):
-    """A change that the kernel refused."""
-
-    change: Change
-    reason: str
-    overtaken: bool
-    """Somebody has changed the same thing since it was read: another look will tell."""
 
 
 class Kernel:

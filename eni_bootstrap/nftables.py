@@ -11,9 +11,10 @@ import subprocess
 from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.marks import TABLE, Marked, Ruleset, Step, ValidMark, as_wanted, ruleset
-from eni_bootstrap.model import Made, bytes_of, name_of
+from eni_bootstrap.marks import Marked, as_wanted, ruleset
+from eni_bootstrap.model.changes import TABLE, Made, Ruleset, Step, ValidMark
+from eni_bootstrap.model.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model.kernel import bytes_of, name_of
 
 _PATIENCE = 10.0
 """Seconds for nft: it takes 0.01, on a node with a hundred thousand rules of others a second or two."""

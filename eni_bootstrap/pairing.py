@@ -5,103 +5,11 @@ in the metadata means nothing, and one MAC can sit on several devices: a bridge 
 child its parent's, a bond's ports the bond's.
 """
 
-import re
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network
-from typing import AbstractSet, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple, Union
+from typing import AbstractSet, Dict, Iterable, List, Mapping, Sequence, Set, Tuple, Union
 
-from eni_bootstrap.model import (
-    CLOUD_SERVICES, Address, Link, LinkAddress, Listing, NetworkInterface, Network, Subnet,
-)
-
-
-class Eni(NamedTuple):
-    """An ENI that can be set up."""
-
-    interface: NetworkInterface
-    link: Link
-    dev: str
-    """The device that carries its addresses and routes: the link itself, or the master that it is a port of."""
-
-    @property
-    def primary(self) -> bool:
-        return self.interface.primary
-
-    @property
-    def mac(self) -> str:
-        return self.interface.mac
-
-    @property
-    def subnets(self) -> Tuple[Subnet, ...]:
-        return self.interface.subnets
-
-    @property
-    def devs(self) -> Tuple[str, ...]:
-        """All devices that are its own."""
-        return (self.dev,) if self.dev == self.link.name else (self.dev, self.link.name)
-
-    @property
-    def label(self) -> str:
-        return label(self.interface.eni_id, self.mac, self.dev)
-
-    def unfit(self, reason: str) -> "Unfit":
-        """This ENI as one that can't be set up, and won't by itself."""
-        interface = self.interface
-        return Unfit(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev, interface.subnets,
-                     vswitch_id=interface.vswitch_id)
-
-
-class Unfit(NamedTuple):
-    """An ENI that metadata lists but that can't be set up now: what it has in the kernel stays as it is."""
-
-    eni_id: str
-    mac: str
-    primary: bool
-    reason: str
-    passing: bool
-    """True when it may become fit by itself, so that waiting makes sense."""
-    dev: str = ""
-    """Its device, where there is one."""
-    subnets: Tuple[Subnet, ...] = ()
-    """What metadata tells of it, where that is whole."""
-    resting: bool = False
-    """True when nothing is wrong: somebody wants it so."""
-    vswitch_id: str = ""
-
-    @property
-    def devs(self) -> Tuple[str, ...]:
-        return (self.dev,) if self.dev else ()
-
-    @property
-    def label(self) -> str:
-        return label(self.eni_id, self.mac, self.dev)
-
-
-class Left(NamedTuple):
-    """An ENI that is left alone, as if it were not there; what is ours of it goes."""
-
-    label: str
-    devs: Tuple[str, ...]
-    sources: Tuple[Network, ...]
-    reason: str
-    used: bool = False
-    """Somebody else has it: the link stays up, with whatever address it has."""
-
-    @property
-    def text(self) -> str:
-        return "{}: left alone, {}".format(self.label, self.reason)
-
-
-def label(eni_id: str, mac: str, dev: str) -> str:
-    """How messages name an ENI: "eni-bp1… (00:16:3e:…, eth1)"."""
-    return "{} ({}{})".format(eni_id or "ENI", mac, ", " + dev if dev else "")
-
-
-def natural(name: str) -> Tuple[Tuple[int, str], ...]:
-    """Sort key that puts eth2 before eth10."""
-    parts = [part for part in re.split(r"([0-9]+)", name) if part]
-    return tuple((int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts)
+from eni_bootstrap.model.eni import Eni, Left, Listing, NetworkInterface, Subnet, Unfit
+from eni_bootstrap.model.kernel import CLOUD_SERVICES, Address, Link, LinkAddress, Network, natural, network_of
 
 
 def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit]]:
@@ -342,9 +250,3 @@ def unwanted_text(ignore: Sequence[str], only: Sequence[str]) -> List[str]:
 def left(eni: Union[Eni, Unfit], reason: str, used: bool = False) -> Left:
     """An ENI, fit or not, as one that is left alone."""
     return Left(eni.label, eni.devs, tuple(sources_of(eni.subnets)), reason, used)
-
-
-@lru_cache(maxsize=None)
-def network_of(address: Address) -> Network:
-    """The prefix that holds just this address; one object for all who ask, of a large host's 1,600."""
-    return IPv4Network(int(address)) if address.version == 4 else IPv6Network(int(address))

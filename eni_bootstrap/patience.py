@@ -5,8 +5,8 @@ from typing import AbstractSet, Dict, FrozenSet, List, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import Unaddressed
-from eni_bootstrap.pairing import Unfit
-from eni_bootstrap.retry import SPEAK_EVERY, Deadline
+from eni_bootstrap.model.deadline import SPEAK_EVERY, Deadline
+from eni_bootstrap.model.eni import Unfit
 from eni_bootstrap.routing import Decision
 
 LOG = logging.getLogger(__name__)

@@ -6,79 +6,15 @@ is killed after any single message leaves the old state, the new one, or traffic
 """
 
 import itertools
-from typing import AbstractSet, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple, Union
+from typing import AbstractSet, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import takes_others_along
-from eni_bootstrap.model import (
-    MAIN, PROTOCOL_KERNEL, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Route, Rule, SeenRule, Snapshot,
-    shell_word,
+from eni_bootstrap.model.changes import Change, Conflict, Item, Made, Plan
+from eni_bootstrap.model.kernel import (
+    MAIN, PROTOCOL_KERNEL, LinkAddress, LinkGroup, LinkSetting, LinkUp, Route, Rule, SeenRule, Snapshot,
 )
 from eni_bootstrap.routing import Decision
-
-Item = Union[LinkGroup, LinkUp, LinkSetting, LinkAddress, Route, Rule]
-
-
-class Change(NamedTuple):
-    """One step; as text, the ``ip`` command that does it."""
-
-    verb: str
-    """"add", "replace" (routes and addresses of ours, or what is equal and becomes ours) or "remove"."""
-    item: Item
-    protocol: int
-    """What marks the route or rule as ours."""
-
-    def __str__(self) -> str:
-        item = self.item
-        if isinstance(item, LinkSetting) and item.name != "mtu":
-            return "sysctl -qw " + shell_word("net/ipv4/conf/{0.dev}/{0.name}={0.value}".format(item))
-        if isinstance(item, LinkSetting):
-            words = "link set dev {0.dev} mtu {0.value}".format(item)
-        elif isinstance(item, LinkGroup):
-            words = "link set {}".format(item)
-        elif isinstance(item, LinkUp):
-            words = "link set dev {} {}".format(item.dev, "down" if self.verb == "remove" else "up")
-        elif isinstance(item, LinkAddress):
-            quiet = " nodad" if item.address.version == 6 and self.verb != "remove" else ""
-            quiet += " preferred_lft 0" if quiet and item.deprecated else ""
-            words = "-{} address {} {}{}".format(item.address.version, _VERBS[self.verb], item, quiet)
-        elif isinstance(item, Route):
-            onlink = ["onlink"] if item.onlink and self.verb != "remove" else []
-            words = "-{} route {} {}".format(
-                item.version, _VERBS[self.verb], item.text(["proto", str(self.protocol)], onlink))
-        else:
-            words = "-{} rule {} {} protocol {}".format(item.version, _VERBS[self.verb], item, self.protocol)
-        return " ".join(map(shell_word, ["ip"] + words.split(" ")))
-
-
-_VERBS = {"add": "add", "replace": "replace", "remove": "del"}
-
-
-class Conflict(NamedTuple):
-    """A route of ours that can't be, because somebody else's with the same key is there."""
-
-    wanted: Route
-    present: Route
-
-
-class Plan(NamedTuple):
-    """Changes in stages, each of them in order."""
-
-    links: Tuple[Change, ...] = ()
-    """Groups, links up, settings."""
-    routes: Tuple[Change, ...] = ()
-    rules: Tuple[Change, ...] = ()
-    """A rule is only made when the routes that it leads to are there."""
-    addresses: Tuple[Change, ...] = ()
-    """An address is only put on a link, and a prefix made local, when its rule is there: until then it would answer by
-    main."""
-    removals: Tuple[Change, ...] = ()
-    conflicts: Tuple[Conflict, ...] = ()
-    """What stays undone."""
-
-    @property
-    def changes(self) -> Tuple[Change, ...]:
-        return self.links + self.routes + self.rules + self.addresses + self.removals
 
 
 class Owned(NamedTuple):

@@ -19,10 +19,11 @@ from typing import AbstractSet, Dict, Iterable, Iterator, List, NamedTuple, Opti
 
 from eni_bootstrap.config import Config, Entry
 from eni_bootstrap.maintable import neighbour
-from eni_bootstrap.model import (
+from eni_bootstrap.model.eni import Eni, Unfit
+from eni_bootstrap.model.kernel import (
     ANY, EVERYWHERE, IPV6_METRIC, MAIN, SERVICES, SOURCELESS, UPPER_HALF, Hop, Match, Network, Route, Rule,
 )
-from eni_bootstrap.pairing import Eni, Unfit, named, names
+from eni_bootstrap.pairing import named, names
 
 _ICMP = {1: 4, 58: 6}
 

@@ -13,8 +13,10 @@ from ipaddress import ip_address
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule
-from eni_bootstrap.pairing import Eni, network_of
+from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.kernel import (
+    MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule, network_of,
+)
 
 INTERNET = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}
 """Documentation addresses (RFC 5737, RFC 9637): far away from everybody, and in nobody's own routes."""

@@ -10,9 +10,9 @@ from eni_bootstrap.config import Config
 from eni_bootstrap.evidence import at_parents
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, value
-from eni_bootstrap.model import MAIN, Address, Answer, Hop, Query, Route, Snapshot
-from eni_bootstrap.pairing import Eni, natural
-from eni_bootstrap.plan import Change
+from eni_bootstrap.model.changes import Change
+from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.kernel import MAIN, Address, Answer, Hop, Query, Route, Snapshot, natural
 from eni_bootstrap.routing import Decision
 
 DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)

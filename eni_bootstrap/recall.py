@@ -5,8 +5,9 @@ from typing import Dict, List, Optional, Sequence, Set
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.evidence import at_parents
-from eni_bootstrap.model import MAIN, Address, Hop, NetworkInterface, Network, Route, Snapshot, Subnet
-from eni_bootstrap.pairing import Eni, natural, network_of, possible
+from eni_bootstrap.model.eni import Eni, NetworkInterface, Subnet
+from eni_bootstrap.model.kernel import MAIN, Address, Hop, Network, Route, Snapshot, natural, network_of
+from eni_bootstrap.pairing import possible
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.tables import Memory, Numbers
 

@@ -2,13 +2,12 @@
 
 from typing import TYPE_CHECKING, FrozenSet, NamedTuple, Optional, Tuple, Union
 
-from eni_bootstrap.marks import Step
-from eni_bootstrap.plan import Change
+from eni_bootstrap.model.changes import Change, Step
 from eni_bootstrap.proof import Verdict
 from eni_bootstrap.routing import Decision
 
 if TYPE_CHECKING:  # importing these takes a twentieth of a run, and a boot on Linux has no use for them
-    from eni_bootstrap.adoption import Line
+    from eni_bootstrap.model.host import Line
     from eni_bootstrap.windows.plan import RouteChange
 
 

@@ -6,7 +6,8 @@ from typing import Callable
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
-from eni_bootstrap.errors import BootstrapError, NotReady
+from eni_bootstrap.model.deadline import PATIENCE, SPEAK_EVERY, Deadline
+from eni_bootstrap.model.errors import NotReady
 
 LOG = logging.getLogger(__name__)
 
@@ -21,39 +22,6 @@ JITTER = 0.1
 
 LAST_TRY = 0.2
 """Seconds before the deadline at which the last try starts: a good answer takes milliseconds."""
-
-PATIENCE = 1.0
-"""Seconds of trying before an operator who watches the boot is told about it."""
-
-LOCK_POLL = 0.05
-"""Seconds between two tries for a lock: a run takes some 0.3 s, so that those who wait lose little."""
-
-SPEAK_EVERY = 5.0
-"""Seconds between two such messages."""
-
-
-class Deadline:
-    """The moment at which everything must have ended.
-
-    ``clock`` returns seconds that never jump (``time.monotonic``); tests pass their own.
-    """
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.seconds = seconds
-        self._end = clock() + seconds
-
-    def remaining(self) -> float:
-        """Seconds left, never negative."""
-        return max(0.0, self._end - self._clock())
-
-    def part(self, share: float) -> "Deadline":
-        """A deadline of its own after this share of the time that is left."""
-        return Deadline(self.remaining() * share, self._clock)
-
-    @property
-    def expired(self) -> bool:
-        return self.remaining() == 0.0
 
 
 def retrying(what: str, deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Retrying:
@@ -89,21 +57,3 @@ def retrying(what: str, deadline: Deadline, sleep: Callable[[float], None] = tim
         before_sleep=report,
         reraise=True,
     )
-
-
-def wait_for_lock(try_it: Callable[[], bool], path: str, deadline: Deadline, sleep: Callable[[float], None]) -> bool:
-    """Try until the lock is ours; tells whether another run had to be waited for.
-
-    Raises ``BootstrapError`` when another run holds it until the deadline.
-    """
-    started = deadline.remaining()
-    said = waited = False
-    while not try_it():
-        if deadline.expired:
-            raise BootstrapError("another run has been at work for {:.0f} s (it holds {})".format(started, path))
-        if not said and started - deadline.remaining() > PATIENCE:
-            said = True
-            LOG.info("waiting for another run to end, %.0f s at most", deadline.remaining())
-        waited = True
-        sleep(LOCK_POLL)
-    return waited

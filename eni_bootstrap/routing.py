@@ -23,13 +23,15 @@ from eni_bootstrap.evidence import at_parents, children, leave_contained
 from eni_bootstrap.links import Unaddressed, link_changes, link_groups, link_settings
 from eni_bootstrap.maintable import MainTable, neighbour
 from eni_bootstrap.marks import Marked, mark_rules, marked
-from eni_bootstrap.model import (
-    EVERYWHERE, IPV6_METRIC, LOCAL, MAIN, UNREACHABLE_METRIC, Address, ContainerNetwork, Hop, LinkAddress, LinkGroup,
-    LinkSetting, LinkUp, Listing, Made, Network, Route, Rule, Snapshot,
+from eni_bootstrap.model.changes import Made
+from eni_bootstrap.model.eni import Eni, Left, Listing, Unfit
+from eni_bootstrap.model.host import ContainerNetwork
+from eni_bootstrap.model.kernel import (
+    EVERYWHERE, IPV6_METRIC, LOCAL, MAIN, UNREACHABLE_METRIC, Address, Hop, LinkAddress, LinkGroup, LinkSetting,
+    LinkUp, Network, Route, Rule, Snapshot, network_of,
 )
 from eni_bootstrap.pairing import (
-    Eni, Left, Unfit, leave_ignored, leave_out_ipv6, leave_resting, left_text, named, network_of, pair,
-    possible, refuse_stealing,
+    leave_ignored, leave_out_ipv6, leave_resting, left_text, named, pair, possible, refuse_stealing,
 )
 from eni_bootstrap.policy import policy
 from eni_bootstrap.tables import Memory, Numbers, assign

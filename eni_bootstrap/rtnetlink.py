@@ -10,7 +10,7 @@ import struct
 import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from eni_bootstrap.errors import BootstrapError
+from eni_bootstrap.model.errors import BootstrapError
 
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 

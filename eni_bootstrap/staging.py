@@ -2,9 +2,10 @@
 
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from eni_bootstrap.model import ANY, MAIN, LinkAddress, LinkGroup, LinkUp, Match, Network, Route, Rule
-from eni_bootstrap.pairing import network_of
-from eni_bootstrap.plan import Change, Item, Plan
+from eni_bootstrap.model.changes import Change, Item, Plan
+from eni_bootstrap.model.kernel import (
+    ANY, MAIN, LinkAddress, LinkGroup, LinkUp, Match, Network, Route, Rule, network_of,
+)
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.tables import Memory
 

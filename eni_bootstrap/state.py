@@ -17,12 +17,10 @@ import time
 from typing import AbstractSet, Any, Callable, Dict, Iterable, Iterator, Sequence, Set, Tuple
 
 from eni_bootstrap.config import allowed
-from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.model import (
-    Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Made, Numbering, SeenAddress, SettingMade, Snapshot,
-)
-from eni_bootstrap.plan import Change
-from eni_bootstrap.retry import Deadline, wait_for_lock
+from eni_bootstrap.model.changes import Change, Made, Numbering, SettingMade
+from eni_bootstrap.model.deadline import Deadline, wait_for_lock
+from eni_bootstrap.model.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model.kernel import Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, SeenAddress, Snapshot
 
 LOG = logging.getLogger(__name__)
 

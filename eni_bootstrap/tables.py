@@ -12,8 +12,8 @@ from collections import defaultdict
 from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import LOCAL, Network, Route, Rule, Snapshot
-from eni_bootstrap.pairing import Eni
+from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.kernel import LOCAL, Network, Route, Rule, Snapshot
 
 
 class Memory:

@@ -4,12 +4,12 @@ from typing import Sequence, Set, Tuple
 
 from eni_bootstrap import bootstrap, executing, looking, proof, proving, state
 from eni_bootstrap.adoption import Adoption, adoption
-from eni_bootstrap.errors import MetadataError
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.managers import timed
 from eni_bootstrap.looking import View, World
-from eni_bootstrap.model import MAIN, Rule
-from eni_bootstrap.plan import Change
+from eni_bootstrap.model.changes import Change
+from eni_bootstrap.model.errors import MetadataError
+from eni_bootstrap.model.kernel import MAIN, Rule
 from eni_bootstrap.report import Report
 
 

@@ -5,8 +5,9 @@ PURE; the verdicts are like those of ``proof``.
 from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from eni_bootstrap.config import Config, Entry, Span
-from eni_bootstrap.model import MAIN, SERVICES, Address, Answer, Network, Query
-from eni_bootstrap.pairing import Eni, named
+from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Network, Query
+from eni_bootstrap.pairing import named
 from eni_bootstrap.policy import matches, shadowed
 from eni_bootstrap.proof import INTERNET, Verdict, some_host, words
 

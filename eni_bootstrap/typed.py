@@ -8,7 +8,7 @@ import shlex
 from ipaddress import ip_address, ip_network
 from typing import Dict, List, Optional, Sequence, Union
 
-from eni_bootstrap.model import IPV6_METRIC, MAIN, Address, Hop, Route, Rule
+from eni_bootstrap.model.kernel import IPV6_METRIC, MAIN, Address, Hop, Route, Rule
 
 Typed = Union[Route, Rule]
 

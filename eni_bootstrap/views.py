@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, List, Optional, Sequence
 
-from eni_bootstrap.model import Route
+from eni_bootstrap.model.kernel import Route
 from eni_bootstrap.proof import Verdict
 from eni_bootstrap.report import Report
 from eni_bootstrap.routing import Decision

@@ -16,13 +16,10 @@ import time
 from typing import Callable, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import MAIN, PROTOCOL_KERNEL
+from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL
 
 LOG = logging.getLogger(__name__)
 
-GROUPS = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
-"""The multicast groups of rtnetlink (linux/rtnetlink.h, RTNLGRP_*) that systemd's socket joins: links, and of IPv4 and
-IPv6 addresses, routes and rules."""
 
 QUIET = 0.2
 """Seconds without a message that end a burst: a DHCP client's or a manager's changes to one link come within a few

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from eni_bootstrap.errors import NotPermitted
 from eni_bootstrap.lab.namespace import Namespace, isolate
 from eni_bootstrap.lab.vpc import Vpc, make_tree
+from eni_bootstrap.model.errors import NotPermitted
 from tests.agent import Agent
 
 

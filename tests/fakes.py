@@ -1,8 +1,8 @@
 """A kernel as sets: strict, so that a plan which does what a kernel would refuse fails the test. And a clock."""
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import LinkAddress, LinkGroup, LinkUp, Route, SeenRoute, SeenRule
-from eni_bootstrap.plan import Change
+from eni_bootstrap.model.changes import Change
+from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, LinkUp, Route, SeenRoute, SeenRule
 
 
 class Clock:

@@ -9,7 +9,9 @@ import sys
 
 from eni_bootstrap import state, views
 from eni_bootstrap.config import Entry, Source, Spread
-from eni_bootstrap.model import ContainerNetwork, Made, Numbering, SickInterface
+from eni_bootstrap.model.changes import Made, Numbering
+from eni_bootstrap.model.eni import SickInterface
+from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.plan import outdated, plan, withdrawal, without
 from eni_bootstrap.proof import Facts, full, queue_jumpers
 from eni_bootstrap.recall import recall

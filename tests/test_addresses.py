@@ -13,7 +13,8 @@ from eni_bootstrap import bootstrap, configfile, state
 from eni_bootstrap.config import Config
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
-from eni_bootstrap.model import LinkAddress, Made
+from eni_bootstrap.model.changes import Made
+from eni_bootstrap.model.kernel import LinkAddress
 from tests import build
 from tests.agent import Agent
 from tests.oracle import (

@@ -12,12 +12,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from eni_bootstrap.adoption import Script, adoption
+from eni_bootstrap.adoption import adoption
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.files import with_start
 from eni_bootstrap.lab import wire
 from eni_bootstrap.lab.vpc import make_tree
-from eni_bootstrap.model import Rule, SeenRule
+from eni_bootstrap.model.host import Script
+from eni_bootstrap.model.kernel import Rule, SeenRule
 from eni_bootstrap.plan import plan
 from eni_bootstrap.routing import Made
 from tests.build import (

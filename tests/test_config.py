@@ -10,7 +10,7 @@ import pytest
 
 from eni_bootstrap import cli, configfile
 from eni_bootstrap.config import Config, Entry, Source, Spread
-from eni_bootstrap.errors import UsageError
+from eni_bootstrap.model.errors import UsageError
 from tests.agent import ROOT
 
 

@@ -15,9 +15,9 @@ import pytest
 from eni_bootstrap import bootstrap, configfile, netlink, state
 from eni_bootstrap.config import Config
 from eni_bootstrap.lab.vpc import METADATA, Vpc, macs_of, make_tree
-from eni_bootstrap.model import LinkAddress, LinkGroup, Rule
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Rule
 from eni_bootstrap.netlink import Kernel
-from eni_bootstrap.retry import Deadline
 from tests import oracle
 from tests.agent import Agent
 from tests.effort import one_in, times

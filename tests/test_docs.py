@@ -11,8 +11,8 @@ import pytest
 import eni_bootstrap
 from eni_bootstrap import cli, configfile
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import BootstrapError
 from eni_bootstrap.host import command, files, installer
+from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
 from tests import docs
 from tests.agent import ROOT

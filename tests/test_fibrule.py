@@ -4,7 +4,7 @@ import pytest
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 
 from eni_bootstrap.fibrule import FAMILY, attribute, pack, unpack
-from eni_bootstrap.model import Match, Rule, SeenRule
+from eni_bootstrap.model.kernel import Match, Rule, SeenRule
 from tests.build import net
 
 RULES = [

@@ -13,7 +13,10 @@ from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import make_tree
-from eni_bootstrap.model import ContainerNetwork, LinkGroup, Made, Match, Rule, SeenRule, SickInterface
+from eni_bootstrap.model.changes import Made
+from eni_bootstrap.model.eni import SickInterface
+from eni_bootstrap.model.host import ContainerNetwork
+from eni_bootstrap.model.kernel import LinkGroup, Match, Rule, SeenRule
 from eni_bootstrap.plan import plan
 from tests.build import (
     BOOT, CONFIG, ETH1, ETH2, MAIN, OURS, PRIMARY, address, decision, interface, link, mac, net, route, subnet,
@@ -21,10 +24,9 @@ from tests.build import (
 )
 from tests.fakes import FakeKernel
 from tests.oracle import (
-    OUTSIDE, assert_answers_by, assert_every_eni_answers, container, difference, ip, kernel, leaves_by, lost, rules,
-    show, sources_led_to, table_of,
+    OURS as OUR_NUMBER, OUTSIDE, assert_answers_by, assert_every_eni_answers, container, difference, ip, kernel,
+    leaves_by, lost, rules, show, sources_led_to, table_of,
 )
-from tests.oracle import OURS as OUR_NUMBER
 
 TERWAY = ContainerNetwork("terway", "/etc/cni/net.d/10-terway.conflist", True)
 CILIUM = ContainerNetwork("Cilium", "/etc/cni/net.d/05-cilium.conflist")

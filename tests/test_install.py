@@ -15,12 +15,12 @@ import pytest
 
 import eni_bootstrap
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import BootstrapError
 from eni_bootstrap.host import files, installer
 from eni_bootstrap.host.files import File
 from eni_bootstrap.host.rivals import rivals
 from eni_bootstrap.host.rooted import inside, place
-from eni_bootstrap.wake import GROUPS
+from eni_bootstrap.model.errors import BootstrapError
+from eni_bootstrap.model.kernel import GROUPS
 
 COMMAND = ["/usr/bin/python3", "/usr/local/sbin/eni-bootstrap"]
 MARK = "# put here by eni-bootstrap install"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eni_bootstrap.errors import NotReady
 from eni_bootstrap.interfaces import LEAVES, parse_interfaces
-from eni_bootstrap.model import Listing, NetworkInterface, SickInterface, Subnet
+from eni_bootstrap.model.eni import Listing, NetworkInterface, SickInterface, Subnet
+from eni_bootstrap.model.errors import NotReady
 
 PRIMARY = "00:16:3e:12:e7:27"
 SECOND = "00:16:3e:0b:4d:91"

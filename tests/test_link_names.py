@@ -7,14 +7,15 @@ import subprocess
 
 import pytest
 
-from eni_bootstrap import cli, configfile, output
+from eni_bootstrap import cli, configfile
 from eni_bootstrap.fibrule import pack, unpack
 from eni_bootstrap.lab.vpc import make_tree
-from eni_bootstrap.marks import Ruleset, Step, ValidMark
-from eni_bootstrap.model import LinkSetting, LinkUp, Match, Rule, SeenRule, bytes_of, name_of, shell_word
+from eni_bootstrap.model import output
+from eni_bootstrap.model.changes import Change, Ruleset, Step, ValidMark
+from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.kernel import LinkSetting, LinkUp, Match, Rule, SeenRule, bytes_of, name_of, shell_word
 from eni_bootstrap.netlink import Kernel
-from eni_bootstrap.pairing import Eni, named
-from eni_bootstrap.plan import Change
+from eni_bootstrap.pairing import named
 from tests.build import interface, link, net
 from tests.oracle import assert_answers_by
 

@@ -6,9 +6,9 @@ import pytest
 import requests
 import responses
 
-from eni_bootstrap.errors import MetadataError, NotReady, UsageError
 from eni_bootstrap.metadata import ALL, MAC, MACS, MAX_BYTES, TOKEN, MetadataClient
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import MetadataError, NotReady, UsageError
 from tests.fakes import Clock
 
 URL = "http://100.100.100.200"

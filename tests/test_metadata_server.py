@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from eni_bootstrap.errors import MetadataError, NotReady
 from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, parse_interfaces
 from eni_bootstrap.lab.service import Answer, MetadataService
 from eni_bootstrap.metadata import MAX_BYTES, MetadataClient
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import MetadataError, NotReady
 
 FIRST, SECOND = "00:16:3e:00:00:00", "00:16:3e:00:00:01"
 

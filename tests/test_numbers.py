@@ -8,7 +8,7 @@ import pytest
 from eni_bootstrap import configfile
 from eni_bootstrap.config import Config
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
-from eni_bootstrap.model import Numbering
+from eni_bootstrap.model.changes import Numbering
 from tests.agent import Agent
 from tests.effort import one_in
 from tests.oracle import (

@@ -12,7 +12,7 @@ from eni_bootstrap import configfile, linux
 from eni_bootstrap.config import Config, fence
 from eni_bootstrap.host.managers import Managers, Networkd
 from eni_bootstrap.lab.vpc import make_tree
-from eni_bootstrap.model import ANY, PROTOCOL_KERNEL, Match, Rule
+from eni_bootstrap.model.kernel import ANY, PROTOCOL_KERNEL, Match, Rule
 from tests.build import ETH1, ETH2, OURS, PRIMARY, address, decision, interface, link, net, route, snapshot, subnet
 from tests.oracle import assert_every_eni_answers, difference, ip, kernel, lost, routes, rules, show
 from tests.test_addresses import Configured

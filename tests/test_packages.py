@@ -11,8 +11,8 @@ import pytest
 
 import eni_bootstrap
 from eni_bootstrap import cli
-from eni_bootstrap.errors import BootstrapError
 from eni_bootstrap.host import files, singlefile
+from eni_bootstrap.model.errors import BootstrapError
 from tests import docs
 from tests.agent import ROOT
 

@@ -4,8 +4,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from eni_bootstrap.model import Listing, SickInterface
-from eni_bootstrap.pairing import leave_out_ipv6, natural, pair, refuse_stealing
+from eni_bootstrap.model.eni import Listing, SickInterface
+from eni_bootstrap.model.kernel import natural
+from eni_bootstrap.pairing import leave_out_ipv6, pair, refuse_stealing
 from tests.build import ETH1, ETH2, PRIMARY, address, interface, link, mac, subnet
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from eni_bootstrap.lab.vpc import make_tree
-from eni_bootstrap.model import Rule, SeenRoute
+from eni_bootstrap.model.kernel import Rule, SeenRoute
 from eni_bootstrap.recall import recall
 from tests.build import CONFIG, ETH1, MAIN, OURS, PRIMARY, address, decision, link, net, route, snapshot, two_enis
 from tests.oracle import ip

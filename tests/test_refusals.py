@@ -7,9 +7,9 @@ from copy import deepcopy
 import pytest
 
 from eni_bootstrap import bootstrap, configfile
-from eni_bootstrap.errors import NotPermitted
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import NotPermitted
 from eni_bootstrap.netlink import Kernel
-from eni_bootstrap.retry import Deadline
 from eni_bootstrap.rtnetlink import Message, Reply, Socket
 from tests.agent import Agent
 from tests.oracle import NO_WAY, OURS, OUTSIDE, ip, kernel, leaves_by, lookup, lost, routes, rules

@@ -6,7 +6,7 @@ import pytest
 
 from eni_bootstrap import cli
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import Listing, SickInterface
+from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.render import windows as render
 from eni_bootstrap.windows import reader, scripts
 from tests.build import interface, subnet

@@ -6,8 +6,10 @@ import time
 import pytest
 
 from eni_bootstrap import retry
-from eni_bootstrap.errors import MetadataError, NotReady
-from eni_bootstrap.retry import Deadline, retrying
+from eni_bootstrap.model import deadline as model_deadline
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import MetadataError, NotReady
+from eni_bootstrap.retry import retrying
 from tests.fakes import Clock
 
 
@@ -119,7 +121,7 @@ def test_a_long_wait_is_told_now_and_then(clock, caplog):
 
     def function():
         if clock.now == 1000.0:
-            time.sleep(retry.PATIENCE + 0.05)  # tenacity itself looks at the real clock
+            time.sleep(model_deadline.PATIENCE + 0.05)  # tenacity itself looks at the real clock
         raise NotReady("connection refused")
 
     with pytest.raises(NotReady):

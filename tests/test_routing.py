@@ -2,7 +2,8 @@
 
 import pytest
 
-from eni_bootstrap.model import LinkGroup, LinkUp, Rule, SickInterface
+from eni_bootstrap.model.eni import SickInterface
+from eni_bootstrap.model.kernel import LinkGroup, LinkUp, Rule
 from eni_bootstrap.routing import Made
 from tests.build import (
     BOOT, CONFIG, DHCP, DHCP_MAIN, ETH1, ETH2, KERNEL, MAIN, OURS, PRIMARY, RA, STATIC, address, decision, interface,

@@ -3,7 +3,7 @@
 import pytest
 
 from eni_bootstrap import bootstrap, configfile
-from eni_bootstrap.errors import UsageError
+from eni_bootstrap.model.errors import UsageError
 from eni_bootstrap.host import command, installer
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from tests.oracle import assert_every_eni_answers, difference, ip, kernel, show, watch

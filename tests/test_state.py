@@ -9,10 +9,10 @@ import subprocess
 import pytest
 
 from eni_bootstrap import state
-from eni_bootstrap.errors import BootstrapError
-from eni_bootstrap.model import LinkGroup, LinkUp, Numbering, SeenAddress
-from eni_bootstrap.plan import Change
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.model.changes import Change, Numbering
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import BootstrapError
+from eni_bootstrap.model.kernel import LinkGroup, LinkUp, SeenAddress
 from eni_bootstrap.routing import Made
 from tests.build import address, link
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from eni_bootstrap.model import Rule
+from eni_bootstrap.model.kernel import Rule
 from tests.build import (
-    BOOT, CONFIG, ETH1, ETH2, OURS, PRIMARY, DHCP_MAIN, address, decision, interface, link, net, route, snapshot,
+    BOOT, CONFIG, DHCP_MAIN, ETH1, ETH2, OURS, PRIMARY, address, decision, interface, link, net, route, snapshot,
     subnet, two_enis,
 )
 

@@ -13,7 +13,8 @@ import pytest
 from eni_bootstrap import fibrule, wake
 from eni_bootstrap.config import Config
 from eni_bootstrap.lab.namespace import Namespace
-from eni_bootstrap.model import Rule
+from eni_bootstrap.model import kernel
+from eni_bootstrap.model.kernel import Rule
 from eni_bootstrap.rtnetlink import Message, Socket
 from tests.agent import ROOT
 from tests.oracle import OUTSIDE, ip, leaves_by, routes, rules, show
@@ -37,7 +38,7 @@ def place():
 
 def listen():
     listening = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    listening.bind((0, wake.GROUPS))
+    listening.bind((0, kernel.GROUPS))
     listening.setblocking(False)
     return listening
 

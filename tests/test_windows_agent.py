@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eni_bootstrap import configfile
-from eni_bootstrap.errors import MetadataError
+from eni_bootstrap.model.errors import MetadataError
 from tests.build import interface, subnet
 from tests.windows import V4, V6, Instance, Killed
 

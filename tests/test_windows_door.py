@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.windows import powershell, record
 from eni_bootstrap.windows.model import Folder
 from eni_bootstrap.windows.record import Record
@@ -137,7 +137,7 @@ def test_the_lock_is_free_when_its_holder_is_killed(folder):
     holder = subprocess.Popen([sys.executable, "-c", (
         "import sys, time; sys.path.insert(0, {!r})\n"
         "from tests.windows import msvcrt; sys.modules['msvcrt'] = msvcrt()\n"
-        "from eni_bootstrap.windows import record; from eni_bootstrap.retry import Deadline\n"
+        "from eni_bootstrap.windows import record; from eni_bootstrap.model.deadline import Deadline\n"
         "with record.lock(Deadline(10)): print('held', flush=True); time.sleep(60)\n").format(os.getcwd())],
         stdout=subprocess.PIPE)
     with holder:

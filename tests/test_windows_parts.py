@@ -4,10 +4,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from eni_bootstrap import retry
 from eni_bootstrap.config import Config
 from eni_bootstrap.lab.service import MetadataService
-from eni_bootstrap.model import LinkAddress, Listing
+from eni_bootstrap.model import deadline
+from eni_bootstrap.model.eni import Listing
+from eni_bootstrap.model.kernel import LinkAddress
 from eni_bootstrap.windows import agent, proof
 from eni_bootstrap.windows.decision import decide, owned
 from eni_bootstrap.windows.model import Adapter, Folder, Interface, Recorded, Snapshot, WindowsRoute
@@ -144,7 +145,7 @@ def test_the_whole_with_a_metadata_service(tmp_path):
         client = agent.client
         instance = windows.Instance(tmp_path, usual)
         usual.setattr(agent, "client", client)
-        usual.setattr(agent, "Deadline", retry.Deadline)
+        usual.setattr(agent, "Deadline", deadline.Deadline)
         instance.windows.plug(0, "172.16.10.10/24", gateway="172.16.10.253")
         instance.windows.plug(1, "172.16.10.20/24")
         with MetadataService(windows.tree(PRIMARY, SECOND), ("127.0.0.1", 0)) as service:

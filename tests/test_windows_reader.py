@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from eni_bootstrap.errors import BootstrapError
+from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.windows import reader
 from eni_bootstrap.windows.model import Adapter, Folder, Interface, WindowsRoute
 

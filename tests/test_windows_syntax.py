@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import Listing, SickInterface
+from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.render import windows as render
 from eni_bootstrap.windows import powershell, scripts
 from eni_bootstrap.windows.model import WindowsRoute

@@ -12,8 +12,8 @@ import xml.etree.ElementTree
 from ipaddress import ip_address, ip_network
 
 from eni_bootstrap import cli
-from eni_bootstrap.errors import BootstrapError
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.windows import agent, installation, powershell, scripts
 from tests.agent import Result
 from tests.build import mac

@@ -8,14 +8,15 @@ import sys
 from typing import List, NamedTuple, Sequence
 
 import eni_bootstrap
-from eni_bootstrap import configfile, output, state
-from eni_bootstrap.errors import BootstrapError, UsageError
+from eni_bootstrap import configfile, state
 from eni_bootstrap.host import files, installer, singlefile
 from eni_bootstrap.host.files import File
 from eni_bootstrap.host.installer import Step
 from eni_bootstrap.host.managers import systemd_version
 from eni_bootstrap.host.rivals import rivals
 from eni_bootstrap.host.rooted import inside, outside
+from eni_bootstrap.model import output
+from eni_bootstrap.model.errors import BootstrapError, UsageError
 
 LOG = logging.getLogger(__name__)
 

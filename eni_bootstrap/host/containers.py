@@ -6,9 +6,9 @@ import json
 import os
 from typing import Any, Dict, Iterator, List
 
-from eni_bootstrap.errors import BootstrapError
 from eni_bootstrap.host.rooted import inside
-from eni_bootstrap.model import ContainerNetwork
+from eni_bootstrap.model.errors import BootstrapError
+from eni_bootstrap.model.host import ContainerNetwork
 
 _PLACES = ("/etc/cni/net.d", "/etc/cni/multus/net.d", "/var/lib/rancher/k3s/agent/etc/cni/net.d")
 _ENDINGS = (".conf", ".conflist", ".json")

@@ -11,7 +11,7 @@ import shlex
 from typing import List, Match, NamedTuple, Sequence, Union
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.wake import GROUPS
+from eni_bootstrap.model.kernel import GROUPS
 
 SERVICE = "eni-bootstrap.service"
 SOCKET = "eni-bootstrap.socket"

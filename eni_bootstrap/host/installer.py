@@ -11,10 +11,10 @@ import os
 import stat
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from eni_bootstrap.errors import BootstrapError, NotPermitted
 from eni_bootstrap.host import files
 from eni_bootstrap.host.files import File
 from eni_bootstrap.host.rooted import inside, outside, place
+from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 
 RECORD = "/var/lib/eni-bootstrap/installed.json"
 

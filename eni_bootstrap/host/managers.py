@@ -11,7 +11,7 @@ import os
 import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from eni_bootstrap.wake import GROUPS
+from eni_bootstrap.model.kernel import GROUPS
 
 _SWITCHES = ("ManageForeignRoutingPolicyRules", "ManageForeignRoutes")
 _SETTINGS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd")

@@ -6,8 +6,8 @@ import shutil
 import stat
 from typing import Dict, List, Sequence, Tuple
 
-from eni_bootstrap.adoption import Line, Script
 from eni_bootstrap.host.rooted import inside, outside
+from eni_bootstrap.model.host import Line, Script
 
 MARKER = "# taken over by eni-bootstrap: "
 

@@ -2,7 +2,7 @@
 
 import os
 
-from eni_bootstrap.errors import BootstrapError
+from eni_bootstrap.model.errors import BootstrapError
 
 _LINKS = 40
 """As many symbolic links as the kernel follows in one path (path_resolution(7))."""

@@ -11,7 +11,7 @@ import zipfile
 from typing import Dict, Tuple
 
 import eni_bootstrap
-from eni_bootstrap.errors import BootstrapError
+from eni_bootstrap.model.errors import BootstrapError
 
 _PATIENCE = 300
 """Seconds: it takes one or two on a processor of today."""

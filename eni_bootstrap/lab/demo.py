@@ -22,7 +22,6 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 import eni_bootstrap
 from eni_bootstrap import configfile, saved
-from eni_bootstrap.errors import BootstrapError, UsageError
 from eni_bootstrap.host import singlefile
 from eni_bootstrap.lab import probe, story
 from eni_bootstrap.lab.fabric import FORWARDED, Packet
@@ -30,7 +29,8 @@ from eni_bootstrap.lab.namespace import isolate
 from eni_bootstrap.lab.story import Question, Run, Trace
 from eni_bootstrap.lab.tree import Tree, read
 from eni_bootstrap.lab.vpc import METADATA, Vpc, make_tree
-from eni_bootstrap.model import Address
+from eni_bootstrap.model.errors import BootstrapError, UsageError
+from eni_bootstrap.model.kernel import Address
 
 AGENT = (sys.executable,) + ((singlefile.path(),) if singlefile.path() else ("-m", "eni_bootstrap"))
 """The agent as a program; out of the single file, where that is what runs."""

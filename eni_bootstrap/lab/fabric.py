@@ -20,7 +20,7 @@ from pyroute2 import IPRoute
 
 from eni_bootstrap.lab import dhcp, wire
 from eni_bootstrap.lab.namespace import Namespace, set_up
-from eni_bootstrap.model import Address, Network
+from eni_bootstrap.model.kernel import Address, Network
 
 MAC = "ee:ff:ff:ff:ff:ff"
 """Every next hop in a VPC has this one, neighbours in the same vSwitch too."""

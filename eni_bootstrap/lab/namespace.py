@@ -12,7 +12,7 @@ import subprocess
 import threading
 from typing import Any, List, Sequence
 
-from eni_bootstrap.errors import NotPermitted
+from eni_bootstrap.model.errors import NotPermitted
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000

@@ -12,7 +12,7 @@ from typing import Iterator, List, Optional, Tuple, Union
 
 from eni_bootstrap.lab import wire
 from eni_bootstrap.lab.namespace import Namespace
-from eni_bootstrap.model import Address
+from eni_bootstrap.model.kernel import Address
 
 TIMEOUT = 0.7
 ECHO_PORT = 7

@@ -4,7 +4,7 @@ import textwrap
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from eni_bootstrap.lab.tree import Eni
-from eni_bootstrap.model import Address, Network
+from eni_bootstrap.model.kernel import Address, Network
 
 WIDTH = 100
 ENIS = 6

@@ -9,7 +9,7 @@ from collections import Counter
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from eni_bootstrap.model import Address, Network
+from eni_bootstrap.model.kernel import Address, Network
 
 Tree = Dict[str, Any]
 """What is below ``meta-data``: an object is a directory, anything else a leaf."""

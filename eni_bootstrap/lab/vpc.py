@@ -20,7 +20,7 @@ from eni_bootstrap.lab.fabric import Fabric
 from eni_bootstrap.lab.namespace import Namespace, set_up
 from eni_bootstrap.lab.service import MetadataService
 from eni_bootstrap.lab.tree import Eni, Subnet, Tree, macs_of, read
-from eni_bootstrap.model import Address, Network
+from eni_bootstrap.model.kernel import Address, Network
 
 METADATA = IPv4Address("100.100.100.200")
 METADATA6 = IPv6Address("fd00:100::100:200")

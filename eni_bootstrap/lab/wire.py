@@ -7,7 +7,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, Optional, Tuple
 
-from eni_bootstrap.model import Address
+from eni_bootstrap.model.kernel import Address
 
 ETHERNET = 14
 """Length of the header."""

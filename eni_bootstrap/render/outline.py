@@ -12,11 +12,12 @@ from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequenc
 from eni_bootstrap import __version__
 from eni_bootstrap.config import Config
 from eni_bootstrap.interfaces import is_mac
-from eni_bootstrap.model import (
-    EVERYWHERE, IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Hop, Link, LinkAddress, LinkSetting, Listing, Made, Network, Route,
-    Rule, SeenRoute, Snapshot, Subnet,
+from eni_bootstrap.model.changes import Made
+from eni_bootstrap.model.eni import Eni, Listing, Subnet
+from eni_bootstrap.model.kernel import (
+    EVERYWHERE, IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Hop, Link, LinkAddress, LinkSetting, Network, Route, Rule,
+    SeenRoute, Snapshot, natural,
 )
-from eni_bootstrap.pairing import Eni, natural
 from eni_bootstrap.patience import unfit_text
 from eni_bootstrap.routing import Decision, decide
 

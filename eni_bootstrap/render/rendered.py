@@ -4,7 +4,7 @@ import os
 import tempfile
 from typing import List, Sequence
 
-from eni_bootstrap.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.render.outline import MADE_BY, File
 
 

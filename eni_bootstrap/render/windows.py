@@ -4,8 +4,9 @@ import re
 from typing import List, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
-from eni_bootstrap.model import EVERYWHERE, Address, Link, Listing, Route, Subnet
-from eni_bootstrap.pairing import Eni, Left, Unfit, label, leave_ignored, refuse_stealing
+from eni_bootstrap.model.eni import Eni, Left, Listing, Subnet, Unfit, label
+from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Route
+from eni_bootstrap.pairing import leave_ignored, refuse_stealing
 from eni_bootstrap.render.outline import ORIGIN, File, comments
 from eni_bootstrap.windows.decision import decide, is_near, not_here
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Snapshot

@@ -9,15 +9,16 @@ from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 from eni_bootstrap import configfile
 from eni_bootstrap.answer import Fetch, consistent
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import BootstrapError, MetadataError, UsageError
 from eni_bootstrap.interfaces import essence
 from eni_bootstrap.metadata import MetadataClient, client_of
-from eni_bootstrap.model import Listing, NetworkInterface, Subnet
-from eni_bootstrap.pairing import Eni, network_of, unwanted_text
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, Subnet
+from eni_bootstrap.model.errors import BootstrapError, MetadataError, UsageError
+from eni_bootstrap.model.kernel import network_of
+from eni_bootstrap.pairing import unwanted_text
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.proof import Verdict
 from eni_bootstrap.report import TAKEN_BACK, Report
-from eni_bootstrap.retry import Deadline
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.saved import Saved
 from eni_bootstrap.windows import installation, looking, powershell, proof, reader, record, scripts

@@ -12,8 +12,9 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config import Config
 from eni_bootstrap.links import Unaddressed
-from eni_bootstrap.model import EVERYWHERE, Address, Link, Listing, Network, Route, Subnet
-from eni_bootstrap.pairing import Eni, Unfit, leave_ignored, left_text, network_of, pair, refuse_stealing
+from eni_bootstrap.model.eni import Eni, Listing, Subnet, Unfit
+from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Network, Route, network_of
+from eni_bootstrap.pairing import leave_ignored, left_text, pair, refuse_stealing
 from eni_bootstrap.routing import Decision
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Recorded, Snapshot, WindowsRoute
 

@@ -10,11 +10,11 @@ import zipfile
 from typing import Sequence
 
 import eni_bootstrap
-from eni_bootstrap import output
 from eni_bootstrap.config import Config
-from eni_bootstrap.errors import BootstrapError, UsageError
 from eni_bootstrap.host import singlefile
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.model import output
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import BootstrapError, UsageError
 from eni_bootstrap.windows import looking, powershell, record, task
 
 _PROGRAM = "eni-bootstrap.pyz"

@@ -2,8 +2,8 @@
 
 from typing import Callable
 
-from eni_bootstrap.errors import NotPermitted
-from eni_bootstrap.retry import Deadline
+from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.errors import NotPermitted
 from eni_bootstrap.windows import powershell, reader, record, scripts
 from eni_bootstrap.windows.model import Snapshot
 from eni_bootstrap.windows.record import Record

@@ -6,7 +6,7 @@ may give another one at each boot, so that across boots an adapter is known by i
 
 from typing import Dict, NamedTuple, Optional, Tuple
 
-from eni_bootstrap.model import MAIN, Address, Hop, LinkAddress, Network, Route
+from eni_bootstrap.model.kernel import MAIN, Address, Hop, LinkAddress, Network, Route
 
 WORST_METRIC = 9999
 """The largest route metric that ``route`` and ``netsh`` take, and what people know as the largest one."""

@@ -6,7 +6,7 @@ import subprocess
 import threading
 from typing import Dict, List, Sequence, Tuple
 
-from eni_bootstrap.errors import BootstrapError
+from eni_bootstrap.model.errors import BootstrapError
 
 _READ_ALL = "& ([ScriptBlock]::Create(@($input) -join [char]10))"
 """Takes the script from stdin, where it may be of any length: a command line ends after 32,767 characters. Not

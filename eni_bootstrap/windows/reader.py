@@ -10,8 +10,8 @@ import re
 from ipaddress import ip_address, ip_network
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from eni_bootstrap.errors import BootstrapError
-from eni_bootstrap.model import Address, LinkAddress
+from eni_bootstrap.model.errors import BootstrapError
+from eni_bootstrap.model.kernel import Address, LinkAddress
 from eni_bootstrap.windows.model import Adapter, Folder, Interface, Snapshot, WindowsRoute
 from eni_bootstrap.windows.scripts import OLDEST
 

@@ -14,8 +14,8 @@ import time
 from ipaddress import ip_address, ip_network
 from typing import Any, Callable, Dict, FrozenSet, Iterator, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
-from eni_bootstrap.errors import BootstrapError, NotPermitted
-from eni_bootstrap.retry import LOCK_POLL, Deadline, wait_for_lock
+from eni_bootstrap.model.deadline import LOCK_POLL, Deadline, wait_for_lock
+from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.windows.model import Folder, Recorded, WindowsRoute
 
 LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ UTF-8, written as bytes for the same reason. Whatever goes into a script goes th
 
 from typing import Iterable, Optional, Sequence, Tuple
 
-from eni_bootstrap.model import Address
+from eni_bootstrap.model.kernel import Address
 from eni_bootstrap.windows.model import WindowsRoute
 
 BOTH, ACTIVE, PERSISTENT = "", "ActiveStore", "PersistentStore"

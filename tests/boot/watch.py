@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from eni_bootstrap.lab import wire
 from eni_bootstrap.lab.fabric import SOURCE_CHECK, Packet
 from eni_bootstrap.lab.vpc import Vpc
-from eni_bootstrap.model import Address
+from eni_bootstrap.model.kernel import Address
 
 INTERVAL = 0.2
 """Seconds between two pings of one address."""

@@ -6,64 +6,12 @@ The address family is never stored: it follows from the addresses (``network.ver
 
 import re
 import shlex
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 Address = Union[IPv4Address, IPv6Address]
 Network = Union[IPv4Network, IPv6Network]
-
-
-class Subnet(NamedTuple):
-    """What one ENI has of one address family."""
-
-    vswitch: Network
-    """The vSwitch's CIDR block: the ENI's subnet."""
-    gateway: Address
-    """The vSwitch's gateway, as the metadata service tells it (never derived)."""
-    addresses: Tuple[Address, ...]
-    """Private addresses; the ENI's primary address is the first."""
-    prefixes: Tuple[Network, ...] = ()
-    """Delegated prefixes (IPv4 /28, IPv6 /80)."""
-    vpc: Tuple[Network, ...] = ()
-    """The VPC's CIDR blocks as far as the metadata service tells them."""
-
-    @property
-    def version(self) -> int:
-        """4 or 6."""
-        return self.vswitch.version
-
-
-class NetworkInterface(NamedTuple):
-    """An ENI as the metadata service describes it, complete and syntactically sound."""
-
-    eni_id: str
-    mac: str
-    """Lower case, colon separated."""
-    primary: bool
-    subnets: Tuple[Subnet, ...]
-    """One per address family that the ENI has, IPv4 first."""
-    vswitch_id: str = ""
-    """Empty where it is not asked for, or not told."""
-
-
-class SickInterface(NamedTuple):
-    """An ENI that the metadata service lists but that can't be used as it is described."""
-
-    eni_id: str
-    """Empty when the service does not tell it."""
-    mac: str
-    primary: bool
-    reason: str
-    """What is wrong, in words for an operator."""
-    passing: bool
-    """True when it may become whole by itself (a leaf is missing: attaching or detaching), so waiting makes sense."""
-
-
-class Listing(NamedTuple):
-    """One complete answer of the metadata service: every MAC that it lists is in one of the two."""
-
-    interfaces: Tuple[NetworkInterface, ...]
-    sick: Tuple[SickInterface, ...]
 
 
 # What the kernel holds. Devices are named, not numbered; ``netlink`` translates.
@@ -383,13 +331,6 @@ class LinkSetting(NamedTuple):
     value: int
 
 
-class SettingMade(NamedTuple):
-    """A setting that we changed, and what it was before."""
-
-    setting: LinkSetting
-    former: int
-
-
 class SeenRoute(NamedTuple):
     """A route as the kernel has it."""
 
@@ -430,55 +371,6 @@ class Snapshot(NamedTuple):
         return frozenset(link.name for link in self.links if link.up and link.carrier)
 
 
-class Numbering(NamedTuple):
-    """The numbers by which the kernel's things are known as ours: the first of each band, and the marks."""
-
-    table: int
-    priority: int
-    protocol: int
-    group: int
-
-
-class Made(NamedTuple):
-    """What earlier runs changed that carries no owner in the kernel."""
-
-    ups: FrozenSet[str] = frozenset()
-    """Devices that we brought up."""
-    groups: Tuple[LinkGroup, ...] = ()
-    """Devices that we put into our group, with the group that they had."""
-    addresses: FrozenSet[LinkAddress] = frozenset()
-    """Addresses that we added."""
-    seen_up: FrozenSet[str] = frozenset()
-    """Devices of secondary ENIs that were up when a run saw them."""
-    missed: FrozenSet[str] = frozenset()
-    """MACs of ENIs for which the last run has waited in vain."""
-    marked: bool = False
-    """We made the table of connection marks."""
-    valid_marks: FrozenSet[str] = frozenset()
-    """Devices whose reverse path filter heeds the mark since we said so."""
-    numberings: Tuple[Numbering, ...] = ()
-    """The numbers with which there may be things of ours, beside the usual ones; those in force are the last."""
-    settings: Tuple[SettingMade, ...] = ()
-    kernel_marks: bool = False
-    """There may be rules and fences of ours with the kernel's mark."""
-    as_set: FrozenSet[SeenAddress] = frozenset()
-    """Those addresses as the kernel had them when we had just set them. Of one that is missing here it is not known
-    whether it was set at all."""
-
-
-class ContainerNetwork(NamedTuple):
-    """A container network as its configuration describes it."""
-
-    name: str
-    """``terway``, ``Cilium``, ``AWS VPC CNI``, or the type of another plug-in."""
-    path: str
-    """The file that says so."""
-    takes: bool = False
-    """It moves whole devices into containers' network namespaces."""
-    devices: FrozenSet[str] = frozenset()
-    """Names and MACs of devices that the configuration gives to containers, lower case."""
-
-
 class Query(NamedTuple):
     """A question: by which route would this packet go?"""
 
@@ -509,3 +401,20 @@ class Answer(NamedTuple):
     """errno when there is no way: ENETUNREACH, EXDEV (reverse path filter), ..."""
     dst: str = ""
     """With ``match``: the route's destination."""
+
+
+def natural(name: str) -> Tuple[Tuple[int, str], ...]:
+    """Sort key that puts eth2 before eth10."""
+    parts = [part for part in re.split(r"([0-9]+)", name) if part]
+    return tuple((int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts)
+
+
+@lru_cache(maxsize=None)
+def network_of(address: Address) -> Network:
+    """The prefix that holds just this address; one object for all who ask, of a large host's 1,600."""
+    return IPv4Network(int(address)) if address.version == 4 else IPv6Network(int(address))
+
+
+GROUPS = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18
+"""The multicast groups of rtnetlink (linux/rtnetlink.h, RTNLGRP_*) that systemd's socket joins: links, and of IPv4 and
+IPv6 addresses, routes and rules."""

@@ -1,0 +1,140 @@
+"""ENIs: as the metadata service lists them, and joined with their links. Values only."""
+
+from typing import NamedTuple, Tuple
+
+from eni_bootstrap.model.kernel import Address, Link, Network
+
+
+class Subnet(NamedTuple):
+    """What one ENI has of one address family."""
+
+    vswitch: Network
+    """The vSwitch's CIDR block: the ENI's subnet."""
+    gateway: Address
+    """The vSwitch's gateway, as the metadata service tells it (never derived)."""
+    addresses: Tuple[Address, ...]
+    """Private addresses; the ENI's primary address is the first."""
+    prefixes: Tuple[Network, ...] = ()
+    """Delegated prefixes (IPv4 /28, IPv6 /80)."""
+    vpc: Tuple[Network, ...] = ()
+    """The VPC's CIDR blocks as far as the metadata service tells them."""
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.vswitch.version
+
+
+class NetworkInterface(NamedTuple):
+    """An ENI as the metadata service describes it, complete and syntactically sound."""
+
+    eni_id: str
+    mac: str
+    """Lower case, colon separated."""
+    primary: bool
+    subnets: Tuple[Subnet, ...]
+    """One per address family that the ENI has, IPv4 first."""
+    vswitch_id: str = ""
+    """Empty where it is not asked for, or not told."""
+
+
+class SickInterface(NamedTuple):
+    """An ENI that the metadata service lists but that can't be used as it is described."""
+
+    eni_id: str
+    """Empty when the service does not tell it."""
+    mac: str
+    primary: bool
+    reason: str
+    """What is wrong, in words for an operator."""
+    passing: bool
+    """True when it may become whole by itself (a leaf is missing: attaching or detaching), so waiting makes sense."""
+
+
+class Listing(NamedTuple):
+    """One complete answer of the metadata service: every MAC that it lists is in one of the two."""
+
+    interfaces: Tuple[NetworkInterface, ...]
+    sick: Tuple[SickInterface, ...]
+
+
+class Eni(NamedTuple):
+    """An ENI that can be set up."""
+
+    interface: NetworkInterface
+    link: Link
+    dev: str
+    """The device that carries its addresses and routes: the link itself, or the master that it is a port of."""
+
+    @property
+    def primary(self) -> bool:
+        return self.interface.primary
+
+    @property
+    def mac(self) -> str:
+        return self.interface.mac
+
+    @property
+    def subnets(self) -> Tuple[Subnet, ...]:
+        return self.interface.subnets
+
+    @property
+    def devs(self) -> Tuple[str, ...]:
+        """All devices that are its own."""
+        return (self.dev,) if self.dev == self.link.name else (self.dev, self.link.name)
+
+    @property
+    def label(self) -> str:
+        return label(self.interface.eni_id, self.mac, self.dev)
+
+    def unfit(self, reason: str) -> "Unfit":
+        """This ENI as one that can't be set up, and won't by itself."""
+        interface = self.interface
+        return Unfit(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev, interface.subnets,
+                     vswitch_id=interface.vswitch_id)
+
+
+class Unfit(NamedTuple):
+    """An ENI that metadata lists but that can't be set up now: what it has in the kernel stays as it is."""
+
+    eni_id: str
+    mac: str
+    primary: bool
+    reason: str
+    passing: bool
+    """True when it may become fit by itself, so that waiting makes sense."""
+    dev: str = ""
+    """Its device, where there is one."""
+    subnets: Tuple[Subnet, ...] = ()
+    """What metadata tells of it, where that is whole."""
+    resting: bool = False
+    """True when nothing is wrong: somebody wants it so."""
+    vswitch_id: str = ""
+
+    @property
+    def devs(self) -> Tuple[str, ...]:
+        return (self.dev,) if self.dev else ()
+
+    @property
+    def label(self) -> str:
+        return label(self.eni_id, self.mac, self.dev)
+
+
+class Left(NamedTuple):
+    """An ENI that is left alone, as if it were not there; what is ours of it goes."""
+
+    label: str
+    devs: Tuple[str, ...]
+    sources: Tuple[Network, ...]
+    reason: str
+    used: bool = False
+    """Somebody else has it: the link stays up, with whatever address it has."""
+
+    @property
+    def text(self) -> str:
+        return "{}: left alone, {}".format(self.label, self.reason)
+
+
+def label(eni_id: str, mac: str, dev: str) -> str:
+    """How messages name an ENI: "eni-bp1… (00:16:3e:…, eth1)"."""
+    return "{} ({}{})".format(eni_id or "ENI", mac, ", " + dev if dev else "")
