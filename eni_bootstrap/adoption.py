@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from typing import AbstractSet, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.maintable import MainTable
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import Eni, Listing, Subnet

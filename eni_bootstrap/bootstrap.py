@@ -4,7 +4,7 @@ import logging
 from typing import Dict, FrozenSet, List, Tuple, Union
 
 from eni_bootstrap import executing, looking, proof, proving, state
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.evidence import at_parents, band_tables
 from eni_bootstrap.host.managers import advice
 from eni_bootstrap.looking import View, World

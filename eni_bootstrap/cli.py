@@ -7,8 +7,9 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from eni_bootstrap import __version__, configfile, saved, views
-from eni_bootstrap.config import Config
+from eni_bootstrap import __version__, saved, views
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model import output
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
@@ -64,7 +65,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _work(parsed: argparse.Namespace) -> int:
     agent = _agent()
-    config = configfile.settings(parsed)
+    config = config_file.settings(parsed)
     report = agent.report(parsed, config)
     if parsed.json:
         text = json.dumps(views.as_json(report), indent=1) + "\n"
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="for the whole run (default %(default)g)")
     asking.add_argument("--metadata-url", metavar="URL", help="default " + Config().metadata_url)
     asking.add_argument("--config", metavar="FILE", default="", help="default {}, if it is there".format(
-        configfile.PATH))
+        config_file.PATH))
     common.add_argument("--json", action="store_true", help="print the result as JSON")
     parser = argparse.ArgumentParser(
         prog="eni-bootstrap", description="Makes every elastic network interface (ENI) of an Alibaba Cloud ECS "
@@ -139,13 +140,13 @@ def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _metadata(parsed: argparse.Namespace) -> int:
-    return 0 if output.write(saved.text(_agent().metadata(configfile.settings(parsed)))) else 1
+    return 0 if output.write(saved.text(_agent().metadata(config_file.settings(parsed)))) else 1
 
 
 def _render(parsed: argparse.Namespace) -> int:
     """Where a file is given, nothing of this machine counts."""
     from eni_bootstrap.render import formats, rendered  # no part of a boot
-    config = configfile.settings(parsed)
+    config = config_file.settings(parsed)
     found = saved.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
     files, problems = formats.render(parsed.format, found, config)
     if parsed.output is None:
@@ -188,19 +189,19 @@ def _add_config_parser(commands: Commands) -> None:
     text = "the configuration file: check it, show an example, or its JSON Schema"
     parser = commands.add_parser("config", help=text, description=text)
     parser.add_argument("what", choices=("check", "example", "schema"))
-    parser.add_argument("file", nargs="?", default=configfile.PATH, help="to check (default %(default)s)")
+    parser.add_argument("file", nargs="?", default=config_file.PATH, help="to check (default %(default)s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="log each step")
     parser.set_defaults(run=_show_config)
 
 
 def _show_config(parsed: argparse.Namespace) -> int:
     if parsed.what == "check":
-        configfile.load(parsed.file)
+        config_file.load(parsed.file)
         text = "{}: nothing is wrong\n".format(parsed.file)
     elif parsed.what == "schema":
-        text = json.dumps(configfile.json_schema(), indent=1) + "\n"
+        text = json.dumps(config_file.json_schema(), indent=1) + "\n"
     else:
-        text = configfile.EXAMPLE
+        text = config_file.EXAMPLE
     return 0 if output.write(text) else 1
 
 

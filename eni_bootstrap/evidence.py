@@ -10,7 +10,7 @@ address of this host: what containers have is in their own namespaces.
 
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Eni, Left, Unfit
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Rule, SeenRule

@@ -4,7 +4,7 @@ import logging
 from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap import nftables, state
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked
 from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Made, Plan, Ruleset, Step

@@ -9,7 +9,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple
 
 from eni_bootstrap import bootstrap, state, wake
 from eni_bootstrap.answer import consistent
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals

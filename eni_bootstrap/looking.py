@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, AbstractSet, Callable, FrozenSet, List, NamedT
 
 from eni_bootstrap import state
 from eni_bootstrap.answer import Fetch, consistent
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.evidence import band_tables, leave_contained, parents
 from eni_bootstrap.host.managers import Managers
 from eni_bootstrap.model.changes import Made, Numbering, Plan

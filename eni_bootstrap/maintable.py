@@ -4,7 +4,7 @@ import itertools
 from collections import defaultdict
 from typing import Dict, Iterable, List, NamedTuple, Set
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import (
     IPV6_METRIC, MAIN, PROTOCOL_KERNEL, UNREACHABLE_METRIC, Address, Hop, Network, Route, SeenRoute, Snapshot,
     network_of,

@@ -17,7 +17,7 @@ import hashlib
 import re
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.changes import TABLE
 from eni_bootstrap.model.eni import Eni, Unfit
 from eni_bootstrap.model.kernel import MAIN, Match, Rule, bytes_of

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, leaves_told
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import MetadataError, NotReady, UsageError

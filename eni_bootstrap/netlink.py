@@ -19,7 +19,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from eni_bootstrap import fibrule
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.changes import Change, Failure
 from eni_bootstrap.model.errors import NotPermitted
 from eni_bootstrap.model.kernel import (

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from typing import List, Optional, Sequence, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.marks import Marked, as_wanted, ruleset
 from eni_bootstrap.model.changes import TABLE, Made, Ruleset, Step, ValidMark
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted

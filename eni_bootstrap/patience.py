@@ -3,7 +3,7 @@
 import logging
 from typing import AbstractSet, Dict, FrozenSet, List, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.links import Unaddressed
 from eni_bootstrap.model.deadline import SPEAK_EVERY, Deadline
 from eni_bootstrap.model.eni import Unfit

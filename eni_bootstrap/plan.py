@@ -8,7 +8,7 @@ is killed after any single message leaves the old state, the new one, or traffic
 import itertools
 from typing import AbstractSet, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.links import takes_others_along
 from eni_bootstrap.model.changes import Change, Conflict, Item, Made, Plan
 from eni_bootstrap.model.kernel import (

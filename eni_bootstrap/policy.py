@@ -17,7 +17,7 @@ just these and what comes from the upper half, which main gets before.
 import itertools
 from typing import AbstractSet, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from eni_bootstrap.config import Config, Entry
+from eni_bootstrap.config.settings import Config, Entry
 from eni_bootstrap.maintable import neighbour
 from eni_bootstrap.model.eni import Eni, Unfit
 from eni_bootstrap.model.kernel import (

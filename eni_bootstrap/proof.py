@@ -12,7 +12,7 @@ from collections import defaultdict
 from ipaddress import ip_address
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import (
     MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule, network_of,

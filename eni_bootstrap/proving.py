@@ -6,7 +6,7 @@ from typing import Dict, FrozenSet, List, Sequence, Set, Tuple
 from urllib.parse import urlsplit
 
 from eni_bootstrap import proof, trials
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.evidence import at_parents
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, value

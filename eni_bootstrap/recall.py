@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Dict, List, Optional, Sequence, Set
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.evidence import at_parents
 from eni_bootstrap.model.eni import Eni, NetworkInterface, Subnet
 from eni_bootstrap.model.kernel import MAIN, Address, Hop, Network, Route, Snapshot, natural, network_of

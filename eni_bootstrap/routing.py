@@ -18,7 +18,7 @@ from collections import defaultdict
 from ipaddress import IPv6Network
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
-from eni_bootstrap.config import Config, fence
+from eni_bootstrap.config.settings import Config, fence
 from eni_bootstrap.evidence import at_parents, children, leave_contained
 from eni_bootstrap.links import Unaddressed, link_changes, link_groups, link_settings
 from eni_bootstrap.maintable import MainTable, neighbour

@@ -16,7 +16,7 @@ import stat
 import time
 from typing import AbstractSet, Any, Callable, Dict, Iterable, Iterator, Sequence, Set, Tuple
 
-from eni_bootstrap.config import allowed
+from eni_bootstrap.config.settings import allowed
 from eni_bootstrap.model.changes import Change, Made, Numbering, SettingMade
 from eni_bootstrap.model.deadline import Deadline, wait_for_lock
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import LOCAL, Network, Route, Rule, Snapshot
 

@@ -4,7 +4,7 @@ PURE; the verdicts are like those of ``proof``.
 
 from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from eni_bootstrap.config import Config, Entry, Span
+from eni_bootstrap.config.settings import Config, Entry, Span
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Network, Query
 from eni_bootstrap.pairing import named

@@ -15,7 +15,7 @@ import struct
 import time
 from typing import Callable, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL
 
 LOG = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """A kernel as sets: strict, so that a plan which does what a kernel would refuse fails the test. And a clock."""
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, LinkUp, Route, SeenRoute, SeenRule
 

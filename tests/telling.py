@@ -8,7 +8,7 @@ import pickle
 import sys
 
 from eni_bootstrap import state, views
-from eni_bootstrap.config import Entry, Source, Spread
+from eni_bootstrap.config.settings import Entry, Source, Spread
 from eni_bootstrap.model.changes import Made, Numbering
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork

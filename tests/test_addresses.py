@@ -9,8 +9,9 @@ from itertools import product
 
 import pytest
 
-from eni_bootstrap import bootstrap, configfile, state
-from eni_bootstrap.config import Config
+from eni_bootstrap import bootstrap, state
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.model.changes import Made
@@ -428,7 +429,7 @@ def test_a_full_primary_that_is_down_locks_nobody_out(with_vpn):
 
 
 def run_step(vpc, text, told_of, command=bootstrap.apply):
-    config, problems = configfile.read(text.encode())
+    config, problems = config_file.read(text.encode())
     assert not problems
     return step(vpc, told_of, command, config)
 

@@ -8,18 +8,19 @@ from ipaddress import ip_network
 
 import pytest
 
-from eni_bootstrap import cli, configfile
-from eni_bootstrap.config import Config, Entry, Source, Spread
+from eni_bootstrap import cli
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config, Entry, Source, Spread
 from eni_bootstrap.model.errors import UsageError
 from tests.agent import ROOT
 
 
 def read(text):
-    return configfile.read(text.encode())[0]
+    return config_file.read(text.encode())[0]
 
 
 def problems(text):
-    found, wrong = configfile.read(text if isinstance(text, bytes) else text.encode())
+    found, wrong = config_file.read(text if isinstance(text, bytes) else text.encode())
     assert found is None and wrong == sorted(wrong, key=lambda problem: problem.line)
     return ["{}: {}".format(problem.line, problem) for problem in wrong]
 
@@ -33,7 +34,7 @@ def test_nothing_in_it_is_as_without_it():
 
 
 def test_the_example_is_all_that_it_says():
-    config = read(configfile.EXAMPLE)
+    config = read(config_file.EXAMPLE)
     assert config.ignore == ("eth9", "eni-bp1spare*")
     assert [source.networks for source in config.extra] == [(ip_network("172.16.20.99/32"),)]
     assert [entry.via or entry.answer for entry in config.entries] == ["eth2", "eth1", "prohibit", "eth2", "eth1"]
@@ -177,9 +178,9 @@ def test_a_bomb_does_not_go_off():
 
 def test_a_file_that_can_t_be_read_is_named(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
-        configfile.load(str(tmp_path / "none.yaml"))
+        config_file.load(str(tmp_path / "none.yaml"))
     with pytest.raises(UsageError, match="Is a directory"):
-        configfile.load(str(tmp_path))
+        config_file.load(str(tmp_path))
 
 
 # the published schema
@@ -189,10 +190,10 @@ def test_a_file_that_can_t_be_read_is_named(tmp_path):
 def test_the_schema_is_one_and_takes_what_we_take():
     import jsonschema
     import yaml
-    schema = configfile.json_schema()
+    schema = config_file.json_schema()
     jsonschema.Draft7Validator.check_schema(schema)
     validator = jsonschema.Draft7Validator(schema)
-    for text in (configfile.EXAMPLE, "access: []\nbalance: []\nignore: []\nsources: []\nlinks: []\n"):
+    for text in (config_file.EXAMPLE, "access: []\nbalance: []\nignore: []\nsources: []\nlinks: []\n"):
         assert not list(validator.iter_errors(yaml.safe_load(text)))
     selectors = ("from", "to", "in", "protocol", "port", "source-port", "user")
     for text in ["ignored: eth1\n", "assign: some\n", "access: {}\n", "balance:\n  - over: {eth1: 0}\n",
@@ -216,7 +217,7 @@ def test_check_example_and_schema(capsys, tmp_path):
     code, out, _ = run(capsys, "config", "example")
     path.write_text(out)
     assert code == 0 and run(capsys, "config", "check", str(path)) == (0, str(path) + ": nothing is wrong\n", "")
-    assert json.loads(run(capsys, "config", "schema")[1]) == configfile.json_schema()
+    assert json.loads(run(capsys, "config", "schema")[1]) == config_file.json_schema()
     path.write_text("assign: some\nignored: x\n")
     code, out, err = run(capsys, "config", "check", str(path))
     assert (code, out) == (2, "")
@@ -233,7 +234,7 @@ def test_with_a_file_that_is_wrong_nothing_is_done(capsys, tmp_path, command):
 
 
 def test_without_a_file_the_library_is_not_imported(tmp_path):
-    script = ("import sys; from eni_bootstrap import cli, configfile; configfile.PATH = {!r}\n"
+    script = ("import sys; from eni_bootstrap import cli; from eni_bootstrap.config import file; file.PATH = {!r}\n"
               "cli.main(['plan', '--timeout', '0.2', '--metadata-url', 'http://127.0.0.1:1'])\n"
               "assert 'yaml' not in sys.modules").format(str(tmp_path / "none"))
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=ROOT))

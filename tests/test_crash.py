@@ -12,8 +12,9 @@ from copy import deepcopy
 
 import pytest
 
-from eni_bootstrap import bootstrap, configfile, netlink, state
-from eni_bootstrap.config import Config
+from eni_bootstrap import bootstrap, netlink, state
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab.vpc import METADATA, Vpc, macs_of, make_tree
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Rule
@@ -487,7 +488,7 @@ def test_an_address_that_a_killed_run_has_still_added_is_ours_where_the_kernel_s
 
 def test_what_a_killed_removal_has_taken_back_is_not_taken_back_from_who_does_it_himself(left_down):
     """The next removal sees that it is done, whatever is on record."""
-    found, _ = configfile.read(b"links:\n  - {eni: eth2, mtu: 1400}\n")
+    found, _ = config_file.read(b"links:\n  - {eni: eth2, mtu: 1400}\n")
     run(left_down, config=found)
 
     def told(change):

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from eni_bootstrap import cli, configfile
+from eni_bootstrap import cli
+from eni_bootstrap.config import file as config_file
 from eni_bootstrap.lab import demo, story
 from eni_bootstrap.lab.fabric import FORWARDED, SOURCE_CHECK, Packet
 from eni_bootstrap.lab.story import Question, Trace
@@ -285,7 +286,7 @@ def test_a_machine_that_can_not_have_a_lab(capfd, monkeypatch):
 @kernel
 def test_the_example_of_a_configuration_is_shown_with_all_that_is_in_it(capfd, tmp_path):
     path = tmp_path / "example.yaml"
-    path.write_text(configfile.EXAMPLE)
+    path.write_text(config_file.EXAMPLE)
     out = shown(capfd, "--config", path)
     assert "The configuration: 600 flows" in out and "none wrong" in out
     flows = [line.split() for line in out.split("as many destinations")[1].split("\n") if line.startswith("  eth")]

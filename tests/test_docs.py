@@ -9,8 +9,9 @@ import shlex
 import pytest
 
 import eni_bootstrap
-from eni_bootstrap import cli, configfile
-from eni_bootstrap.config import Config
+from eni_bootstrap import cli
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host import command, files, installer
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
@@ -245,14 +246,14 @@ def keys(schema):
 
 def test_every_key_of_the_configuration_is_in_the_page():
     named = {word for span in spans(CONFIGURATION) for word in re.findall(r"[\w-]+", span)}
-    assert set(keys(configfile.json_schema())) <= named
+    assert set(keys(config_file.json_schema())) <= named
 
 
 def test_every_configuration_in_the_page_is_right():
     blocks = re.findall(r"^```yaml\n(.*?)^```$", CONFIGURATION, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 8
     for block in blocks:
-        assert configfile.read(block.encode())[1] == [], block
+        assert config_file.read(block.encode())[1] == [], block
 
 
 def test_the_page_of_routing_has_the_numbers_that_are_used():
@@ -293,7 +294,7 @@ def test_what_to_install_is_what_ci_installs():
 
 def test_every_file_that_is_installed_is_in_the_page():
     paths = [file.path for file in files.installed(["x"]) + [files.sysctls()]]
-    assert {path for path in paths + [command.PROGRAM, installer.RECORD, configfile.PATH]} <= set(spans(INSTALL))
+    assert {path for path in paths + [command.PROGRAM, installer.RECORD, config_file.PATH]} <= set(spans(INSTALL))
 
 
 def test_no_unit_is_named_that_is_not_there():

@@ -14,7 +14,7 @@ import zipfile
 import pytest
 
 import eni_bootstrap
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host import files, installer
 from eni_bootstrap.host.files import File
 from eni_bootstrap.host.rivals import rivals

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from eni_bootstrap import cli, configfile
+from eni_bootstrap import cli
+from eni_bootstrap.config import file as config_file
 from eni_bootstrap.fibrule import pack, unpack
 from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model import output
@@ -83,7 +84,7 @@ def test_rules_carry_them(name):
 def test_a_configuration_can_name_them():
     """YAML is text; its escapes are what Python makes of such bytes."""
     text = b'access: [{in: "\\udcff\\udcfe", via: "br\\udcff*"}]\nignore: "\xc3\xa9*"\n'
-    config, problems = configfile.read(text)
+    config, problems = config_file.read(text)
     assert not problems
     assert bytes_of(config.entries[0].iifs[0]) == b"\xff\xfe"
     eni = Eni(interface(1), link(1, name_of(b"br\xffx")), name_of(b"br\xffx"))
@@ -94,7 +95,7 @@ def test_a_configuration_can_name_them():
 @pytest.mark.parametrize("name", [b"\\ud800", b"\xc3\xa9" * 8, b"a" * 16, b"a/b"], ids=[
     "no character", "too many bytes", "too long", "a slash"])
 def test_a_configuration_can_not_name_what_no_link_is_called(name):
-    config, problems = configfile.read(b'access: [{in: "' + name + b'", via: eth1}]\n')
+    config, problems = config_file.read(b'access: [{in: "' + name + b'", via: eth1}]\n')
     assert config is None and "allowed is the name of a network device" in str(problems[0])
 
 

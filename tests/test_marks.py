@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from eni_bootstrap import configfile
-from eni_bootstrap.config import Config
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import make_tree
@@ -36,7 +36,7 @@ ON = "connection-marks: {}\n"
 
 
 def read(text):
-    found, problems = configfile.read(text.encode())
+    found, problems = config_file.read(text.encode())
     return found.connection_marks if found else [str(problem) for problem in problems]
 
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 
 from eni_bootstrap import bootstrap
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.netlink import Kernel

@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 
-from eni_bootstrap import configfile
-from eni_bootstrap.config import Config
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.model.changes import Numbering
 from tests.agent import Agent
@@ -28,7 +28,7 @@ CHANGES = {
 
 def configured(text):
     """The settings that a file makes, and its problems as text."""
-    config, problems = configfile.read(text.encode())
+    config, problems = config_file.read(text.encode())
     return config, ["{}: {}".format(problem.line, problem) for problem in problems]
 
 

@@ -8,8 +8,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from eni_bootstrap import configfile, linux
-from eni_bootstrap.config import Config, fence
+from eni_bootstrap import linux
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config, fence
 from eni_bootstrap.host.managers import Managers, Networkd
 from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model.kernel import ANY, PROTOCOL_KERNEL, Match, Rule
@@ -45,7 +46,7 @@ connection-marks: {}
 
 
 def configured(text):
-    config, problems = configfile.read(text.encode())
+    config, problems = config_file.read(text.encode())
     assert not problems, problems
     return config
 

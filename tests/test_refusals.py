@@ -6,7 +6,8 @@ from copy import deepcopy
 
 import pytest
 
-from eni_bootstrap import bootstrap, configfile
+from eni_bootstrap import bootstrap
+from eni_bootstrap.config import file as config_file
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import NotPermitted
 from eni_bootstrap.netlink import Kernel
@@ -72,7 +73,7 @@ def has(*words):
 
 def run(vpc, text=USUAL, command=bootstrap.apply):
     """One run of the agent that does not wait for long."""
-    config, problems = configfile.read(text.encode())
+    config, problems = config_file.read(text.encode())
     assert not problems
     config = config._replace(address_wait=0.2)
     with vpc.instance:
@@ -293,7 +294,7 @@ def test_that_is_exit_code_4(vpc, make_agent, refuse):
 
 @pytest.mark.parametrize("answer", ["prohibit", "unreachable", "blackhole"])
 def test_what_is_to_be_refused_never_leaves_by_another_way_meanwhile(host, answer):
-    config, _ = configfile.read(ACCESS.replace("prohibit", answer).encode())
+    config, _ = config_file.read(ACCESS.replace("prohibit", answer).encode())
     asked = [(host.address("eth1", version), REFUSED[version]) for version in (4, 6)] + [(None, REFUSED[4])]
     old, seen = [leaves_by(host, *question) for question in asked], []
 

@@ -10,8 +10,9 @@ import subprocess
 
 import pytest
 
-from eni_bootstrap import cli, configfile, saved
-from eni_bootstrap.config import Config
+from eni_bootstrap import cli, saved
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.render import FORMATS, rendered
@@ -26,7 +27,7 @@ TREE = make_tree(3, ipv6=True)
 
 
 def configuration(text):
-    found, problems = configfile.read(text.encode())
+    found, problems = config_file.read(text.encode())
     assert not problems
     return found
 
@@ -107,9 +108,9 @@ class TestOfAllFormats:
 
     @pytest.mark.parametrize("name", FILES)
     def test_what_the_configuration_asks_for_is_in_it_or_that_it_is_not_is_said(self, name):
-        rules = outline(config=configuration(configfile.EXAMPLE)).all_rules
+        rules = outline(config=configuration(config_file.EXAMPLE)).all_rules
         assert len(rules) > 30
-        text = re.sub("\n *# +", " ", whole(name, config=configuration(configfile.EXAMPLE)))
+        text = re.sub("\n *# +", " ", whole(name, config=configuration(config_file.EXAMPLE)))
         for rule in rules:
             if rule.priority == 7000 and name == "netplan":
                 continue  # needed only in front of a rule that netplan can't have
@@ -139,7 +140,7 @@ class TestOfAllFormats:
 
     @pytest.mark.parametrize("name", sorted(FORMATS))
     def test_they_can_be_read_in_a_terminal(self, name):
-        lines = whole(name, config=configuration(configfile.EXAMPLE)).splitlines()
+        lines = whole(name, config=configuration(config_file.EXAMPLE)).splitlines()
         assert not [line for line in lines if line.lstrip().startswith("# ") and len(line) > 130 and "NOT" not in line]
 
     @pytest.mark.parametrize("name", FILES)
@@ -154,7 +155,7 @@ def test_every_shell_reads_the_script(shell, tmp_path):
         assert not os.environ.get("CI")
         pytest.skip("no {} here".format(shell))
     path = tmp_path / "script"
-    path.write_text(whole("ip", config=configuration(configfile.EXAMPLE)))
+    path.write_text(whole("ip", config=configuration(config_file.EXAMPLE)))
     subprocess.run(([shell, "sh"] if shell == "busybox" else [shell]) + ["-n", str(path)], check=True)
 
 

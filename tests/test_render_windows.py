@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eni_bootstrap import cli
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.render import windows as render
 from eni_bootstrap.windows import reader, scripts

@@ -2,7 +2,8 @@
 
 import pytest
 
-from eni_bootstrap import bootstrap, configfile
+from eni_bootstrap import bootstrap
+from eni_bootstrap.config import file as config_file
 from eni_bootstrap.model.errors import UsageError
 from eni_bootstrap.host import command, installer
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
@@ -156,7 +157,7 @@ def test_pasting_the_plan_sets_them_too(host):
 @pytest.mark.parametrize("entry", ["{eni: eth1}", "{mtu: 1500}", "{eni: eth1, mtu: 100}", "{eni: eth1, rp-filter: 3}",
                                    "{eni: eth1, ttl: 5}"])
 def test_an_entry_that_can_t_be_is_refused_by_its_line(entry):
-    found, problems = configfile.read("links:\n  - {}\n".format(entry).encode())
+    found, problems = config_file.read("links:\n  - {}\n".format(entry).encode())
     assert found is None and {problem.line for problem in problems} == {2}
 
 

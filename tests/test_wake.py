@@ -11,7 +11,7 @@ from ipaddress import ip_network
 import pytest
 
 from eni_bootstrap import fibrule, wake
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.model import kernel
 from eni_bootstrap.model.kernel import Rule

@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab.service import MetadataService
 from eni_bootstrap.model import deadline
 from eni_bootstrap.model.eni import Listing

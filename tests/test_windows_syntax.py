@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.render import windows as render
 from eni_bootstrap.windows import powershell, scripts

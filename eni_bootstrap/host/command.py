@@ -8,7 +8,8 @@ import sys
 from typing import List, NamedTuple, Sequence
 
 import eni_bootstrap
-from eni_bootstrap import configfile, state
+from eni_bootstrap import state
+from eni_bootstrap.config import file as config_file
 from eni_bootstrap.host import files, installer, singlefile
 from eni_bootstrap.host.files import File
 from eni_bootstrap.host.installer import Step
@@ -67,8 +68,8 @@ def install(parsed: argparse.Namespace) -> int:
 
 def units(root: str, command: Sequence[str]) -> List[File]:
     """All files of a host run by systemd; where its configuration asks for sysctls, with leave to write them."""
-    path = inside(root, configfile.PATH)
-    links = configfile.load(path).links if os.path.exists(path) else ()
+    path = inside(root, config_file.PATH)
+    links = config_file.load(path).links if os.path.exists(path) else ()
     sysctls = any(name != "mtu" for wish in links for name, _ in wish.settings)
     return files.installed(command) + ([files.sysctls()] if sysctls else [])
 

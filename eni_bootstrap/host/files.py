@@ -10,7 +10,7 @@ import re
 import shlex
 from typing import List, Match, NamedTuple, Sequence, Union
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import GROUPS
 
 SERVICE = "eni-bootstrap.service"

@@ -3,7 +3,7 @@
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 from eni_bootstrap import saved
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.patience import problems_of
 from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, script, windows

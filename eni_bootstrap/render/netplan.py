@@ -6,7 +6,7 @@ lo's, as for networkd. A rule of netplan knows source, destination, mark and tab
 
 from typing import List
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import ANY, Route, Rule
 from eni_bootstrap.render.outline import File, Member, Outline, comments, not_expressed, other_settings
 

@@ -6,7 +6,7 @@ its carrier, and nothing would keep its traffic from leaving by another one.
 
 from typing import List
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import Route, Rule
 from eni_bootstrap.render.outline import ACTIONS, File, Member, Outline, comments, not_expressed, other_settings
 

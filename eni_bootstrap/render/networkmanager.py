@@ -8,7 +8,7 @@ and keeps them as long as one of these is active.
 import uuid
 from typing import List, Sequence
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import EVERYWHERE, Route, Rule
 from eni_bootstrap.render.outline import (
     ACTIONS, File, Member, Outline, also_sent, comments, not_expressed, other_settings,

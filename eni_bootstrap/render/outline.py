@@ -10,7 +10,7 @@ import textwrap
 from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from eni_bootstrap import __version__
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.interfaces import is_mac
 from eni_bootstrap.model.changes import Made
 from eni_bootstrap.model.eni import Eni, Listing, Subnet

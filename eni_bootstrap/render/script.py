@@ -8,7 +8,7 @@ not marked as ours is neither replaced nor removed.
 import shlex
 from typing import Dict, Iterator, List, Mapping, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.marks import ruleset
 from eni_bootstrap.model.changes import Item, Made, Ruleset
 from eni_bootstrap.model.eni import Listing, SickInterface

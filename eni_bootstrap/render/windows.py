@@ -3,7 +3,7 @@
 import re
 from typing import List, Optional, Sequence, Set, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Eni, Left, Listing, Subnet, Unfit, label
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Route
 from eni_bootstrap.pairing import leave_ignored, refuse_stealing

@@ -6,9 +6,9 @@ import os
 import time
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from eni_bootstrap import configfile
 from eni_bootstrap.answer import Fetch, consistent
-from eni_bootstrap.config import Config
+from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.interfaces import essence
 from eni_bootstrap.metadata import MetadataClient, client_of
 from eni_bootstrap.model.deadline import Deadline
@@ -187,16 +187,17 @@ def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, dead
     folder = snapshot.folder
     if not folder.closed and os.path.lexists(record.folder()):
         folder = looking.read(powershell.run, deadline).folder  # a run beside this one may have made it just now
-    is_configured = os.path.lexists(configfile.PATH)
+    is_configured = os.path.lexists(config_file.PATH)
     if not parsed.config and is_configured and not (folder.trusted and folder.config_trusted):
         raise BootstrapError(
             "{}: it or its folder belongs to a user, who could tell the system what to do; have it owned by the "
-            "administrators (icacls PATH /setowner *S-1-5-32-544), or name another by --config".format(configfile.PATH))
+            "administrators (icacls PATH /setowner *S-1-5-32-544), or name another by --config".format(
+                config_file.PATH))
     record.secure(folder, powershell.tool)
     # It was read before anybody had looked whose it was: who was quick has put another in its place meanwhile.
     if not parsed.config and (
-            os.path.lexists(configfile.PATH) != is_configured or configfile.settings(parsed) != config):
-        raise BootstrapError("{}: it was changed while it was being looked at; run it again".format(configfile.PATH))
+            os.path.lexists(config_file.PATH) != is_configured or config_file.settings(parsed) != config):
+        raise BootstrapError("{}: it was changed while it was being looked at; run it again".format(config_file.PATH))
 
 
 def _heed_removal(world: World, kept: Record, snapshot: Snapshot) -> None:

@@ -10,7 +10,7 @@ a person has typed; where that leads elsewhere, or to the front, it is named.
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.links import Unaddressed
 from eni_bootstrap.model.eni import Eni, Listing, Subnet, Unfit
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Network, Route, network_of

@@ -10,7 +10,7 @@ import zipfile
 from typing import Sequence
 
 import eni_bootstrap
-from eni_bootstrap.config import Config
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host import singlefile
 from eni_bootstrap.model import output
 from eni_bootstrap.model.deadline import Deadline

@@ -5,7 +5,6 @@ understood: mappings, lists and words. Anchors and aliases, by which a small fil
 are tags and several documents. A word is what is written there: no octal numbers, no sexagesimal MACs.
 """
 
-import logging
 import os
 import re
 import sys
@@ -14,12 +13,12 @@ from ipaddress import IPv6Network, collapse_addresses, ip_address
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
-from eni_bootstrap.config import BOUNDS, ENTRIES, TAKEN_PROTOCOLS, Config, Entry, LinkWish, Source, Spread
+from eni_bootstrap.config.schema import (
+    Key, Kind, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network,
+)
+from eni_bootstrap.config.settings import BOUNDS, ENTRIES, TAKEN_PROTOCOLS, Config, Entry, LinkWish, Source, Spread
 from eni_bootstrap.model.errors import UsageError
 from eni_bootstrap.model.kernel import CLOUD_SERVICES, EVERYWHERE, Network, bytes_of
-from eni_bootstrap.schema import Key, Kind, ListOf, Mapping, Node, Pairs, Place, Problem, Text, choice, integer, network
-
-LOG = logging.getLogger(__name__)
 
 PATH = "/etc/eni-bootstrap.yaml" if sys.platform != "win32" else os.path.join(
     os.environ.get("ProgramData") or r"C:\ProgramData", "eni-bootstrap", "eni-bootstrap.yaml")
