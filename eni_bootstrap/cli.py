@@ -7,9 +7,10 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from eni_bootstrap import __version__, saved, views
+from eni_bootstrap import __version__, views
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.metadata import dump
 from eni_bootstrap.model import output
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
@@ -140,14 +141,14 @@ def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _metadata(parsed: argparse.Namespace) -> int:
-    return 0 if output.write(saved.text(_agent().metadata(config_file.settings(parsed)))) else 1
+    return 0 if output.write(dump.text(_agent().metadata(config_file.settings(parsed)))) else 1
 
 
 def _render(parsed: argparse.Namespace) -> int:
     """Where a file is given, nothing of this machine counts."""
     from eni_bootstrap.render import formats, rendered  # no part of a boot
     config = config_file.settings(parsed)
-    found = saved.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
+    found = dump.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
     files, problems = formats.render(parsed.format, found, config)
     if parsed.output is None:
         written = output.write(rendered.text(files))

@@ -8,21 +8,20 @@ import re
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
 from eni_bootstrap import bootstrap, state, wake
-from eni_bootstrap.answer import consistent
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals
-from eni_bootstrap.interfaces import essence
 from eni_bootstrap.looking import World
-from eni_bootstrap.metadata import MetadataClient, client_of
+from eni_bootstrap.metadata.client import MetadataClient, client_of, consistent
+from eni_bootstrap.metadata.dump import Saved
+from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import PROTOCOL_KERNEL
 from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.pairing import pair
 from eni_bootstrap.report import Report
-from eni_bootstrap.saved import Saved
 
 OLDEST_KERNEL = (4, 17)
 """Since then rules carry a protocol, by which we know ours."""

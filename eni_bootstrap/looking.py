@@ -4,10 +4,10 @@ import time
 from typing import TYPE_CHECKING, AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap import state
-from eni_bootstrap.answer import Fetch, consistent
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.evidence import band_tables, leave_contained, parents
 from eni_bootstrap.host.managers import Managers
+from eni_bootstrap.metadata.client import Fetch, consistent
 from eni_bootstrap.model.changes import Made, Numbering, Plan
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing

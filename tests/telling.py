@@ -9,6 +9,7 @@ import sys
 
 from eni_bootstrap import state, views
 from eni_bootstrap.config.settings import Entry, Source, Spread
+from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.changes import Made, Numbering
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
@@ -18,7 +19,6 @@ from eni_bootstrap.recall import recall
 from eni_bootstrap.render import FORMATS, formats, rendered
 from eni_bootstrap.report import Report
 from eni_bootstrap.routing import decide
-from eni_bootstrap.saved import Saved
 from eni_bootstrap.tables import Memory
 from tests.build import CONFIG, net
 from tests.fakes import FakeKernel

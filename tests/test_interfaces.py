@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eni_bootstrap.interfaces import LEAVES, parse_interfaces
+from eni_bootstrap.metadata.parser import LEAVES, parse_interfaces
 from eni_bootstrap.model.eni import Listing, NetworkInterface, SickInterface, Subnet
 from eni_bootstrap.model.errors import NotReady
 

@@ -13,10 +13,10 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab import probe, wire
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import macs_of, make_tree
+from eni_bootstrap.metadata.parser import parse_interfaces
 
 ROOT = Path(__file__).resolve().parent.parent
 ETH1 = "172.16.20.10"

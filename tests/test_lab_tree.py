@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eni_bootstrap import interfaces
-from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab.service import MetadataService
 from eni_bootstrap.lab.tree import Eni, Subnet, read
 from eni_bootstrap.lab.vpc import macs_of, make_tree
+from eni_bootstrap.metadata import parser
+from eni_bootstrap.metadata.parser import parse_interfaces
 from tests.oracle import assert_answers_by
 from tests.test_properties import PURE, trees
 
@@ -172,8 +172,8 @@ def test_the_agent_reads_the_same(tree, data):
 @pytest.mark.kernel
 def test_a_wrong_reading_builds_no_world_that_agrees_with_it(make_vpc, make_agent, monkeypatch):
     """The agent takes every address for the next one."""
-    right = interfaces._address
-    monkeypatch.setattr(interfaces, "_address", lambda leaf, token, version: right(leaf, token, version) + 1)
+    right = parser._address
+    monkeypatch.setattr(parser, "_address", lambda leaf, token, version: right(leaf, token, version) + 1)
     vpc = make_vpc()
     assert {name: str(vpc.address(name)) for name in vpc.nics} == {
         "eth0": "172.16.10.10", "eth1": "172.16.20.10", "eth2": "172.16.10.11"}

@@ -6,7 +6,7 @@ import pytest
 import requests
 import responses
 
-from eni_bootstrap.metadata import ALL, MAC, MACS, MAX_BYTES, TOKEN, MetadataClient
+from eni_bootstrap.metadata.client import ALL, MAC, MACS, MAX_BYTES, TOKEN, MetadataClient
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import MetadataError, NotReady, UsageError
 from tests.fakes import Clock

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, parse_interfaces
 from eni_bootstrap.lab.service import Answer, MetadataService
-from eni_bootstrap.metadata import MAX_BYTES, MetadataClient
+from eni_bootstrap.metadata.client import MAX_BYTES, MetadataClient
+from eni_bootstrap.metadata.parser import LEAVES, VSWITCH_ID, parse_interfaces
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import MetadataError, NotReady
 

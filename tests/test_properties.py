@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, assume, event, example, given, settin
 from hypothesis import strategies as st
 
 from eni_bootstrap import state
-from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
+from eni_bootstrap.metadata.parser import parse_interfaces
 from eni_bootstrap.model.kernel import MAIN, Hop, Link, LinkAddress, Route, Rule, SeenRoute, SeenRule, Snapshot
 from eni_bootstrap.plan import owned, plan, withdrawal
 from eni_bootstrap.routing import Made, decide

@@ -10,11 +10,12 @@ import subprocess
 
 import pytest
 
-from eni_bootstrap import cli, saved
+from eni_bootstrap import cli
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab.vpc import macs_of, make_tree
+from eni_bootstrap.metadata import dump
+from eni_bootstrap.metadata.parser import parse_interfaces
 from eni_bootstrap.render import FORMATS, rendered
 from eni_bootstrap.render.formats import RENDERERS, Known
 from eni_bootstrap.render.outline import configured
@@ -340,7 +341,7 @@ class TestTheCommand:
         path.write_text(done.out)
         there, here = agent("render", "ip"), agent("render", "ip", "--metadata", path)
         assert there.code == 0 and there.out == here.out and "ens6" in there.out
-        assert saved.read(str(path)).listing == parse_interfaces(vpc.tree)
+        assert dump.read(str(path)).listing == parse_interfaces(vpc.tree)
 
     @pytest.mark.kernel
     def test_what_is_saved_holds_no_secrets(self, make_vpc, make_agent):

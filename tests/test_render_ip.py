@@ -8,8 +8,8 @@ import pytest
 
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config, Entry, LinkWish
-from eni_bootstrap.interfaces import parse_interfaces
 from eni_bootstrap.lab.vpc import macs_of, make_tree
+from eni_bootstrap.metadata.parser import parse_interfaces
 from eni_bootstrap.render import script
 from tests import oracle
 from tests.oracle import assert_every_eni_answers, kernel, settle

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from eni_bootstrap import retry
+from eni_bootstrap.metadata import retry
+from eni_bootstrap.metadata.retry import retrying
 from eni_bootstrap.model import deadline as model_deadline
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import MetadataError, NotReady
-from eni_bootstrap.retry import retrying
 from tests.fakes import Clock
 
 

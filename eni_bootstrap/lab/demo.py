@@ -21,7 +21,6 @@ from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 from pyroute2.netlink.exceptions import NetlinkError
 
 import eni_bootstrap
-from eni_bootstrap import saved
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.host import singlefile
 from eni_bootstrap.lab import probe, story
@@ -30,6 +29,7 @@ from eni_bootstrap.lab.namespace import isolate
 from eni_bootstrap.lab.story import Question, Run, Trace
 from eni_bootstrap.lab.tree import Tree, read
 from eni_bootstrap.lab.vpc import METADATA, Vpc, make_tree
+from eni_bootstrap.metadata import dump
 from eni_bootstrap.model.errors import BootstrapError, UsageError
 from eni_bootstrap.model.kernel import Address
 
@@ -228,7 +228,7 @@ def _make_tree(parsed: argparse.Namespace) -> Tree:
 
 def _read_tree(path: str) -> Tree:
     """A saved one; in any case what the lab can build."""
-    tree, _ = saved.load(path)
+    tree, _ = dump.load(path)
     try:
         instance = read(tree)
     except ValueError as error:

@@ -2,13 +2,13 @@
 
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
-from eni_bootstrap import saved
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.metadata import dump
+from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.patience import problems_of
 from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, script, windows
 from eni_bootstrap.render.outline import File, Outline, bare, configured
-from eni_bootstrap.saved import Saved
 from eni_bootstrap.windows.reader import snapshot_of
 
 
@@ -47,7 +47,7 @@ RENDERERS: Dict[str, Callable[[Known], List[File]]] = {
 
 def render(name: str, what: Saved, config: Config) -> Tuple[List[File], List[str]]:
     """The files of one format, and what can't be had on whatever system."""
-    names = saved.links(what)
+    names = dump.links(what)
     known = Known(what.listing, names, what.host.get("windows"), config)
     if name in ("windows", "powershell"):
         return RENDERERS[name](known), windows.left_out(what.listing, config)

@@ -11,7 +11,7 @@ from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequenc
 
 from eni_bootstrap import __version__
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.interfaces import is_mac
+from eni_bootstrap.metadata.parser import is_mac
 from eni_bootstrap.model.changes import Made
 from eni_bootstrap.model.eni import Eni, Listing, Subnet
 from eni_bootstrap.model.kernel import (

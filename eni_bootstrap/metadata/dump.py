@@ -9,10 +9,9 @@ import re
 import sys
 from typing import Any, Dict, NamedTuple, Tuple
 
-from eni_bootstrap.interfaces import parse_interfaces
+from eni_bootstrap.metadata.parser import parse_interfaces
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.errors import MetadataError, UsageError
-
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 _NOBODY_S = ("lo", "all", "default")

@@ -22,10 +22,11 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.interfaces import LEAVES, VSWITCH_ID, leaves_told
+from eni_bootstrap.metadata.parser import LEAVES, VSWITCH_ID, leaves_told, parse_interfaces
+from eni_bootstrap.metadata.retry import FIRST_PAUSE, retrying
 from eni_bootstrap.model.deadline import Deadline
+from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.errors import MetadataError, NotReady, UsageError
-from eni_bootstrap.retry import FIRST_PAUSE, retrying
 
 LOG = logging.getLogger(__name__)
 
@@ -422,3 +423,18 @@ def _macs_path(mac: str, leaf: str = "") -> str:
 
 def _status(status: int) -> str:
     return f"{status} {http.client.responses.get(status, '')}".strip()
+
+
+Fetch = Callable[[], Dict[str, Any]]
+"""Asks the metadata service for its ``meta-data`` tree; raises ``MetadataError``."""
+
+
+def consistent(fetch: Fetch, deadline: Deadline, sleep: Callable[[float], None] = time.sleep
+               ) -> Tuple[Dict[str, Any], Listing]:
+    """The tree, and what it says. Raises ``MetadataError``."""
+
+    def ask() -> Tuple[Dict[str, Any], Listing]:
+        tree = fetch()
+        return tree, parse_interfaces(tree)
+
+    return retrying("a consistent answer of the metadata service", deadline, sleep)(ask)
