@@ -3,10 +3,11 @@
 import logging
 from typing import Dict, FrozenSet, List, Tuple, Union
 
-from eni_bootstrap import executing, looking, proof, proving, state
+from eni_bootstrap import executing, looking, proof, proving
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.evidence import at_parents, band_tables
 from eni_bootstrap.host.managers import advice
+from eni_bootstrap.kernel import record
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked, marked
 from eni_bootstrap.model.changes import Change, Step
@@ -120,7 +121,7 @@ def status(world: World) -> Report:
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
         eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
     remarks = (advice(world.managers) if world.managers is not None else []) + world.rivals()
-    made = state.load(links)
+    made = record.load(links)
     executing.see_table(world, members, made, rules, problems, remarks)
     former = looking.former_configs(made, world.config)
     remarks += executing.among_ours([seen for seen in rules if not any(each.owns_rule(*seen) for each in former)],
@@ -140,23 +141,23 @@ def status(world: World) -> Report:
 
 def remove(world: World) -> Report:
     """Take back all that is ours; needs no metadata."""
-    with state.lock(world.deadline, world.sleep):
+    with record.lock(world.deadline, world.sleep):
         links, rules = world.kernel.links(), world.kernel.rules()
-        made = state.load(links)
+        made = record.load(links)
         former = looking.former_configs(made, world.config)
         snapshot = world.kernel.snapshot(links, rules, (), (), world.config, former)
         snapshot = snapshot._replace(settings=world.kernel.settings(done.setting[:2] for done in made.settings))
         steps, problems = executing.mark(world, (), made, snapshot)
         if made.marked or made.valid_marks:
-            made = state.load(links)  # without these
+            made = record.load(links)  # without these
         protocols = {each.protocol for each in (world.config, *former)}
-        made = state.still_ours(made, snapshot.seen, protocols)
-        made = state.without_undone(made, snapshot, {each.group for each in (Config(), world.config, *former)})
+        made = record.still_ours(made, snapshot.seen, protocols)
+        made = record.without_undone(made, snapshot, {each.group for each in (Config(), world.config, *former)})
         todo = withdrawal(snapshot, made, looking.devs_in_use(world, links, made.ups, protocols), world.config, former)
         done, failures = executing.make(world, todo.removals)
-        made = state.after(made, done, -1)
-        state.save(made if failures else made._replace(numberings=(), kernel_marks=False), links)
-        state.take_back()
+        made = record.after(made, done, -1)
+        record.save(made if failures else made._replace(numberings=(), kernel_marks=False), links)
+        record.take_back()
     changes: List[Union[Change, Step]] = [*steps, *done]
     return Report(None, tuple(changes), tuple(problems + [executing.refusal(failure) for failure in failures]))
 
@@ -168,15 +169,15 @@ class _TakenBack(Exception):
 def _heed_removal(world: World) -> None:
     """Who runs apply by hand wants it all again; what runs by itself must not undo a removal, raises ``_TakenBack``."""
     if not world.config.unattended:
-        state.ask_again()
-    elif state.taken_back():
+        record.ask_again()
+    elif record.taken_back():
         raise _TakenBack
 
 
 def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]:
     """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
     # Somebody may have given an ENI to a virtual machine or a container, for good: what runs by itself waits once.
-    missed = state.load(()).missed if world.config.unattended else frozenset()
+    missed = record.load(()).missed if world.config.unattended else frozenset()
     patience = Patience(world.deadline, world.config, missed)
     changes: List[Union[Change, Step]] = []
     looks = 0
@@ -184,7 +185,7 @@ def _converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]
     def step() -> Tuple[View, List[str], bool]:
         # Asked before the lock is taken: who waits for the service must not keep others from their work.
         listing = looking.ask_listing(world)
-        with state.lock(world.deadline, world.sleep) as waited:
+        with record.lock(world.deadline, world.sleep) as waited:
             _heed_removal(world)
             view = _confirmed(world, looking.ask_listing(world) if waited else listing, patience.over())
             before = proving.ways(world, view)
@@ -244,6 +245,6 @@ def _confirmed(world: World, listing: Listing, patience_over: FrozenSet[Tuple[st
 def _note_missed(world: World, view: View) -> None:
     missed = frozenset(member.mac for member in view.decision.unfit if member.passing)
     if missed != view.made.missed:
-        with state.lock(world.deadline, world.sleep):
-            made = state.load(view.snapshot.links)
-            state.save(made._replace(missed=missed), view.snapshot.links)
+        with record.lock(world.deadline, world.sleep):
+            made = record.load(view.snapshot.links)
+            record.save(made._replace(missed=missed), view.snapshot.links)

@@ -3,8 +3,9 @@
 import logging
 from typing import List, Optional, Sequence, Tuple
 
-from eni_bootstrap import nftables, state
+from eni_bootstrap import nftables
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.kernel import nft, record
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.marks import Marked
 from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Made, Plan, Ruleset, Step
@@ -30,10 +31,10 @@ def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
     config, links, decision = view.config, view.snapshot.links, view.decision
     todo, again = staged(view.plan)
     devs = [eni.dev for eni in decision.enis if not eni.primary]
-    made = state.before(view.made, todo.links + todo.addresses, links, devs, config.group, view.snapshot.settings)
+    made = record.before(view.made, todo.links + todo.addresses, links, devs, config.group, view.snapshot.settings)
     made = made._replace(numberings=view.numberings, kernel_marks=view.kernel_marks)
     if made != view.recorded:
-        state.save(made, links)
+        record.save(made, links)
     refusals = Refusals(todo.removals)
     done, failures = make(world, todo.links + todo.routes, refusals)
     # A copy of a user's route is nobody's condition; a default whose place is taken is.
@@ -49,11 +50,11 @@ def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
     done += done_too
     failures += failures_too
     undone = set(todo.addresses).difference(done)
-    settled = state.after(made, done, config.group, undone)
+    settled = record.after(made, done, config.group, undone)
     if any(change.verb != "remove" and isinstance(change.item, LinkAddress) for change in done):
-        settled = state.with_seen(settled, done, world.kernel.seen_addresses())
+        settled = record.with_seen(settled, done, world.kernel.seen_addresses())
     if settled != made:
-        state.save(settled, links)
+        record.save(settled, links)
     again = again or any(failure.overtaken for failure in failures) or any(
         change.verb == "remove" and isinstance(change.item, LinkAddress)
         or isinstance(change.item, LinkGroup) and change.item.group != config.group for change in done)
@@ -67,16 +68,16 @@ def mark(world: World, members: Sequence[Marked], made: Made, snapshot: Snapshot
     """
     steps, unusable = _steps(world, members, made, snapshot.rules)
     if steps or made.marked and not members:
-        made = state.load(snapshot.links)  # since the look, links have been changed
+        made = record.load(snapshot.links)  # since the look, links have been changed
     recorded = nftables.before(made, steps)
     if recorded != made:
-        state.save(recorded, snapshot.links)
+        record.save(recorded, snapshot.links)
     for step in steps if LOG.isEnabledFor(logging.DEBUG) else ():
         LOG.debug("%s", step)
-    done, failed, problems = nftables.do(steps)
+    done, failed, problems = nft.do(steps)
     settled = nftables.after(recorded, bool(members) or unusable is not None, done, failed)
     if settled != recorded:  # also where somebody else has deleted the table
-        state.save(settled, snapshot.links)
+        record.save(settled, snapshot.links)
     return done, problems + ([str(unusable)] if unusable is not None else [])
 
 

@@ -7,11 +7,13 @@ import os
 import re
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
-from eni_bootstrap import bootstrap, state, wake
+from eni_bootstrap import bootstrap
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals
+from eni_bootstrap.kernel import record, wakeup_filter
+from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.looking import World
 from eni_bootstrap.metadata.client import MetadataClient, client_of, consistent
 from eni_bootstrap.metadata.dump import Saved
@@ -19,7 +21,6 @@ from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import PROTOCOL_KERNEL
-from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.pairing import pair
 from eni_bootstrap.report import Report
 
@@ -78,7 +79,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
     managers = look()
     if managers.deletes_rules:
         config = config._replace(protocol_guarded=PROTOCOL_KERNEL)
-    config = config._replace(kernel_marks=managers.deletes_rules or state.load((), logging.DEBUG).kernel_marks)
+    config = config._replace(kernel_marks=managers.deletes_rules or record.load((), logging.DEBUG).kernel_marks)
     deadline = Deadline(config.timeout)
     asking = _client(config, deadline)
     kernel = Kernel()
@@ -126,13 +127,13 @@ def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None
 
     During the run all that others do, so that nothing is missed; after it what concerns the ENIs that it found.
     """
-    handed = wake.passed() if config.unattended else None
+    handed = wakeup_filter.passed() if config.unattended else None
     if handed is None:
         yield lambda report: None
         return
     with handed:
-        wake.settle(handed)
-        wake.narrow(handed, config, port=kernel.port)
+        wakeup_filter.settle(handed)
+        wakeup_filter.narrow(handed, config, port=kernel.port)
         devs: List[str] = []
         ended: List[Report] = []
         try:
@@ -144,7 +145,7 @@ def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None
             with contextlib.suppress(BootstrapError):
                 devs = devs or [link.name for link in kernel.links() if link.group == config.group]
                 if devs or ended:
-                    wake.narrow(handed, config, indexes=kernel.indexes(devs))
+                    wakeup_filter.narrow(handed, config, indexes=kernel.indexes(devs))
 
 
 def _check_kernel(release: str) -> None:

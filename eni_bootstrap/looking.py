@@ -3,17 +3,17 @@
 import time
 from typing import TYPE_CHECKING, AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from eni_bootstrap import state
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.evidence import band_tables, leave_contained, parents
 from eni_bootstrap.host.managers import Managers
+from eni_bootstrap.kernel import record
+from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.metadata.client import Fetch, consistent
 from eni_bootstrap.model.changes import Made, Numbering, Plan
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Link, SeenRule, Snapshot
-from eni_bootstrap.netlink import Kernel
 from eni_bootstrap.pairing import likely, pair, unwanted_text
 from eni_bootstrap.plan import NOTHING, bears_kernels_mark, outdated, plan, unfinished, without
 from eni_bootstrap.routing import Decision, decide
@@ -84,7 +84,7 @@ def look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int
          scripts: Optional[Sequence["Script"]] = None) -> View:
     """Read the kernel, decide, compare. With ``scripts`` also what people may have typed is read."""
     links, rules = world.kernel.links(), world.kernel.rules()
-    made = state.load(links)
+    made = record.load(links)
     view = _look_by(world.config, former_configs(made, world.config), world, listing, links, rules, made, patience_over,
                     scripts)
     before = [numbering for numbering in view.numberings if numbering != world.config.numbering]
@@ -115,7 +115,7 @@ def _look_by(
             from eni_bootstrap.adoption import places  # no part of a boot
             tables |= places(listing, rules, scripts, config)
         whole = world.kernel.snapshot(links, rules, devs, tables, config, former)
-        made = state.still_ours(recorded, whole.seen, protocols)
+        made = record.still_ours(recorded, whole.seen, protocols)
         outdone = outdated(whole, devs, former, config) if former else NOTHING
         snapshot = without(whole, outdone) if former else whole
         decision = decide(listing, snapshot, made, patience_over, config, networks)

@@ -5,21 +5,13 @@ The kernel loads a ruleset whole or not at all. nft needs CAP_NET_ADMIN and a ne
 sandbox leaves it; sysctls are read-only there.
 """
 
-import os
-import shutil
-import subprocess
 from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.kernel.nft import filters_strictly, heeds_mark, nft
 from eni_bootstrap.marks import Marked, as_wanted, ruleset
 from eni_bootstrap.model.changes import TABLE, Made, Ruleset, Step, ValidMark
-from eni_bootstrap.model.errors import BootstrapError, NotPermitted
-from eni_bootstrap.model.kernel import bytes_of, name_of
-
-_PATIENCE = 10.0
-"""Seconds for nft: it takes 0.01, on a node with a hundred thousand rules of others a second or two."""
-_PLACES = "/usr/sbin:/sbin"
-"""Where it is when a hook's or an ordinary user's PATH does not say so."""
+from eni_bootstrap.model.errors import BootstrapError
 
 
 def todo(members: Sequence[Marked], made: Made, ours: bool, config: Config
@@ -32,16 +24,16 @@ def todo(members: Sequence[Marked], made: Made, ours: bool, config: Config
     """
     text = ruleset(members, config)
     devs = {member.dev for member in members}
-    steps = [Step("remove", ValidMark(dev)) for dev in sorted(made.valid_marks - devs) if _heeds(dev)]
+    steps = [Step("remove", ValidMark(dev)) for dev in sorted(made.valid_marks - devs) if heeds_mark(dev)]
     if not (text or made.marked or ours):
         return steps, None
     try:
-        listing = _nft("list", "table", *TABLE.split())
+        listing = nft("list", "table", *TABLE.split())
     except BootstrapError as error:
         return steps, error
     if text:
         steps += [Step("add", ValidMark(member.dev)) for member in members if not member.primary
-                  and _strict(member.dev) and not (_heeds("all") or _heeds(member.dev))]
+                  and filters_strictly(member.dev) and not (heeds_mark("all") or heeds_mark(member.dev))]
         if not as_wanted(listing, text):
             steps.append(Step("add", Ruleset(text)))
     elif listing:
@@ -67,79 +59,3 @@ def after(made: Made, kept: bool, done: Sequence[Step], failed: Sequence[Step]) 
     return made._replace(
         marked=made.marked and (kept or left),
         valid_marks=frozenset(dev for dev in made.valid_marks if ValidMark(dev) not in gone))
-
-
-def do(steps: Sequence[Step]) -> Tuple[List[Step], List[Step], List[str]]:
-    """Make the changes; those made, those not, and why not."""
-    done: List[Step] = []
-    failed: List[Step] = []
-    problems: List[str] = []
-    for step in steps:
-        try:
-            _do(step)
-            done.append(step)
-        except BootstrapError as error:
-            failed.append(step)
-            problems.append(str(error))
-    return done, failed, problems
-
-
-def _do(step: Step) -> None:
-    if isinstance(step.item, Ruleset):
-        if step.verb == "remove":
-            _nft("delete", "table", *TABLE.split())
-        else:
-            _nft(step.item.text)
-        return
-    try:
-        with open(bytes_of("/proc/sys/" + step.item.path), "w") as switch:
-            switch.write("{:d}\n".format(step.verb == "add"))
-    except FileNotFoundError:
-        return  # it has gone with its device
-    except OSError as error:
-        raise BootstrapError("{}: its reverse path filter is strict and has to heed the mark, or it drops what is "
-                             "forwarded ({}); run as root: {}".format(step.item.dev, error.strerror, step)
-                             if step.verb == "add" else "{}: {}; run as root: {}".format(
-                                 step.item.dev, error.strerror, step))
-
-
-def _nft(*arguments: str) -> str:
-    """What nft prints; nothing, where there is no such table.
-
-    A ruleset is an argument as well: nft opens /dev/stdin by its name, which not every sandbox has.
-    """
-    program = shutil.which("nft", path=os.environ.get("PATH", "") + ":" + _PLACES)
-    if program is None:
-        raise BootstrapError("connection marks need the program nft: install the package nftables")
-    try:
-        ran = subprocess.run([program.encode()] + list(map(bytes_of, arguments)), stdin=subprocess.DEVNULL,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_PATIENCE,
-                             env=dict(os.environ, LC_ALL="C"))
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BootstrapError("nft can't be used: {}".format(error))
-    said = name_of(ran.stderr).strip()
-    if not ran.returncode:
-        return name_of(ran.stdout)
-    if "No such file or directory" in said and len(arguments) > 1:
-        return ""
-    refusal = NotPermitted if "Operation not permitted" in said else BootstrapError
-    what = " ".join(arguments) if len(arguments) > 1 else "refuses table " + TABLE
-    raise refusal("nft {}: {}".format(what, said.splitlines()[0] if said else "it has failed"))
-
-
-def _strict(dev: str) -> bool:
-    """Whether the reverse path filter wants the very device: the larger one of the two counts (ip-sysctl)."""
-    return max(_sysctl(dev, "rp_filter"), _sysctl("all", "rp_filter")) == 1
-
-
-def _heeds(dev: str) -> bool:
-    return _sysctl(dev, "src_valid_mark") == 1
-
-
-def _sysctl(dev: str, name: str) -> int:
-    """0 where it can't be read: a sandbox may hide all sysctls."""
-    try:
-        with open(bytes_of("/proc/sys/net/ipv4/conf/{}/{}".format(dev, name))) as value:
-            return int(value.read())
-    except (OSError, ValueError):
-        return 0

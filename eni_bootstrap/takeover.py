@@ -2,10 +2,11 @@
 
 from typing import Sequence, Set, Tuple
 
-from eni_bootstrap import bootstrap, executing, looking, proof, proving, state
+from eni_bootstrap import bootstrap, executing, looking, proof, proving
 from eni_bootstrap.adoption import Adoption, adoption
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.managers import timed
+from eni_bootstrap.kernel import record
 from eni_bootstrap.looking import View, World
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.errors import MetadataError
@@ -36,7 +37,7 @@ def adopt(world: World) -> Report:
 def _take_over(world: World, report: Report) -> Report:
     scripts, unread = rclocal.read(world.root)
     listing = looking.ask_listing(world)
-    with state.lock(world.deadline, world.sleep) as waited:
+    with record.lock(world.deadline, world.sleep) as waited:
         listing = looking.ask_listing(world) if waited else listing
         view = looking.look(world, listing, frozenset(), scripts)
         before = proving.ways(world, view)

@@ -7,8 +7,9 @@ import json
 import pickle
 import sys
 
-from eni_bootstrap import state, views
+from eni_bootstrap import views
 from eni_bootstrap.config.settings import Entry, Source, Spread
+from eni_bootstrap.kernel import record
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.changes import Made, Numbering
 from eni_bootstrap.model.eni import SickInterface
@@ -60,10 +61,10 @@ def _run(listing, snapshot, made, over, config, former=()):
                 decision.sources, decision.numbers, decision.marked, decision.unfit))
     yield from _shown(decision, snapshot, config)
     yield repr([Memory(snapshot, config).tables_of(eni.dev, decision.sources[eni.dev]) for eni in decision.enis])
-    made = state.before(made, todo.links + todo.addresses, snapshot.links, [eni.dev for eni in decision.enis],
+    made = record.before(made, todo.links + todo.addresses, snapshot.links, [eni.dev for eni in decision.enis],
                         config.group)
     after = FakeKernel(snapshot).apply(todo.changes)
-    return decision, todo, state.after(made, todo.changes, config.group), after
+    return decision, todo, record.after(made, todo.changes, config.group), after
 
 
 def _shown(decision, snapshot, config):

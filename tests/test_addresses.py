@@ -9,9 +9,10 @@ from itertools import product
 
 import pytest
 
-from eni_bootstrap import bootstrap, state
+from eni_bootstrap import bootstrap
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.kernel import record
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.model.changes import Made
@@ -542,5 +543,5 @@ def test_of_ipv6_one_address_is_preferred():
 def test_what_is_deprecated_is_recorded_as_ours(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     made = Made(addresses=frozenset(on_link("2001:db8:1::5/128", deprecated=True) + on_link("172.16.20.21/24")))
-    state.save(made, (build.link(1),))
-    assert state.load((build.link(1),)) == made and os.listdir(str(tmp_path)) == ["state.json"]
+    record.save(made, (build.link(1),))
+    assert record.load((build.link(1),)) == made and os.listdir(str(tmp_path)) == ["state.json"]

@@ -5,12 +5,12 @@ from ipaddress import ip_network
 
 import pytest
 
-from eni_bootstrap import rtnetlink
+from eni_bootstrap.kernel import socket
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import make_tree
 from tests.oracle import (
-    NO_WAY, OURS, OUTSIDE, assert_answers_by, assert_asks_by, assert_every_eni_answers, container, difference,
-    ip, kernel, leaves_by, lookup, lost, routes, rules, table_of, watch,
+    NO_WAY, OURS, OUTSIDE, assert_answers_by, assert_asks_by, assert_every_eni_answers, container, difference, ip,
+    kernel, leaves_by, lookup, lost, routes, rules, table_of, watch,
 )
 
 pytestmark = pytest.mark.kernel
@@ -406,7 +406,7 @@ def test_a_route_with_an_attribute_that_nobody_knows_yet_is_not_copied(vpc, make
     """As a later kernel may tell one; metrics that nobody knows do no harm."""
     ip(vpc, "route add 10.60.0.0/16 via 172.16.20.9 dev eth1 metric 60")
     ip(vpc, "route add 10.61.0.0/16 via 172.16.20.9 dev eth1 metric 61 mtu 1400")
-    agent, dump = make_agent(vpc), rtnetlink.Socket.dump
+    agent, dump = make_agent(vpc), socket.Socket.dump
 
     def told(self, message, take=None):
         for body in dump(self, message, take):
@@ -415,7 +415,7 @@ def test_a_route_with_an_attribute_that_nobody_knows_yet_is_not_copied(vpc, make
             lists = struct.pack("=HHHHI", 12, 8, 8, 2, 1400)  # RTA_METRICS, of them the MTU
             yield body.replace(lists, struct.pack("=HHHHIHHI", 20, 8, 8, 2, 1400, 8, 99, 7))
 
-    monkeypatch.setattr(rtnetlink.Socket, "dump", told)
+    monkeypatch.setattr(socket.Socket, "dump", told)
     for _ in range(2):
         result = agent("apply")
         assert result.code == 0 and "10.60.0.0/16 via 172.16.20.9 dev eth1 attribute 99" in result.out

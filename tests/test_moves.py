@@ -7,9 +7,9 @@ import pytest
 
 from eni_bootstrap import bootstrap
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.model.deadline import Deadline
-from eni_bootstrap.netlink import Kernel
 from tests.fakes import Clock
 from tests.oracle import NO_WAY, assert_answers_by, defaults, ip, leaves_by, rules, sources_led_to
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from eni_bootstrap import state
+from eni_bootstrap.kernel import record
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.metadata.parser import parse_interfaces
 from eni_bootstrap.model.kernel import MAIN, Hop, Link, LinkAddress, Route, Rule, SeenRoute, SeenRule, Snapshot
@@ -131,9 +131,9 @@ def apply_once(listing, snapshot, made):
     """What one run makes of it: the decision, the changes, the state after them."""
     decision = decide(listing, snapshot, made, everybody_gave_up(snapshot), CONFIG)
     todo = plan(decision, snapshot, made, CONFIG)
-    made = state.before(made, todo.links + todo.addresses, snapshot.links, (), CONFIG.group)
+    made = record.before(made, todo.links + todo.addresses, snapshot.links, (), CONFIG.group)
     after = FakeKernel(snapshot).apply(todo.changes)
-    return decision, todo, after, state.after(made, todo.changes, CONFIG.group)
+    return decision, todo, after, record.after(made, todo.changes, CONFIG.group)
 
 
 def foreign(snapshot):

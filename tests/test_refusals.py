@@ -8,10 +8,10 @@ import pytest
 
 from eni_bootstrap import bootstrap
 from eni_bootstrap.config import file as config_file
+from eni_bootstrap.kernel.kernel import Kernel
+from eni_bootstrap.kernel.socket import Message, Reply, Socket
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import NotPermitted
-from eni_bootstrap.netlink import Kernel
-from eni_bootstrap.rtnetlink import Message, Reply, Socket
 from tests.agent import Agent
 from tests.oracle import NO_WAY, OURS, OUTSIDE, ip, kernel, leaves_by, lookup, lost, routes, rules
 from tests.test_crash import NOWHERE, configuration, lab, step, ways

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from eni_bootstrap import state
+from eni_bootstrap.kernel import record as kernel_record
 from eni_bootstrap.model.changes import Change, Numbering
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError
@@ -30,24 +30,24 @@ def directory(tmp_path, monkeypatch):
 
 
 def test_what_is_saved_is_loaded():
-    state.save(MADE, LINKS)
-    assert state.load(LINKS) == MADE
+    kernel_record.save(MADE, LINKS)
+    assert kernel_record.load(LINKS) == MADE
 
 
 def test_nothing_recorded_is_no_trouble():
-    assert state.load(LINKS) == Made()
+    assert kernel_record.load(LINKS) == Made()
 
 
 def test_a_link_is_known_by_its_index_whatever_its_name():
-    state.save(MADE, LINKS)
+    kernel_record.save(MADE, LINKS)
     renamed = (link(0), link(1, "ens5"))
-    assert state.load(renamed).ups == {"ens5"}
+    assert kernel_record.load(renamed).ups == {"ens5"}
 
 
 def test_a_link_that_has_gone_is_forgotten():
-    state.save(MADE, LINKS)
+    kernel_record.save(MADE, LINKS)
     again = (link(0), link(1)._replace(ifindex=77))
-    assert state.load(again) == Made(groups=(LinkGroup("eth0", 0),))
+    assert kernel_record.load(again) == Made(groups=(LinkGroup("eth0", 0),))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"links": 3}', '{"links": {"x": {}}}', '{"links": {"3": []}}',
@@ -56,7 +56,7 @@ def test_a_link_that_has_gone_is_forgotten():
                                      '{"links": {"3": {"group": -5}}}', "[" * 100000], ids=lambda text: text[:40])
 def test_a_broken_record_is_said_and_survived(directory, caplog, content):
     (directory / "state.json").write_text(content)
-    assert state.load(LINKS) == Made()
+    assert kernel_record.load(LINKS) == Made()
     assert "can't be read" in caplog.text
 
 
@@ -73,27 +73,27 @@ def test_numbers_that_no_configuration_may_have_are_dropped_and_said(directory, 
     """The rest of the record, and other numbers, are heeded."""
     record = {"links": {"3": {"up": True}}, "numbers": [numbers, FEW]}
     (directory / "state.json").write_text(json.dumps(record))
-    made = state.load(LINKS)
+    made = kernel_record.load(LINKS)
     assert made.ups == {"eth1"} and made.numberings == (Numbering(*FEW),)
     assert "out of bounds" in caplog.text and str(numbers) in caplog.text
 
 
 def test_the_kernels_mark_is_taken_for_used_where_a_record_does_not_tell(directory):
     """Versions that used it did not note it."""
-    assert not state.load(LINKS).kernel_marks
+    assert not kernel_record.load(LINKS).kernel_marks
     (directory / "state.json").write_text('{"links": {}}')
-    assert state.load(LINKS).kernel_marks
+    assert kernel_record.load(LINKS).kernel_marks
     for used in (True, False):
-        state.save(Made(kernel_marks=used), LINKS)
-        assert state.load(LINKS) == Made(kernel_marks=used)
+        kernel_record.save(Made(kernel_marks=used), LINKS)
+        assert kernel_record.load(LINKS) == Made(kernel_marks=used)
 
 
 def test_it_is_written_whole_or_not_at_all(directory, monkeypatch):
-    state.save(MADE, LINKS)
+    kernel_record.save(MADE, LINKS)
     monkeypatch.setattr(json, "dump", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(BootstrapError, match="No space left"):
-        state.save(Made(), LINKS)
-    assert state.load(LINKS) == MADE
+        kernel_record.save(Made(), LINKS)
+    assert kernel_record.load(LINKS) == MADE
 
 
 def test_root_s_runs_and_the_sandboxed_service_s_share_the_files(directory):
@@ -101,13 +101,13 @@ def test_root_s_runs_and_the_sandboxed_service_s_share_the_files(directory):
     (directory / "state.json.new").symlink_to("/etc/hostname")  # what can't be written through, as another's file
     former = os.umask(0o077)
     try:
-        with state.lock(Deadline(5)):
-            state.save(MADE, LINKS)
+        with kernel_record.lock(Deadline(5)):
+            kernel_record.save(MADE, LINKS)
     finally:
         os.umask(former)
     assert {name: os.stat(str(directory / name)).st_mode & 0o777 for name in os.listdir(str(directory))} == {
         "lock": 0o644, "state.json": 0o644}
-    assert state.load(LINKS) == MADE
+    assert kernel_record.load(LINKS) == MADE
 
 
 def link_to_a_secret(path, secret):
@@ -171,10 +171,10 @@ def test_a_directory_in_a_file_s_place_is_named(directory, name):
     (directory / name).mkdir()
     said = ""
     try:
-        with state.lock(Deadline(1)):
-            state.load(LINKS)
-            state.save(MADE, LINKS)
-            state.take_back()
+        with kernel_record.lock(Deadline(1)):
+            kernel_record.load(LINKS)
+            kernel_record.save(MADE, LINKS)
+            kernel_record.take_back()
     except BootstrapError as error:
         said = str(error)
     assert str(directory / name) in said and "irectory" in said or "no regular file" in said
@@ -182,58 +182,58 @@ def test_a_directory_in_a_file_s_place_is_named(directory, name):
 
 def test_a_link_is_no_mark_of_a_removal(directory, secret):
     (directory / "taken-back").symlink_to(secret)
-    assert not state.taken_back()
-    state.take_back()
-    assert state.taken_back() and not (directory / "taken-back").is_symlink()
+    assert not kernel_record.taken_back()
+    kernel_record.take_back()
+    assert kernel_record.taken_back() and not (directory / "taken-back").is_symlink()
 
 
 def test_a_record_without_end_is_not_read(directory, caplog):
     with open(str(directory / "state.json"), "w") as handle:
         handle.truncate(1 << 40)
-    assert state.load(LINKS) == Made()
+    assert kernel_record.load(LINKS) == Made()
     assert "can't be read" in caplog.text
 
 
 def test_the_mark_of_a_removal_stays_until_somebody_asks_again(directory):
-    state.ask_again()
-    assert not state.taken_back()
-    state.take_back()
-    state.save(MADE, LINKS)
-    assert state.taken_back()
-    state.ask_again()
-    assert not state.taken_back() and os.listdir(str(directory)) == ["state.json"]
+    kernel_record.ask_again()
+    assert not kernel_record.taken_back()
+    kernel_record.take_back()
+    kernel_record.save(MADE, LINKS)
+    assert kernel_record.taken_back()
+    kernel_record.ask_again()
+    assert not kernel_record.taken_back() and os.listdir(str(directory)) == ["state.json"]
 
 
 def test_what_is_about_to_be_done_is_recorded_before_and_what_is_undone_forgotten_after():
     up, group = LinkUp("eth2"), LinkGroup("eth2", 60235)
     held = address("eth2", "172.16.10.30/24")
     add = [Change("add", item, 235) for item in (up, group, held)]
-    made = state.before(Made(), add, LINKS, (), 60235)
+    made = kernel_record.before(Made(), add, LINKS, (), 60235)
     assert made == Made(frozenset(["eth2"]), (LinkGroup("eth2", 0),), frozenset([held]))
-    assert state.before(made, add, LINKS, (), 60235) == made, "the group that it had is not forgotten"
+    assert kernel_record.before(made, add, LINKS, (), 60235) == made, "the group that it had is not forgotten"
     undo = [Change("remove", up, 235), Change("add", LinkGroup("eth2", 0), 235), Change("remove", held, 235)]
-    assert state.after(made, undo, 60235) == Made()
+    assert kernel_record.after(made, undo, 60235) == Made()
 
 
 def test_how_an_address_was_set_is_recorded_after_it_was_and_tells_whose_it_is():
     held, six = address("eth2", "172.16.10.30/24"), address("eth2", "2001:db8::1/128")
     add = [Change("add", item, 235) for item in (held, six)]
-    made = state.before(Made(), add, LINKS, (), 60235)
+    made = kernel_record.before(Made(), add, LINKS, (), 60235)
     assert made.as_set == frozenset()
     four, unmarked = SeenAddress(held, 235, 700), SeenAddress(six, 0, 701)
-    state.save(made, LINKS)
-    assert state.load(LINKS) == made
-    killed = state.still_ours(made, (four, unmarked), {235})
+    kernel_record.save(made, LINKS)
+    assert kernel_record.load(LINKS) == made
+    killed = kernel_record.still_ours(made, (four, unmarked), {235})
     assert (killed.addresses, killed.as_set) == ({held}, {four}), "of the other nobody knows"
-    made = state.with_seen(made, add, (four, unmarked))
+    made = kernel_record.with_seen(made, add, (four, unmarked))
     assert made.as_set == {four, unmarked}
-    state.save(made, LINKS)
-    assert state.load(LINKS) == made == state.still_ours(made, (four, unmarked), {235})
+    kernel_record.save(made, LINKS)
+    assert kernel_record.load(LINKS) == made == kernel_record.still_ours(made, (four, unmarked), {235})
     for other in (four._replace(set_at=800), four._replace(protocol=0)):
-        assert state.still_ours(made, (other, unmarked), {235}).addresses == {six}
-    assert state.still_ours(made, (), {235}) == made, "it may come back, and it is known as what"
-    assert state.before(made, add[:1], LINKS, (), 60235).as_set == {unmarked}
-    assert state.after(made, [Change("remove", held, 235)], 60235).as_set == {unmarked}
+        assert kernel_record.still_ours(made, (other, unmarked), {235}).addresses == {six}
+    assert kernel_record.still_ours(made, (), {235}) == made, "it may come back, and it is known as what"
+    assert kernel_record.before(made, add[:1], LINKS, (), 60235).as_set == {unmarked}
+    assert kernel_record.after(made, [Change("remove", held, 235)], 60235).as_set == {unmarked}
 
 
 def test_a_record_of_a_former_version_is_believed_about_what_is_there(directory):
@@ -242,26 +242,26 @@ def test_a_record_of_a_former_version_is_believed_about_what_is_there(directory)
         "addresses": ["172.16.20.20/24", "2001:db8::1/128 deprecated"], "group": 0, "up": True}},
         "marked": False, "missed": [], "numbers": []}))
     held = address("eth1", "172.16.20.20/24")
-    made = state.load(LINKS)
+    made = kernel_record.load(LINKS)
     assert held in made.addresses and len(made.addresses) == 2
-    state.save(made, LINKS)
-    assert state.load(LINKS) == made
+    kernel_record.save(made, LINKS)
+    assert kernel_record.load(LINKS) == made
     seen = SeenAddress(held, 0, 900)
-    there = state.still_ours(made, (seen,), {235})
+    there = kernel_record.still_ours(made, (seen,), {235})
     assert len(there.addresses) == 2 and there.as_set == {seen}
-    assert state.still_ours(there, (seen._replace(set_at=901),), {235}).addresses == made.addresses - {held}
+    assert kernel_record.still_ours(there, (seen._replace(set_at=901),), {235}).addresses == made.addresses - {held}
 
 
 def test_an_address_that_somebody_else_was_faster_with_is_not_ours():
     held = address("eth2", "172.16.10.30/24")
     add = [Change("add", held, 235)]
-    assert state.after(state.before(Made(), add, LINKS, (), 60235), [], 60235, add) == Made()
+    assert kernel_record.after(kernel_record.before(Made(), add, LINKS, (), 60235), [], 60235, add) == Made()
 
 
 def test_the_lock_is_held_by_one_and_the_other_gives_up_at_its_deadline():
-    with state.lock(Deadline(5)):
+    with kernel_record.lock(Deadline(5)):
         with pytest.raises(BootstrapError, match="another run has been at work"):
-            with state.lock(Deadline(0.2)):
+            with kernel_record.lock(Deadline(0.2)):
                 pass
-    with state.lock(Deadline(0.2)):
+    with kernel_record.lock(Deadline(0.2)):
         pass

@@ -10,12 +10,12 @@ from ipaddress import ip_network
 
 import pytest
 
-from eni_bootstrap import fibrule, wake
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.kernel import rule_codec, wakeup_filter
+from eni_bootstrap.kernel.socket import Message, Socket
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.model import kernel
 from eni_bootstrap.model.kernel import Rule
-from eni_bootstrap.rtnetlink import Message, Socket
 from tests.agent import ROOT
 from tests.oracle import OUTSIDE, ip, leaves_by, routes, rules, show
 
@@ -53,7 +53,7 @@ class Place:
 
     def hears(self, command, patience=2.0):
         """Whether an ``ip`` command leaves something to read; of IPv6 addresses the kernel tells a little later."""
-        wake.settle(self.listening, lambda seconds: None)
+        wakeup_filter.settle(self.listening, lambda seconds: None)
         ip(self, command)
         if not select.select([self.listening], [], [], patience)[0]:
             return False
@@ -105,18 +105,18 @@ def test_what_passes_the_filter(place, command, passes):
     for prepare in PREPARED:
         ip(place, prepare)
     assert place.hears("route add 203.0.116.0/24 dev veth0 proto bird"), "without the filter all is heard"
-    wake.narrow(place.listening, Config(), indexes=[place.index("lo") + 100, place.index("eth1")])
+    wakeup_filter.narrow(place.listening, Config(), indexes=[place.index("lo") + 100, place.index("eth1")])
     assert place.hears(command) if passes else place.ignores(command)
 
 
 def test_before_the_enis_are_known_every_link_counts(place):
-    wake.narrow(place.listening, Config(), port=1)
+    wakeup_filter.narrow(place.listening, Config(), port=1)
     assert place.hears("link set veth0 up")
     assert place.ignores("rule add from 192.0.2.10 lookup 1001")
 
 
 def test_a_great_many_enis_fit_into_the_filter(place):
-    wake.narrow(place.listening, Config(), indexes=list(range(1000, 1300)) + [place.index("eth1")])
+    wakeup_filter.narrow(place.listening, Config(), indexes=list(range(1000, 1300)) + [place.index("eth1")])
     assert place.hears("link set eth1 up")
     assert place.ignores("link set veth0 address 02:00:00:00:00:01")
 
@@ -126,9 +126,9 @@ def test_own_changes_do_not_pass(place):
     seen = next(rule for rule in show(place, "rule show") if rule.get("src") == "192.0.2.9")
     rule = Rule(4, seen["priority"], ip_network("192.0.2.9/32"), table=1001)
     own = Socket()
-    wake.narrow(place.listening, Config(), port=own.port)
-    wake.settle(place.listening, lambda seconds: None)
-    assert not own.order([Message(33, 0, fibrule.pack(rule, 3))])[0].error, seen  # RTM_DELRULE
+    wakeup_filter.narrow(place.listening, Config(), port=own.port)
+    wakeup_filter.settle(place.listening, lambda seconds: None)
+    assert not own.order([Message(33, 0, rule_codec.pack(rule, 3))])[0].error, seen  # RTM_DELRULE
     own.close()
     assert not [rule for rule in show(place, "rule show") if rule.get("src") == "192.0.2.9"]
     with pytest.raises(BlockingIOError):
@@ -144,8 +144,8 @@ def test_a_burst_is_waited_for_and_no_longer_than_that(place):
         if len(pauses) < 3:
             ip(place, "link set eth1 {}".format("down" if len(pauses) % 2 else "up"))
 
-    wake.settle(place.listening, more)
-    assert pauses == [wake.QUIET] * 3
+    wakeup_filter.settle(place.listening, more)
+    assert pauses == [wakeup_filter.QUIET] * 3
     pauses.clear()
 
     def always(seconds):
@@ -153,8 +153,8 @@ def test_a_burst_is_waited_for_and_no_longer_than_that(place):
         ip(place, "link set eth1 {}".format("down" if len(pauses) % 2 else "up"))
 
     ip(place, "link set eth1 mtu 1400")
-    wake.settle(place.listening, always)
-    assert pauses == [wake.QUIET] * wake.PATIENCE
+    wakeup_filter.settle(place.listening, always)
+    assert pauses == [wakeup_filter.QUIET] * wakeup_filter.PATIENCE
 
 
 def test_more_than_fits_is_a_burst_like_any_other(place):
@@ -163,7 +163,7 @@ def test_more_than_fits_is_a_burst_like_any_other(place):
     for number in range(50):
         ip(place, "route add 203.0.{}.0/24 dev lo table 7".format(number))
     place.listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, usual)
-    wake.settle(place.listening, lambda seconds: None)
+    wakeup_filter.settle(place.listening, lambda seconds: None)
     assert place.hears("link set eth1 up")
 
 

@@ -8,7 +8,6 @@ import sys
 from typing import List, NamedTuple, Sequence
 
 import eni_bootstrap
-from eni_bootstrap import state
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.host import files, installer, singlefile
 from eni_bootstrap.host.files import File
@@ -16,6 +15,7 @@ from eni_bootstrap.host.installer import Step
 from eni_bootstrap.host.managers import systemd_version
 from eni_bootstrap.host.rivals import rivals
 from eni_bootstrap.host.rooted import inside, outside
+from eni_bootstrap.kernel import record
 from eni_bootstrap.model import output
 from eni_bootstrap.model.errors import BootstrapError, UsageError
 
@@ -59,7 +59,7 @@ def install(parsed: argparse.Namespace) -> int:
         steps = installer.install(root, start.files, rc_local=start.command, dry=parsed.dry_run)
     live = not parsed.dry_run and _runs_systemd(root)
     if live and fresh:
-        state.ask_again()  # whoever installs it wants it, whatever was removed before
+        record.ask_again()  # whoever installs it wants it, whatever was removed before
     started = not live or _begin(steps)
     said = _text(steps, parsed.dry_run) + ["remark: " + rival for rival in rivals(root)]
     left = [step for step in steps if step.verb == "leave"]
@@ -81,7 +81,7 @@ def uninstall(parsed: argparse.Namespace) -> int:
     here = live and installer.load(root).files
     if here:
         _end()
-        state.ask_again()  # nothing is left that would have to heed a removal
+        record.ask_again()  # nothing is left that would have to heed a removal
     steps = installer.uninstall(root, dry=parsed.dry_run)
     if here:
         _call("systemctl", "reset-failed", files.SERVICE, quiet=True)

@@ -18,15 +18,15 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from eni_bootstrap import fibrule
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.kernel import rule_codec
+from eni_bootstrap.kernel.socket import HEADER, Message, Socket
 from eni_bootstrap.model.changes import Change, Failure
 from eni_bootstrap.model.errors import NotPermitted
 from eni_bootstrap.model.kernel import (
     LOCAL, MAIN, PROTOCOL_KERNEL, Address, Answer, Hop, Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, Query,
     Route, Rule, SeenAddress, SeenRoute, SeenRule, Snapshot, bytes_of, name_of,
 )
-from eni_bootstrap.rtnetlink import HEADER, Message, Socket
 
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400  # linux/netlink.h
 
@@ -61,7 +61,7 @@ _OPTIONS = {"RTAX_MTU": "mtu", "RTAX_WINDOW": "window", "RTAX_SSTHRESH": "ssthre
             "RTAX_INITCWND": "initcwnd", "RTAX_INITRWND": "initrwnd", "RTAX_QUICKACK": "quickack"}
 _OPTION_NAMES = {name: attribute for attribute, name in _OPTIONS.items()}
 
-_FAMILY = fibrule.FAMILY
+_FAMILY = rule_codec.FAMILY
 _VERSION = {family: version for version, family in _FAMILY.items()}
 _WHOLE = {4: 32, 6: 128}
 _ANY_RULE = struct.Struct("=B11x")  # struct fib_rule_hdr, of which only the family counts
@@ -126,7 +126,7 @@ class Kernel:
         found = []
         for body in self._socket.dump(Message(_GETADDR, 0, _encode(ifaddrmsg, {"family": 0}, []))):
             _, length, few_flags, _, index = _ADDRESS_HEADER.unpack_from(body)
-            attributes = fibrule.attributes_of(body, _ADDRESS_HEADER.size)
+            attributes = rule_codec.attributes_of(body, _ADDRESS_HEADER.size)
             address = ipaddress.ip_address(attributes.get(_ADDRESS_LOCAL) or attributes[_ADDRESS])
             if not (address.is_loopback or address.version == 6 and address.is_link_local):
                 _, valid, _, set_at = _ADDRESS_TIMES.unpack(attributes[_ADDRESS_CACHEINFO])
@@ -150,7 +150,7 @@ class Kernel:
         found = []
         for version in (4, 6):
             for body in self._socket.dump(Message(_GETRULE, 0, _ANY_RULE.pack(_FAMILY[version]))):
-                found.append(fibrule.unpack(body, version))
+                found.append(rule_codec.unpack(body, version))
         return tuple(found)
 
     def snapshot(
@@ -334,11 +334,11 @@ class Kernel:
                 attributes.append(("IFA_CACHEINFO", {"ifa_preferred": preferred, "ifa_valid": _FOR_EVER}))
             body = _encode(ifaddrmsg, fields, attributes)
             if not away:
-                body += fibrule.attribute(_ADDRESS_PROTOCOL, bytes([change.protocol]))
+                body += rule_codec.attribute(_ADDRESS_PROTOCOL, bytes([change.protocol]))
             return Message(_DELADDR if away else _NEWADDR, flags, body)
         if isinstance(item, Route):
             return Message(_DELROUTE if away else _NEWROUTE, flags, self._route_body(item, change.protocol))
-        return Message(_DELRULE if away else _NEWRULE, flags, fibrule.pack(item, change.protocol))
+        return Message(_DELRULE if away else _NEWRULE, flags, rule_codec.pack(item, change.protocol))
 
     def _route_body(self, route: Route, protocol: int) -> bytes:
         fields = {"family": _FAMILY[route.version], "dst_len": route.dst.prefixlen, "proto": protocol,
@@ -404,10 +404,10 @@ def _has_ipv6(name: str) -> bool:
 
 def _packed_selectors(query: Query) -> bytes:
     """Attributes that pyroute2's codecs don't have on both lines; ports are in the network's byte order."""
-    parts = [] if query.user is None else [fibrule.attribute(_RTA_UID, struct.pack("=I", query.user))]
+    parts = [] if query.user is None else [rule_codec.attribute(_RTA_UID, struct.pack("=I", query.user))]
     if query.protocol:
-        parts.append(fibrule.attribute(_RTA_IP_PROTO, bytes([query.protocol])))
-    parts += [fibrule.attribute(kind, struct.pack("!H", port))
+        parts.append(rule_codec.attribute(_RTA_IP_PROTO, bytes([query.protocol])))
+    parts += [rule_codec.attribute(kind, struct.pack("!H", port))
               for kind, port in ((_RTA_SPORT, query.sport), (_RTA_DPORT, query.dport)) if port]
     return b"".join(parts)
 

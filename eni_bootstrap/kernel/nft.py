@@ -1,0 +1,96 @@
+"""The programs and files behind connection marks: ``nft``, and the sysctl by which a strict reverse path filter heeds
+the mark. The only file that starts ``nft``.
+
+The kernel loads a ruleset whole or not at all. nft needs CAP_NET_ADMIN and a netlink socket, which the service's
+sandbox leaves it; sysctls are read-only there.
+"""
+
+import os
+import shutil
+import subprocess
+from typing import List, Sequence, Tuple
+
+from eni_bootstrap.model.changes import TABLE, Ruleset, Step
+from eni_bootstrap.model.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model.kernel import bytes_of, name_of
+
+_PATIENCE = 10.0
+"""Seconds for nft: it takes 0.01, on a node with a hundred thousand rules of others a second or two."""
+_PLACES = "/usr/sbin:/sbin"
+"""Where it is when a hook's or an ordinary user's PATH does not say so."""
+
+
+def do(steps: Sequence[Step]) -> Tuple[List[Step], List[Step], List[str]]:
+    """Make the changes; those made, those not, and why not."""
+    done: List[Step] = []
+    failed: List[Step] = []
+    problems: List[str] = []
+    for step in steps:
+        try:
+            _do(step)
+            done.append(step)
+        except BootstrapError as error:
+            failed.append(step)
+            problems.append(str(error))
+    return done, failed, problems
+
+
+def _do(step: Step) -> None:
+    if isinstance(step.item, Ruleset):
+        if step.verb == "remove":
+            nft("delete", "table", *TABLE.split())
+        else:
+            nft(step.item.text)
+        return
+    try:
+        with open(bytes_of("/proc/sys/" + step.item.path), "w") as switch:
+            switch.write("{:d}\n".format(step.verb == "add"))
+    except FileNotFoundError:
+        return  # it has gone with its device
+    except OSError as error:
+        raise BootstrapError("{}: its reverse path filter is strict and has to heed the mark, or it drops what is "
+                             "forwarded ({}); run as root: {}".format(step.item.dev, error.strerror, step)
+                             if step.verb == "add" else "{}: {}; run as root: {}".format(
+                                 step.item.dev, error.strerror, step))
+
+
+def nft(*arguments: str) -> str:
+    """What nft prints; nothing, where there is no such table.
+
+    A ruleset is an argument as well: nft opens /dev/stdin by its name, which not every sandbox has.
+    """
+    program = shutil.which("nft", path=os.environ.get("PATH", "") + ":" + _PLACES)
+    if program is None:
+        raise BootstrapError("connection marks need the program nft: install the package nftables")
+    try:
+        ran = subprocess.run([program.encode()] + list(map(bytes_of, arguments)), stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_PATIENCE,
+                             env=dict(os.environ, LC_ALL="C"))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BootstrapError("nft can't be used: {}".format(error))
+    said = name_of(ran.stderr).strip()
+    if not ran.returncode:
+        return name_of(ran.stdout)
+    if "No such file or directory" in said and len(arguments) > 1:
+        return ""
+    refusal = NotPermitted if "Operation not permitted" in said else BootstrapError
+    what = " ".join(arguments) if len(arguments) > 1 else "refuses table " + TABLE
+    raise refusal("nft {}: {}".format(what, said.splitlines()[0] if said else "it has failed"))
+
+
+def filters_strictly(dev: str) -> bool:
+    """Whether the reverse path filter wants the very device: the larger one of the two counts (ip-sysctl)."""
+    return max(_sysctl(dev, "rp_filter"), _sysctl("all", "rp_filter")) == 1
+
+
+def heeds_mark(dev: str) -> bool:
+    return _sysctl(dev, "src_valid_mark") == 1
+
+
+def _sysctl(dev: str, name: str) -> int:
+    """0 where it can't be read: a sandbox may hide all sysctls."""
+    try:
+        with open(bytes_of("/proc/sys/net/ipv4/conf/{}/{}".format(dev, name))) as value:
+            return int(value.read())
+    except (OSError, ValueError):
+        return 0
