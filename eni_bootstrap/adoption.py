@@ -15,14 +15,15 @@ from collections import defaultdict
 from typing import AbstractSet, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.maintable import MainTable
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.main_table import MainTable
+from eni_bootstrap.desired.routes import main_defaults
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import Eni, Listing, Subnet
 from eni_bootstrap.model.host import Line, Script
 from eni_bootstrap.model.kernel import (
     ANY, MAIN, UNKNOWN, Hop, Network, Route, Rule, SeenRoute, SeenRule, Snapshot, network_of,
 )
-from eni_bootstrap.routing import Decision, main_defaults
 from eni_bootstrap.typed import Typed, nested, typed
 
 TYPED = (0, 3)

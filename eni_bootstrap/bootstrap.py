@@ -5,16 +5,16 @@ from typing import Dict, FrozenSet, List, Tuple, Union
 
 from eni_bootstrap import executing, looking, proof, proving
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.evidence import at_parents, band_tables
+from eni_bootstrap.desired.cni import at_parents, band_tables
+from eni_bootstrap.desired.connmark import Marked, marked
+from eni_bootstrap.desired.matching import named
 from eni_bootstrap.host.managers import advice
 from eni_bootstrap.kernel import record
 from eni_bootstrap.looking import View, World
-from eni_bootstrap.marks import Marked, marked
 from eni_bootstrap.model.changes import Change, Step
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.errors import MetadataError
 from eni_bootstrap.model.kernel import Route
-from eni_bootstrap.pairing import named
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.plan import withdrawal
 from eni_bootstrap.recall import recall

@@ -5,18 +5,18 @@ from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap import nftables
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.connmark import Marked
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.kernel import nft, record
 from eni_bootstrap.looking import View, World
-from eni_bootstrap.marks import Marked
 from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Made, Plan, Ruleset, Step
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Route, Rule, SeenRule, Snapshot
 from eni_bootstrap.plan import steps
 from eni_bootstrap.proof import strangers
-from eni_bootstrap.routing import Decision
 from eni_bootstrap.staging import Refusals, families_of, sparing, staged
-from eni_bootstrap.tables import Memory
 
 LOG = logging.getLogger(__name__)
 

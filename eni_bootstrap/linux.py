@@ -9,6 +9,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple
 
 from eni_bootstrap import bootstrap
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.matching import pair
 from eni_bootstrap.host.containers import container_networks
 from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals
@@ -21,7 +22,6 @@ from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import PROTOCOL_KERNEL
-from eni_bootstrap.pairing import pair
 from eni_bootstrap.report import Report
 
 OLDEST_KERNEL = (4, 17)

@@ -4,7 +4,11 @@ import time
 from typing import TYPE_CHECKING, AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.evidence import band_tables, leave_contained, parents
+from eni_bootstrap.desired.cni import band_tables, leave_contained, parents
+from eni_bootstrap.desired.decide import Decision, decide
+from eni_bootstrap.desired.matching import likely, pair
+from eni_bootstrap.desired.selection import unwanted_text
+from eni_bootstrap.desired.tables import Memory, wanted
 from eni_bootstrap.host.managers import Managers
 from eni_bootstrap.kernel import record
 from eni_bootstrap.kernel.kernel import Kernel
@@ -14,10 +18,7 @@ from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Link, SeenRule, Snapshot
-from eni_bootstrap.pairing import likely, pair, unwanted_text
 from eni_bootstrap.plan import NOTHING, bears_kernels_mark, outdated, plan, unfinished, without
-from eni_bootstrap.routing import Decision, decide
-from eni_bootstrap.tables import Memory, wanted
 
 if TYPE_CHECKING:
     from eni_bootstrap.model.host import Script

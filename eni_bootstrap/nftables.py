@@ -8,8 +8,8 @@ sandbox leaves it; sysctls are read-only there.
 from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.connmark import Marked, as_wanted, ruleset
 from eni_bootstrap.kernel.nft import filters_strictly, heeds_mark, nft
-from eni_bootstrap.marks import Marked, as_wanted, ruleset
 from eni_bootstrap.model.changes import TABLE, Made, Ruleset, Step, ValidMark
 from eni_bootstrap.model.errors import BootstrapError
 

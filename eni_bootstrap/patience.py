@@ -4,10 +4,10 @@ import logging
 from typing import AbstractSet, Dict, FrozenSet, List, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.links import Unaddressed
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.links import Unaddressed
 from eni_bootstrap.model.deadline import SPEAK_EVERY, Deadline
 from eni_bootstrap.model.eni import Unfit
-from eni_bootstrap.routing import Decision
 
 LOG = logging.getLogger(__name__)
 

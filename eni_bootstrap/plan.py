@@ -9,12 +9,12 @@ import itertools
 from typing import AbstractSet, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.links import takes_others_along
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.links import takes_others_along
 from eni_bootstrap.model.changes import Change, Conflict, Item, Made, Plan
 from eni_bootstrap.model.kernel import (
     MAIN, PROTOCOL_KERNEL, LinkAddress, LinkGroup, LinkSetting, LinkUp, Route, Rule, SeenRule, Snapshot,
 )
-from eni_bootstrap.routing import Decision
 
 
 class Owned(NamedTuple):

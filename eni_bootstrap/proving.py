@@ -7,13 +7,13 @@ from urllib.parse import urlsplit
 
 from eni_bootstrap import proof, trials
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.evidence import at_parents
+from eni_bootstrap.desired.cni import at_parents
+from eni_bootstrap.desired.connmark import Marked, value
+from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.looking import View, World
-from eni_bootstrap.marks import Marked, value
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import MAIN, Address, Answer, Hop, Query, Route, Snapshot, natural
-from eni_bootstrap.routing import Decision
 
 DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
 """Seconds: an IPv6 address that was just added is not accepted before duplicate address detection ends, after up to 2 s

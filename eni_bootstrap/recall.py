@@ -4,12 +4,12 @@ from collections import Counter
 from typing import Dict, List, Optional, Sequence, Set
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.evidence import at_parents
+from eni_bootstrap.desired.cni import at_parents
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.matching import possible
+from eni_bootstrap.desired.tables import Memory, Numbers
 from eni_bootstrap.model.eni import Eni, NetworkInterface, Subnet
 from eni_bootstrap.model.kernel import MAIN, Address, Hop, Network, Route, Snapshot, natural, network_of
-from eni_bootstrap.pairing import possible
-from eni_bootstrap.routing import Decision
-from eni_bootstrap.tables import Memory, Numbers
 
 
 def recall(snapshot: Snapshot, config: Config) -> Decision:

@@ -2,12 +2,12 @@
 
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.model.changes import Change, Item, Plan
 from eni_bootstrap.model.kernel import (
     ANY, MAIN, LinkAddress, LinkGroup, LinkUp, Match, Network, Route, Rule, network_of,
 )
-from eni_bootstrap.routing import Decision
-from eni_bootstrap.tables import Memory
 
 Family = Tuple[str, int]
 """An ENI's device and an IP version."""

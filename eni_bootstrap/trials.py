@@ -5,10 +5,10 @@ PURE; the verdicts are like those of ``proof``.
 from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from eni_bootstrap.config.settings import Config, Entry, Span
+from eni_bootstrap.desired.access import matches, shadowed
+from eni_bootstrap.desired.matching import named
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Network, Query
-from eni_bootstrap.pairing import named
-from eni_bootstrap.policy import matches, shadowed
 from eni_bootstrap.proof import INTERNET, Verdict, some_host, words
 
 

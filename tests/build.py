@@ -3,9 +3,9 @@
 from ipaddress import ip_address, ip_interface, ip_network
 
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.decide import Made, decide
 from eni_bootstrap.model.eni import Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.kernel import Hop, Link, LinkAddress, Route, SeenRoute, SeenRule, Snapshot
-from eni_bootstrap.routing import Made, decide
 
 CONFIG = Config()
 OURS = CONFIG.protocol

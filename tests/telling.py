@@ -9,6 +9,8 @@ import sys
 
 from eni_bootstrap import views
 from eni_bootstrap.config.settings import Entry, Source, Spread
+from eni_bootstrap.desired.decide import decide
+from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.kernel import record
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.changes import Made, Numbering
@@ -19,8 +21,6 @@ from eni_bootstrap.proof import Facts, full, queue_jumpers
 from eni_bootstrap.recall import recall
 from eni_bootstrap.render import FORMATS, formats, rendered
 from eni_bootstrap.report import Report
-from eni_bootstrap.routing import decide
-from eni_bootstrap.tables import Memory
 from tests.build import CONFIG, net
 from tests.fakes import FakeKernel
 

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from eni_bootstrap.adoption import adoption
+from eni_bootstrap.desired.decide import Made
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.files import with_start
 from eni_bootstrap.lab import wire
@@ -20,7 +21,6 @@ from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model.host import Script
 from eni_bootstrap.model.kernel import Rule, SeenRule
 from eni_bootstrap.plan import plan
-from eni_bootstrap.routing import Made
 from tests.build import (
     BOOT, CONFIG, DHCP, ETH1, MAIN, OURS, PRIMARY, STATIC, decision, interface, net, route, subnet, texts, two_enis,
 )

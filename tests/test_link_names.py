@@ -9,6 +9,7 @@ import pytest
 
 from eni_bootstrap import cli
 from eni_bootstrap.config import file as config_file
+from eni_bootstrap.desired.matching import named
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.kernel.rule_codec import pack, unpack
 from eni_bootstrap.lab.vpc import make_tree
@@ -16,7 +17,6 @@ from eni_bootstrap.model import output
 from eni_bootstrap.model.changes import Change, Ruleset, Step, ValidMark
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import LinkSetting, LinkUp, Match, Rule, SeenRule, bytes_of, name_of, shell_word
-from eni_bootstrap.pairing import named
 from tests.build import interface, link, net
 from tests.oracle import assert_answers_by
 

@@ -13,10 +13,10 @@ import pytest
 
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.connmark import Marked, as_wanted, mark_rules, marked, ruleset, value
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import make_tree
-from eni_bootstrap.marks import Marked, as_wanted, mark_rules, marked, ruleset, value
 from eni_bootstrap.model.changes import Made
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.plan import plan, withdrawal

@@ -4,9 +4,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from eni_bootstrap.desired.matching import pair
+from eni_bootstrap.desired.selection import leave_out_ipv6
+from eni_bootstrap.desired.validation import refuse_stealing
 from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.model.kernel import natural
-from eni_bootstrap.pairing import leave_out_ipv6, pair, refuse_stealing
 from tests.build import ETH1, ETH2, PRIMARY, address, interface, link, mac, subnet
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, event, example, given, settings
 from hypothesis import strategies as st
 
+from eni_bootstrap.desired.decide import Made, decide
 from eni_bootstrap.kernel import record
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.metadata.parser import parse_interfaces
 from eni_bootstrap.model.kernel import MAIN, Hop, Link, LinkAddress, Route, Rule, SeenRoute, SeenRule, Snapshot
 from eni_bootstrap.plan import owned, plan, withdrawal
-from eni_bootstrap.routing import Made, decide
 from tests import oracle
 from tests.agent import Agent
 from tests.build import CONFIG, DHCP, KERNEL, OURS, STATIC, net

@@ -2,9 +2,9 @@
 
 import pytest
 
+from eni_bootstrap.desired.decide import Made
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.kernel import LinkGroup, LinkUp, Rule
-from eni_bootstrap.routing import Made
 from tests.build import (
     BOOT, CONFIG, DHCP, DHCP_MAIN, ETH1, ETH2, KERNEL, MAIN, OURS, PRIMARY, RA, STATIC, address, decision, interface,
     link, mac, net, route, snapshot, subnet, texts, two_enis,

@@ -8,12 +8,12 @@ import subprocess
 
 import pytest
 
+from eni_bootstrap.desired.decide import Made
 from eni_bootstrap.kernel import record as kernel_record
 from eni_bootstrap.model.changes import Change, Numbering
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.model.kernel import LinkGroup, LinkUp, SeenAddress
-from eni_bootstrap.routing import Made
 from tests.build import address, link
 
 LINKS = (link(0), link(1), link(2))

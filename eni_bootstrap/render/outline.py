@@ -11,6 +11,7 @@ from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequenc
 
 from eni_bootstrap import __version__
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.decide import Decision, decide
 from eni_bootstrap.metadata.parser import is_mac
 from eni_bootstrap.model.changes import Made
 from eni_bootstrap.model.eni import Eni, Listing, Subnet
@@ -19,7 +20,6 @@ from eni_bootstrap.model.kernel import (
     SeenRoute, Snapshot, natural,
 )
 from eni_bootstrap.patience import unfit_text
-from eni_bootstrap.routing import Decision, decide
 
 MADE_BY = "Made by eni-bootstrap"
 """How a rendered file begins, so that it is known again."""

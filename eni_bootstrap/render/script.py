@@ -9,13 +9,13 @@ import shlex
 from typing import Dict, Iterator, List, Mapping, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.marks import ruleset
+from eni_bootstrap.desired.connmark import ruleset
+from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.changes import Item, Made, Ruleset
 from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.model.kernel import MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Network, Route, Rule
 from eni_bootstrap.plan import plan
 from eni_bootstrap.render.outline import File, Owners, bare, comments, headline
-from eni_bootstrap.routing import Decision
 
 _PATH = "/usr/local/sbin/eni-bootstrap-routes"
 

@@ -8,6 +8,8 @@ from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.selection import unwanted_text
 from eni_bootstrap.metadata.client import Fetch, MetadataClient, client_of, consistent
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.metadata.parser import essence
@@ -15,11 +17,9 @@ from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.errors import BootstrapError, MetadataError, UsageError
 from eni_bootstrap.model.kernel import network_of
-from eni_bootstrap.pairing import unwanted_text
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.proof import Verdict
 from eni_bootstrap.report import TAKEN_BACK, Report
-from eni_bootstrap.routing import Decision
 from eni_bootstrap.windows import installation, looking, powershell, proof, reader, record, scripts
 from eni_bootstrap.windows.decision import decide, links_of, owned
 from eni_bootstrap.windows.model import Recorded, Snapshot, WindowsRoute

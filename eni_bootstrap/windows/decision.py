@@ -11,11 +11,13 @@ a person has typed; where that leads elsewhere, or to the front, it is named.
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.links import Unaddressed
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.links import Unaddressed
+from eni_bootstrap.desired.matching import pair
+from eni_bootstrap.desired.selection import leave_ignored, left_text
+from eni_bootstrap.desired.validation import refuse_stealing
 from eni_bootstrap.model.eni import Eni, Listing, Subnet, Unfit
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Network, Route, network_of
-from eni_bootstrap.pairing import leave_ignored, left_text, pair, refuse_stealing
-from eni_bootstrap.routing import Decision
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Recorded, Snapshot, WindowsRoute
 
 

@@ -5,10 +5,10 @@ No packet is sent: it is Windows' own choice of the interface and the route for 
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import Address
 from eni_bootstrap.proof import INTERNET, Verdict, some_host
-from eni_bootstrap.routing import Decision
 from eni_bootstrap.windows.model import Snapshot, WindowsRoute
 from eni_bootstrap.windows.reader import Answer
 

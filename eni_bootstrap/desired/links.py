@@ -4,10 +4,10 @@ from collections import defaultdict
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.matching import named
 from eni_bootstrap.model.changes import Made
 from eni_bootstrap.model.eni import Eni, Subnet, Unfit
 from eni_bootstrap.model.kernel import Address, LinkAddress, LinkGroup, LinkSetting, LinkUp, Snapshot
-from eni_bootstrap.pairing import named
 
 
 class Unaddressed(NamedTuple):

@@ -18,12 +18,12 @@ import itertools
 from typing import AbstractSet, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from eni_bootstrap.config.settings import Config, Entry
-from eni_bootstrap.maintable import neighbour
+from eni_bootstrap.desired.main_table import neighbour
+from eni_bootstrap.desired.matching import named, names
 from eni_bootstrap.model.eni import Eni, Unfit
 from eni_bootstrap.model.kernel import (
     ANY, EVERYWHERE, IPV6_METRIC, MAIN, SERVICES, SOURCELESS, UPPER_HALF, Hop, Match, Network, Route, Rule,
 )
-from eni_bootstrap.pairing import named, names
 
 _ICMP = {1: 4, 58: 6}
 

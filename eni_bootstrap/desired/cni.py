@@ -11,11 +11,12 @@ address of this host: what containers have is in their own namespaces.
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.matching import likely
+from eni_bootstrap.desired.selection import left
+from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.model.eni import Eni, Left, Unfit
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Rule, SeenRule
-from eni_bootstrap.pairing import left, likely
-from eni_bootstrap.tables import Memory
 
 CHILDREN = ("ipvlan", "ipvtap", "macvlan", "macvtap")
 """Kinds of links that are given to containers and virtual machines. A VLAN is the host's own as a rule."""

@@ -1,0 +1,94 @@
+"""Which link is which ENI, and which ENIs can be set up. PURE.
+
+An ENI and its link know each other by the MAC alone. Names lie (a custom image calls the second ENI ens5), the order
+in the metadata means nothing, and one MAC can sit on several devices: a bridge takes its port's, a VLAN or macvlan
+child its parent's, a bond's ports the bond's.
+"""
+
+from fnmatch import fnmatchcase
+from typing import Dict, Iterable, List, Mapping, Sequence, Tuple
+
+from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, Unfit
+from eni_bootstrap.model.kernel import Link, natural
+
+
+def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit]]:
+    """Join what metadata lists with the links that there are; both in natural order of the device names."""
+    enis: List[Eni] = []
+    unfit: List[Unfit] = []
+    by_index = {link.ifindex: link for link in links}
+
+    def give_up(interface: NetworkInterface, reason: str, passing: bool = False, dev: str = "") -> None:
+        unfit.append(Unfit(interface.eni_id, interface.mac, interface.primary, reason, passing, dev, interface.subnets,
+                           vswitch_id=interface.vswitch_id))
+
+    for sick in listing.sick:
+        own = own_links(sick.mac, links)
+        dev = own[0].name if len(own) == 1 else ""
+        unfit.append(Unfit(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.passing, dev))
+    for interface in listing.interfaces:
+        own = own_links(interface.mac, links)
+        if not own:
+            give_up(interface, "no link has this MAC; is it still being bound, or in another network namespace?", True)
+            continue
+        if len(own) > 1:
+            give_up(interface, "several links have this MAC: " + ", ".join(link.name for link in own))
+            continue
+        carrier = _carrier(own[0], by_index)
+        if carrier is not own[0] and carrier.kind not in _CARRIERS:
+            give_up(interface, "{} is a port of the {} {}, which routes by itself: left alone".format(
+                own[0].name, carrier.kind or "device", carrier.name), dev=own[0].name)
+            continue
+        enis.append(Eni(interface, own[0], carrier.name))
+
+    enis.sort(key=lambda eni: (not eni.primary, natural(eni.link.name)))
+    first: Dict[str, Eni] = {}
+    for eni in enis:
+        if first.setdefault(eni.dev, eni) is not eni:
+            give_up(eni.interface, "{} already carries {}".format(eni.dev, first[eni.dev].label), dev=eni.link.name)
+    return [eni for eni in enis if first[eni.dev] is eni], unfit
+
+
+_CARRIERS = ("bond", "bridge", "team")
+"""Masters that carry their ports' addresses and routes. Others (VRF, Open vSwitch) look up routes in a way of their
+own, past our rules."""
+
+
+def _carrier(link: Link, by_index: Mapping[int, Link]) -> Link:
+    """The device that carries a link's addresses and routes: the outermost master."""
+    while link.master in by_index:
+        link = by_index[link.master]
+    return link
+
+
+def own_links(mac: str, links: Sequence[Link]) -> List[Link]:
+    """Links that can be the ENI itself: hardware, or a veth where the whole instance is a namespace."""
+    return [link for link in links if link.mac == mac and link.kind in ("", "veth")]
+
+
+def possible(links: Sequence[Link]) -> List[Link]:
+    """The links that can be an ENI's device: one that can be the ENI itself, or the bond, bridge or team over it.
+
+    Others may bear an ENI's address, too: lo for a load balancer, a macvlan for keepalived.
+    """
+    by_index = {link.ifindex: link for link in links}
+    own = {eni.link.ifindex for eni in likely(links)}
+    own |= {carrier.ifindex for carrier in (_carrier(link, by_index) for link in links if link.ifindex in own)
+            if carrier.kind in _CARRIERS}
+    return [link for link in links if link.ifindex in own]
+
+
+def likely(links: Sequence[Link]) -> List[Eni]:
+    """Whatever may be an ENI, as long as nobody tells: without addresses."""
+    return [Eni(NetworkInterface("", link.mac, False, ()), link, link.name)
+            for link in links if link.mac and link in own_links(link.mac, [link])]
+
+
+def names(pattern: str, eni_id: str, mac: str, devs: Iterable[str], vswitch_id: str = "") -> bool:
+    """Whether a word of the configuration, wildcards and all, names this ENI."""
+    return any(name and fnmatchcase(name.lower(), pattern.lower()) for name in (eni_id, mac, vswitch_id, *devs))
+
+
+def named(pattern: str, enis: Sequence[Eni]) -> List[Eni]:
+    return [eni for eni in enis if names(pattern, eni.interface.eni_id, eni.interface.mac, (eni.dev, eni.link.name),
+                                         eni.interface.vswitch_id)]

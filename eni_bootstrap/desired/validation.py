@@ -1,0 +1,93 @@
+"""Descriptions of ENIs that can't be true, or that would steal another ENI's traffic. PURE."""
+
+from typing import List, Sequence, Set, Tuple
+
+from eni_bootstrap.desired.sources import sources_of
+from eni_bootstrap.model.eni import Eni, NetworkInterface, Unfit
+from eni_bootstrap.model.kernel import CLOUD_SERVICES, Address, LinkAddress, Network, network_of
+
+
+def refuse_stealing(
+    enis: Sequence[Eni], others: Sequence[Unfit], held: Sequence[LinkAddress]
+) -> Tuple[List[Eni], List[Unfit]]:
+    """Take out the secondaries whose description would catch traffic that can't be theirs.
+
+    A rule is only as good as the address in it: one absurd prefix in the metadata could send all of the host's
+    traffic out of a secondary ENI. Where metadata describes the primary badly, what its link holds (``held``) is
+    taken for its own.
+    """
+    primaries: Set[Network] = set()
+    for subnets in [eni.interface.subnets for eni in enis if eni.primary]:
+        primaries.update(sources_of(subnets))
+    for other in others:
+        if other.primary:
+            primaries.update(sources_of(other.subnets))
+            primaries.update(network_of(own.address) for own in held if own.dev == other.dev)
+    fit: List[Eni] = []
+    refused: List[Unfit] = []
+    taken: Set[Network] = set()
+    wide = [network for network in primaries if network.prefixlen < network.max_prefixlen]
+    for eni in enis:
+        reason = _absurdity(eni.interface)
+        if not reason and not eni.primary:
+            reason = _theft(eni.interface, primaries, taken, wide)
+        if reason:
+            refused.append(eni.unfit(reason))
+        else:
+            claims = sources_of(eni.interface.subnets)
+            taken.update(claims)
+            wide += [network for network in claims if network.prefixlen < network.max_prefixlen]
+            fit.append(eni)
+    return fit, refused
+
+
+WIDEST = {4: 8, 6: 48}
+"""Prefix length of the widest vSwitch that is believed: Alibaba's have /16 to /29 and /64. A wider one, taken for
+on-link, would cut off half of the world."""
+
+
+def _absurdity(interface: NetworkInterface) -> str:
+    """Why this description can't be true of any ENI, or ""."""
+    for subnet in interface.subnets:
+        vswitch = subnet.vswitch
+        if vswitch.prefixlen < WIDEST[vswitch.version]:
+            return "metadata gives it the vSwitch {}, which is too wide to be one".format(vswitch)
+        if vswitch.version == 4 and vswitch.overlaps(CLOUD_SERVICES):
+            return "metadata gives it the vSwitch {}, which is the cloud's own services'".format(vswitch)
+        nobody_s: Set[Address] = set()
+        if vswitch.version == 4 and vswitch.prefixlen < 31:
+            nobody_s = {vswitch.network_address, vswitch.broadcast_address}
+        for address in subnet.addresses:
+            if (address in nobody_s or address.is_loopback or address.is_multicast or address.is_unspecified
+                    or address.is_link_local):
+                return "metadata gives it {}, which can't be an ENI's address".format(address)
+    return ""
+
+
+def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Network], wide: Sequence[Network]) -> str:
+    """Why a secondary must not have what this description gives it, or "".
+
+    ``wide`` has what of ``primaries`` and ``taken`` is more than one address.
+    """
+    for subnet in interface.subnets:
+        for address in subnet.addresses:
+            if not any(address in block for block in (subnet.vswitch,) + subnet.vpc):
+                return "metadata gives it {}, which is outside its vSwitch {}".format(address, subnet.vswitch)
+        for prefix in subnet.prefixes:
+            inside = prefix.network_address in subnet.vswitch and prefix.prefixlen >= subnet.vswitch.prefixlen
+            if not inside:
+                return "metadata gives it the prefix {}, which is outside its vSwitch {}".format(prefix, subnet.vswitch)
+    for network in sources_of(interface.subnets):
+        single = network.prefixlen == network.max_prefixlen
+        if network in primaries or any(
+                _overlap(other, network) for other in (wide if single else primaries) if other in primaries):
+            return "metadata gives it {}, which is the primary ENI's".format(network)
+        # An address inside another ENI's prefix is its own: the address's rule comes first.
+        if network in taken or not single and any(_overlap(other, network) for other in wide):
+            return "metadata gives it {}, which it gives to another ENI too".format(network)
+    return ""
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and (
+        one.network_address in other or other.network_address in one)
