@@ -16,7 +16,7 @@ from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.errors import MetadataError
 from eni_bootstrap.model.kernel import Route
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
-from eni_bootstrap.plan import withdrawal
+from eni_bootstrap.plan.diff import withdrawal
 from eni_bootstrap.recall import recall
 from eni_bootstrap.report import TAKEN_BACK, Report
 

@@ -14,9 +14,9 @@ from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Made, Plan
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Route, Rule, SeenRule, Snapshot
-from eni_bootstrap.plan import steps
+from eni_bootstrap.plan.order import steps
+from eni_bootstrap.plan.stages import Refusals, families_of, sparing, staged
 from eni_bootstrap.proof import strangers
-from eni_bootstrap.staging import Refusals, families_of, sparing, staged
 
 LOG = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Link, SeenRule, Snapshot
-from eni_bootstrap.plan import NOTHING, bears_kernels_mark, outdated, plan, unfinished, without
+from eni_bootstrap.plan.diff import plan
+from eni_bootstrap.plan.ownership import NOTHING, bears_kernels_mark, outdated, unfinished, without
 
 if TYPE_CHECKING:
     from eni_bootstrap.model.host import Script

@@ -16,7 +16,8 @@ from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.changes import Made, Numbering
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
-from eni_bootstrap.plan import outdated, plan, withdrawal, without
+from eni_bootstrap.plan.diff import plan, withdrawal
+from eni_bootstrap.plan.ownership import outdated, without
 from eni_bootstrap.proof import Facts, full, queue_jumpers
 from eni_bootstrap.recall import recall
 from eni_bootstrap.render import FORMATS, formats, rendered

@@ -20,7 +20,7 @@ from eni_bootstrap.lab import wire
 from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model.host import Script
 from eni_bootstrap.model.kernel import Rule, SeenRule
-from eni_bootstrap.plan import plan
+from eni_bootstrap.plan.diff import plan
 from tests.build import (
     BOOT, CONFIG, DHCP, ETH1, MAIN, OURS, PRIMARY, STATIC, decision, interface, net, route, subnet, texts, two_enis,
 )

@@ -17,7 +17,7 @@ from eni_bootstrap.model.changes import Made
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import LinkGroup, Match, Rule, SeenRule
-from eni_bootstrap.plan import plan
+from eni_bootstrap.plan.diff import plan
 from tests.build import (
     BOOT, CONFIG, ETH1, ETH2, MAIN, OURS, PRIMARY, address, decision, interface, link, mac, net, route, subnet,
     two_enis,

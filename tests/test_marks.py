@@ -19,7 +19,7 @@ from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model.changes import Made
 from eni_bootstrap.model.eni import SickInterface
-from eni_bootstrap.plan import plan, withdrawal
+from eni_bootstrap.plan.diff import plan, withdrawal
 from tests.agent import ROOT
 from tests.build import BOOT, ETH1, ETH2, PRIMARY, decision, interface, link, route, subnet, two_enis
 from tests.fakes import FakeKernel

@@ -7,7 +7,7 @@ import pytest
 from eni_bootstrap.desired.decide import Made
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.kernel import LinkGroup, LinkUp, Route, Rule, SeenRoute
-from eni_bootstrap.plan import plan, withdrawal
+from eni_bootstrap.plan.diff import plan, withdrawal
 from tests.build import (
     BOOT, CONFIG, DHCP, ETH1, ETH2, MAIN, OURS, PRIMARY, STATIC, address, decision, interface, link, net, route,
     snapshot, subnet, two_enis,

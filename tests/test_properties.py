@@ -14,7 +14,8 @@ from eni_bootstrap.kernel import record
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.metadata.parser import parse_interfaces
 from eni_bootstrap.model.kernel import MAIN, Hop, Link, LinkAddress, Route, Rule, SeenRoute, SeenRule, Snapshot
-from eni_bootstrap.plan import owned, plan, withdrawal
+from eni_bootstrap.plan.diff import plan, withdrawal
+from eni_bootstrap.plan.ownership import owned
 from tests import oracle
 from tests.agent import Agent
 from tests.build import CONFIG, DHCP, KERNEL, OURS, STATIC, net

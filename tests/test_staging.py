@@ -3,7 +3,7 @@
 from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.model.changes import Change, Plan
 from eni_bootstrap.model.kernel import Rule
-from eni_bootstrap.staging import families_of, sparing, staged
+from eni_bootstrap.plan.stages import families_of, sparing, staged
 from tests.build import CONFIG, ETH1, ETH2, OURS, PRIMARY, decision, link, net, route, two_enis
 
 A, B = net("172.16.20.20/32"), net("172.16.10.30/32")

@@ -5,79 +5,15 @@ a rule leads to it, what refuses is there before what leads past it, a rule goes
 is killed after any single message leaves the old state, the new one, or traffic that is refused, never a wrong way out.
 """
 
-import itertools
-from typing import AbstractSet, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
+from typing import AbstractSet, Dict, List, Sequence, Set
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.links import takes_others_along
 from eni_bootstrap.model.changes import Change, Conflict, Item, Made, Plan
-from eni_bootstrap.model.kernel import (
-    MAIN, PROTOCOL_KERNEL, LinkAddress, LinkGroup, LinkSetting, LinkUp, Route, Rule, SeenRule, Snapshot,
-)
-
-
-class Owned(NamedTuple):
-    """What in a snapshot is ours."""
-
-    routes: FrozenSet[Route]
-    rules: FrozenSet[Rule]
-    marks: FrozenSet[SeenRule]
-    """The rules with their protocols: one with each of our marks counts as two for the kernel."""
-
-
-def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
-    """Ours is what carries our protocol *and* lies in our bands; a default in main only through an ENI's device."""
-    marks = {seen for seen in snapshot.rules if config.owns_rule(seen.rule, seen.protocol)}
-    rules = {seen.rule for seen in marks}
-    tables = {route for route, protocol, _ in snapshot.routes if config.owns_route(route, protocol)}
-    devs = set(eni_devs) | {rule.oif for rule in rules if rule.oif} | {dev for route in tables for dev in route.devs()}
-    defaults = {route for route, protocol, _ in snapshot.routes if protocol == config.protocol
-                and route.table == MAIN and route.is_default and route.hops and devs.issuperset(route.devs())}
-    return Owned(frozenset(tables | defaults), frozenset(rules), frozenset(marks))
-
-
-NOTHING = Owned(frozenset(), frozenset(), frozenset())
-
-
-def bears_kernels_mark(snapshot: Snapshot, config: Config) -> bool:
-    """Whether anything of ours bears the kernel's mark."""
-    return any(protocol == PROTOCOL_KERNEL and config.owns_rule(rule, protocol) for rule, protocol in snapshot.rules) \
-        or any(seen.protocol == PROTOCOL_KERNEL and config.owns_route(seen.route, seen.protocol)
-               for seen in snapshot.routes)
-
-
-def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Config], config: Config) -> Owned:
-    """What is ours by former numbers, and not by those in force.
-
-    Where the bands of tables overlap, a table of the former ones counts as such: it may be another ENI's now.
-    """
-    routes: Set[Route] = set()
-    marks: Set[SeenRule] = set()
-    protocols = {seen.route: seen.protocol for seen in snapshot.routes}
-    for each in former:
-        found = owned(snapshot, eni_devs, each)
-        moved = each.table_primary != config.table_primary
-        routes |= {route for route in found.routes if moved and each.owns_table(route.table)
-                   or not config.owns_route(route, protocols[route])
-                   and not (route.table == MAIN and protocols[route] == config.protocol)}
-        marks |= {seen for seen in found.marks if moved and each.owns_table(seen.rule.table)
-                  or not config.owns_rule(seen.rule, seen.protocol)}
-    return Owned(frozenset(routes), frozenset(seen.rule for seen in marks), frozenset(marks))
-
-
-def unfinished(left: Owned, decision: Decision, snapshot: Snapshot, former: Config, config: Config) -> bool:
-    """Whether something by these former numbers is still to be made anew, or to go."""
-    wanted: Set[Item] = {*decision.routes, *decision.rules}
-    found: List[Tuple[Item, int]] = [(seen.route, seen.protocol) for seen in snapshot.routes
-                                     if seen.route in left.routes]
-    found += left.marks
-    return any(item not in wanted or protocol == former.protocol != config.protocol for item, protocol in found)
-
-
-def without(snapshot: Snapshot, left: Owned) -> Snapshot:
-    return snapshot._replace(routes=tuple(seen for seen in snapshot.routes if seen.route not in left.routes),
-                             rules=tuple(seen for seen in snapshot.rules if seen not in left.marks))
+from eni_bootstrap.model.kernel import LinkGroup, LinkUp, Route, Rule, Snapshot
+from eni_bootstrap.plan.order import Order
+from eni_bootstrap.plan.ownership import NOTHING, Owned, owned
 
 
 def plan(
@@ -138,7 +74,7 @@ def plan(
                if change.item[:2] not in asked and change.item[0] not in decision.kept_devs]
     for group in {each.group for each in (Config(), *former)} - {config.group}:  # udev's rule knows the usual one only
         remove += _former_groups(made, snapshot, everybody, config._replace(group=group))
-    order = _Order([config, *former])
+    order = Order([config, *former])
     return Plan(
         tuple(_change("add", item, config) for item in to_links), order.made(routes),
         order.made(_change("add", rule, config) for rule in rules if rule not in present_rules),
@@ -164,7 +100,7 @@ def withdrawal(
     for group in {each.group for each in (Config(), config, *former)}:
         remove += _former_groups(made, snapshot, devs, config._replace(group=group))
     remove += _former_settings(made, snapshot, config)
-    return Plan(removals=_Order([config, *former]).taken_back(dict.fromkeys(remove)))
+    return Plan(removals=Order([config, *former]).taken_back(dict.fromkeys(remove)))
 
 
 def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Made, in_use: AbstractSet[str], config: Config
@@ -217,66 +153,3 @@ def _change(verb: str, item: Item, config: Config) -> Change:
 def _without(snapshot: Snapshot, routes: AbstractSet[Route]) -> List[Change]:
     """The routes' removal: each bears the mark that it was made with."""
     return [Change("remove", seen.route, seen.protocol) for seen in snapshot.routes if seen.route in routes]
-
-
-class _Order:
-    """The order in which things are made; they are taken back in the reverse one."""
-
-    def __init__(self, configs: Iterable[Config]) -> None:
-        self._fronts = [(config.priority_refusal, config.priority_main) for config in configs]
-
-    def made(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
-        return tuple(sorted(changes, key=lambda change: self._place(change.item)))
-
-    def taken_back(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
-        def reverse(change: Change) -> Tuple[int, int, str, int, int]:
-            rank, priority = self._place(change.item)
-            # The text of a rule for all does not tell its IP version.
-            return -rank, -priority, str(change.item), change.protocol, getattr(change.item, "version", 0)
-
-        return tuple(sorted(changes, key=reverse))
-
-    def _place(self, item: Item) -> Tuple[int, int]:
-        """An access entry's refusal is asked in front of all look-ups, a fence behind them."""
-        if isinstance(item, Rule) and item.action in _REFUSING and any(
-                first <= item.priority < end for first, end in self._fronts):
-            return _REFUSALS, 0
-        return _place(item)
-
-
-_REFUSING = ("prohibit", "unreachable", "blackhole")
-_REFUSALS, _FOR_EVERYBODY = 6, 10
-
-
-def steps(changes: Iterable[Change]) -> Iterator[List[Change]]:
-    """What can be sent at once: no change of a step needs another one of it."""
-    for _, step in itertools.groupby(changes, lambda change: (change.verb == "remove", _place(change.item))):
-        yield list(step)
-
-
-def _place(item: Item) -> Tuple[int, int]:
-    """Of rules for everybody each comes after those that are asked before it."""
-    rank = _rank(item)
-    return rank, item.priority if isinstance(item, Rule) and rank == _FOR_EVERYBODY else 0
-
-
-def _rank(item: Item) -> int:
-    if isinstance(item, LinkGroup):
-        return 0
-    if isinstance(item, (LinkUp, LinkSetting)):
-        return 1
-    if isinstance(item, Route):
-        if item.is_pool:
-            return 12
-        if not item.hops:
-            return 5  # the fence
-        if item.table == MAIN:
-            return 4  # after the primary's own default, which may be needed because of it
-        return 2 if all(hop.gateway is None for hop in item.hops) else 3
-    if isinstance(item, LinkAddress):
-        return 12
-    if item.suppress_prefixlength is not None:
-        return 7 if item.src is not None else 8  # what must come before main's specific routes, and those
-    if item.action != "lookup":
-        return 11  # what jumps to a look-up, or is its fence
-    return 9 if item.src is not None or item.oif else _FOR_EVERYBODY  # access entries, spreads, connection marks
