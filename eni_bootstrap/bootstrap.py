@@ -3,7 +3,7 @@
 import logging
 from typing import Dict, FrozenSet, List, Tuple, Union
 
-from eni_bootstrap import executing, looking, proof, proving
+from eni_bootstrap import executing, looking, proving
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents, band_tables
 from eni_bootstrap.desired.connmark import Marked, marked
@@ -17,8 +17,9 @@ from eni_bootstrap.model.errors import MetadataError
 from eni_bootstrap.model.kernel import Route
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.plan.diff import withdrawal
-from eni_bootstrap.recall import recall
 from eni_bootstrap.report import TAKEN_BACK, Report
+from eni_bootstrap.verify.checks import Facts, Verdict, full, queue_jumpers, small
+from eni_bootstrap.verify.installed import recall
 
 LOG = logging.getLogger(__name__)
 
@@ -38,12 +39,12 @@ def apply(world: World) -> Report:
     problems = problems_of(decision) + problems
     problems += [unaddressed_text(member) for member in decision.unaddressed]
     facts = proving.few_facts(world, view)
-    verdicts: List[proof.Verdict] = []
+    verdicts: List[Verdict] = []
     if decision.rules:
         waited_for = {(member.eni, member.version) for member in decision.unaddressed}
         problems += [proving.unprovable_text(*member) for member in proving.unprovable_ones(facts, world.config)
                      if member not in waited_for]
-        verdicts = proving.prove(world, proof.small(facts), facts)
+        verdicts = proving.prove(world, small(facts), facts)
     remarks = decision.remarks + executing.in_place(view.plan) + executing.among_ours(view.snapshot.rules, view.config)
     return Report(decision, tuple(changes), tuple(problems), remarks, tuple(verdicts))
 
@@ -81,18 +82,18 @@ def verify_of(world: World, view: View) -> Report:
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
     local = proving.local_destinations(world, eni_devs, view.snapshot)
     held = tuple(at_parents(view.snapshot.links, view.snapshot.addresses))
-    facts = proof.Facts(decision.enis, decision.sources, held, view.snapshot.rules, local,
-                        proving.gateways(decision), world.config.primary == "full", proving.barriers(view.snapshot),
-                        proving.marks_of(decision.marked, world.config),
-                        proving.no_default(view.snapshot, world.config))
+    facts = Facts(decision.enis, decision.sources, held, view.snapshot.rules, local,
+                  proving.gateways(decision), world.config.primary == "full", proving.barriers(view.snapshot),
+                  proving.marks_of(decision.marked, world.config),
+                  proving.no_default(view.snapshot, world.config))
     problems += [proving.unprovable_text(*member) for member in proving.unprovable_ones(facts, world.config)]
     remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
                 for route in proving.shared_routes(view.snapshot, eni_devs)]
-    jumpers = proof.queue_jumpers(facts, world.config)
+    jumpers = queue_jumpers(facts, world.config)
     remarks += ["somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule)
                 for rule, whose in jumpers]
     remarks += executing.among_ours(view.snapshot.rules, view.config, [rule for rule, _ in jumpers])
-    verdicts = proving.prove(world, proof.full(facts), facts)
+    verdicts = proving.prove(world, full(facts), facts)
     tried, untried = proving.try_entries(world, view.snapshot, decision, world.config)
     verdicts += tried
     remarks += untried
@@ -113,10 +114,10 @@ def status(world: World) -> Report:
     if world.config.connection_marks:
         tables = {dev: numbers.table for dev, numbers in decision.numbers.items()}
         members, _ = marked(decision.enis, (), tables, {}, (4, 6), world.config)
-    facts = proof.Facts(decision.enis, decision.sources, tuple(at_parents(links, snapshot.addresses)), rules,
-                        marks=proving.marks_of(members, world.config),
-                        no_default=proving.no_default(snapshot, world.config))
-    verdicts = proving.prove(world, proof.full(facts), facts)
+    facts = Facts(decision.enis, decision.sources, tuple(at_parents(links, snapshot.addresses)), rules,
+                  marks=proving.marks_of(members, world.config),
+                  no_default=proving.no_default(snapshot, world.config))
+    verdicts = proving.prove(world, full(facts), facts)
     proven = {verdict.eni for verdict in verdicts}
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
         eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]

@@ -16,7 +16,7 @@ from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Route, Rule, SeenRule, Snapshot
 from eni_bootstrap.plan.order import steps
 from eni_bootstrap.plan.stages import Refusals, families_of, sparing, staged
-from eni_bootstrap.proof import strangers
+from eni_bootstrap.verify.checks import strangers
 
 LOG = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ import itertools
 from typing import Dict, FrozenSet, List, Sequence, Set, Tuple
 from urllib.parse import urlsplit
 
-from eni_bootstrap import proof, trials
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents
 from eni_bootstrap.desired.connmark import Marked, value
@@ -14,6 +13,10 @@ from eni_bootstrap.looking import View, World
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import MAIN, Address, Answer, Hop, Query, Route, Snapshot, natural
+from eni_bootstrap.verify import access_checks
+from eni_bootstrap.verify.checks import (
+    INTERNET, LOCAL_DEVICES, Check, Facts, Verdict, judge, may_be_tentative, some_host, unprovable,
+)
 
 DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
 """Seconds: an IPv6 address that was just added is not accepted before duplicate address detection ends, after up to 2 s
@@ -24,37 +27,37 @@ def marks_of(members: Sequence[Marked], config: Config) -> Dict[str, int]:
     return {member.dev: value(member, config) for member in members}
 
 
-def prove(world: World, checks: Sequence[proof.Check], facts: proof.Facts) -> List[proof.Verdict]:
+def prove(world: World, checks: Sequence[Check], facts: Facts) -> List[Verdict]:
     """Ask all in one go; of what turns out wrong ask the route as well."""
     for pause in DAD_PAUSES:
         answers = world.kernel.ask([check.query for check in checks])
-        verdicts = proof.judge(checks, answers, facts, world.config)
+        verdicts = judge(checks, answers, facts, world.config)
         if all(verdict.ok for verdict in verdicts):
             return verdicts
-        if not proof.may_be_tentative(verdicts):
+        if not may_be_tentative(verdicts):
             break
         world.sleep(min(pause, world.deadline.remaining()))
     matches = world.kernel.ask([check.query._replace(match=True) for check in checks])
     answers = [answer._replace(dst=match.dst) for answer, match in zip(answers, matches)]
-    return proof.judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
+    return judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
 
 
 def try_entries(world: World, snapshot: Snapshot, decision: Decision, config: Config
-                ) -> Tuple[List[proof.Verdict], List[str]]:
+                ) -> Tuple[List[Verdict], List[str]]:
     """Whether the configuration's entries and spreads do what they say."""
     own = {held.address for held in snapshot.addresses}
     devs = {link.name for link in snapshot.links}
-    near = {dev: [proof.some_host(route.dst, own) for route in world.kernel.specific_routes(dev, proof.LOCAL_DEVICES)]
+    near = {dev: [some_host(route.dst, own) for route in world.kernel.specific_routes(dev, LOCAL_DEVICES)]
             for entry in config.entries for dev in entry.iifs if dev in devs}
     versions = sorted({rule.version for rule in decision.rules})
-    asked, remarks = trials.trials(decision.enis, snapshot.working, own, near, versions, config)
+    asked, remarks = access_checks.trials(decision.enis, snapshot.working, own, near, versions, config)
     asked = [trial for trial in asked if not trial.query.iif or trial.query.iif in devs]
-    return trials.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
+    return access_checks.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
 
 
 def ways(world: World, view: View) -> Dict[str, Answer]:
     """By which way this host's own packets leave that choose no source, and the primary's to the metadata service."""
-    queries = {"the internet by IPv{}".format(version): Query(dst) for version, dst in proof.INTERNET.items()
+    queries = {"the internet by IPv{}".format(version): Query(dst) for version, dst in INTERNET.items()
                if not world.config.spreads}  # else it is meant to change
     try:
         service = ipaddress.ip_address(urlsplit(world.config.metadata_url).hostname or "")
@@ -99,13 +102,13 @@ def takers(before: Dict[str, Answer], after: Dict[str, Answer], done: Sequence[C
     return found
 
 
-def few_facts(world: World, view: View) -> proof.Facts:
+def few_facts(world: World, view: View) -> Facts:
     """What ``proof.small`` needs."""
     held = tuple(at_parents(view.snapshot.links, world.kernel.addresses()))
-    return proof.Facts(view.decision.enis, view.decision.sources, held,
-                       gateways=gateways(view.decision), full=world.config.primary == "full",
-                       barriers=barriers(view.snapshot), marks=marks_of(view.decision.marked, world.config),
-                       no_default=no_default(view.snapshot, world.config))
+    return Facts(view.decision.enis, view.decision.sources, held,
+                 gateways=gateways(view.decision), full=world.config.primary == "full",
+                 barriers=barriers(view.snapshot), marks=marks_of(view.decision.marked, world.config),
+                 no_default=no_default(view.snapshot, world.config))
 
 
 def local_destinations(world: World, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
@@ -113,7 +116,7 @@ def local_destinations(world: World, eni_devs: Set[str], snapshot: Snapshot) -> 
     own = {held.address for held in snapshot.addresses}
     names = sorted((link.name for link in snapshot.links if link.up and link.name not in eni_devs), key=natural)
     routes = (route for name in names for route in world.kernel.specific_routes(name, 1))
-    chosen = [proof.some_host(route.dst, own) for route in itertools.islice(routes, proof.LOCAL_DEVICES)]
+    chosen = [some_host(route.dst, own) for route in itertools.islice(routes, LOCAL_DEVICES)]
     answers = world.kernel.ask([Query(dst) for dst in chosen])
     return tuple((dst, answer.dev) for dst, answer in zip(chosen, answers)
                  if not answer.error and answer.kind == "unicast" and answer.dev not in eni_devs)
@@ -146,9 +149,9 @@ def shared_routes(snapshot: Snapshot, eni_devs: Set[str]) -> List[Route]:
             and eni_devs.intersection(seen.route.devs()) and not eni_devs.issuperset(seen.route.devs())]
 
 
-def unprovable_ones(facts: proof.Facts, config: Config) -> List[Tuple[Eni, int]]:
+def unprovable_ones(facts: Facts, config: Config) -> List[Tuple[Eni, int]]:
     """Where the configuration says that no address is put on a link, nothing is wrong with one that has none."""
-    return [] if config.assign == "none" else proof.unprovable(facts)
+    return [] if config.assign == "none" else unprovable(facts)
 
 
 def unprovable_text(eni: Eni, version: int) -> str:

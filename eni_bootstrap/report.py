@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, FrozenSet, NamedTuple, Optional, Tuple, Union
 
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.changes import Change, Step
-from eni_bootstrap.proof import Verdict
+from eni_bootstrap.verify.checks import Verdict
 
 if TYPE_CHECKING:  # importing these takes a twentieth of a run, and a boot on Linux has no use for them
     from eni_bootstrap.model.host import Line

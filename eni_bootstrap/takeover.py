@@ -2,7 +2,7 @@
 
 from typing import Sequence, Set, Tuple
 
-from eni_bootstrap import bootstrap, executing, looking, proof, proving
+from eni_bootstrap import bootstrap, executing, looking, proving
 from eni_bootstrap.adoption import Adoption, adoption
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.managers import timed
@@ -12,6 +12,7 @@ from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.errors import MetadataError
 from eni_bootstrap.model.kernel import MAIN, Rule
 from eni_bootstrap.report import Report
+from eni_bootstrap.verify.checks import small, unprovable
 
 
 def preview_adoption(world: World) -> Report:
@@ -77,9 +78,9 @@ def _sound(world: World, view: View) -> Set[str]:
     """The devices of the ENIs of which all is there that should be and every look-up is as it should be."""
     decision = view.decision
     facts = proving.few_facts(world, view)
-    verdicts = proving.prove(world, proof.small(facts), facts) if decision.rules else []
+    verdicts = proving.prove(world, small(facts), facts) if decision.rules else []
     unsound = {verdict.eni for verdict in verdicts if not verdict.ok}
-    unsound |= {eni.label for eni, _ in proof.unprovable(facts)}
+    unsound |= {eni.label for eni, _ in unprovable(facts)}
     missing = [change.item for change in view.plan.routes + view.plan.rules]
     missing += [conflict.wanted for conflict in view.plan.conflicts]
     for_all = any(isinstance(item, Rule) and item.table == MAIN for item in missing)

@@ -4,8 +4,8 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.kernel import Route
-from eni_bootstrap.proof import Verdict
 from eni_bootstrap.report import Report
+from eni_bootstrap.verify.checks import Verdict
 
 
 def apply_text(report: Report) -> str:

@@ -18,10 +18,10 @@ from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.plan.diff import plan, withdrawal
 from eni_bootstrap.plan.ownership import outdated, without
-from eni_bootstrap.proof import Facts, full, queue_jumpers
-from eni_bootstrap.recall import recall
 from eni_bootstrap.render import FORMATS, formats, rendered
 from eni_bootstrap.report import Report
+from eni_bootstrap.verify.checks import Facts, full, queue_jumpers
+from eni_bootstrap.verify.installed import recall
 from tests.build import CONFIG, net
 from tests.fakes import FakeKernel
 

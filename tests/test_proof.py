@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from eni_bootstrap.model.kernel import Answer, Match, Rule, SeenRule
-from eni_bootstrap.proof import Facts, full, judge, may_be_tentative, queue_jumpers, small, unprovable
+from eni_bootstrap.verify.checks import Facts, full, judge, may_be_tentative, queue_jumpers, small, unprovable
 from tests.build import BOOT, CONFIG, ETH2, OURS, PRIMARY, address, decision, interface, link, net, subnet, two_enis
 
 ETH1 = interface(1, subnet("172.16.20.0/24", "172.16.20.20", "172.16.20.21", prefixes=["172.16.20.32/28"]))

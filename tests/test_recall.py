@@ -6,7 +6,7 @@ import pytest
 
 from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model.kernel import Rule, SeenRoute
-from eni_bootstrap.recall import recall
+from eni_bootstrap.verify.installed import recall
 from tests.build import CONFIG, ETH1, MAIN, OURS, PRIMARY, address, decision, link, net, route, snapshot, two_enis
 from tests.oracle import ip
 

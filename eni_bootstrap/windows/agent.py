@@ -18,8 +18,8 @@ from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.errors import BootstrapError, MetadataError, UsageError
 from eni_bootstrap.model.kernel import network_of
 from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
-from eni_bootstrap.proof import Verdict
 from eni_bootstrap.report import TAKEN_BACK, Report
+from eni_bootstrap.verify.checks import Verdict
 from eni_bootstrap.windows import installation, looking, powershell, proof, reader, record, scripts
 from eni_bootstrap.windows.decision import decide, links_of, owned
 from eni_bootstrap.windows.model import Recorded, Snapshot, WindowsRoute

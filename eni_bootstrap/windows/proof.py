@@ -8,7 +8,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import Address
-from eni_bootstrap.proof import INTERNET, Verdict, some_host
+from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host
 from eni_bootstrap.windows.model import Snapshot, WindowsRoute
 from eni_bootstrap.windows.reader import Answer
 

@@ -9,7 +9,7 @@ from eni_bootstrap.desired.access import matches, shadowed
 from eni_bootstrap.desired.matching import named
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Network, Query
-from eni_bootstrap.proof import INTERNET, Verdict, some_host, words
+from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host, words
 
 
 class Trial(NamedTuple):
