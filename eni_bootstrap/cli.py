@@ -7,14 +7,18 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from eni_bootstrap import __version__, views
+from eni_bootstrap import __version__
+from eni_bootstrap.agent.report import Report
+from eni_bootstrap.agent.text import (
+    adoption_plan_text, adoption_text, apply_text, as_json, plan_text, remove_text, status_text, unattended_text,
+    verify_text,
+)
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.metadata import dump
 from eni_bootstrap.model import output
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
-from eni_bootstrap.report import Report
 
 LOG = logging.getLogger(__name__)
 
@@ -28,13 +32,13 @@ class Command(NamedTuple):
 
 
 COMMANDS: Dict[str, Command] = {
-    "apply": Command(views.apply_text, "converge; the default"),
-    "plan": Command(views.plan_text, "what apply would do, as the system's own commands"),
-    "verify": Command(views.verify_text, "proof by the kernel's own look-ups"),
-    "status": Command(views.status_text, "what is installed and whether it works; needs no metadata"),
-    "adopt": Command(views.adoption_plan_text,
+    "apply": Command(apply_text, "converge; the default"),
+    "plan": Command(plan_text, "what apply would do, as the system's own commands"),
+    "verify": Command(verify_text, "proof by the kernel's own look-ups"),
+    "status": Command(status_text, "what is installed and whether it works; needs no metadata"),
+    "adopt": Command(adoption_plan_text,
                      "take over what the vendor's page had people type: shows the plan; with --yes does it"),
-    "remove": Command(views.remove_text, "take back all that is ours; needs no metadata"),
+    "remove": Command(remove_text, "take back all that is ours; needs no metadata"),
 }
 """What reports."""
 
@@ -69,11 +73,11 @@ def _work(parsed: argparse.Namespace) -> int:
     config = config_file.settings(parsed)
     report = agent.report(parsed, config)
     if parsed.json:
-        text = json.dumps(views.as_json(report), indent=1) + "\n"
+        text = json.dumps(as_json(report), indent=1) + "\n"
     elif config.unattended:
-        text = views.unattended_text(report)
+        text = unattended_text(report)
     elif parsed.command == "adopt" and parsed.yes:
-        text = views.adoption_text(report)
+        text = adoption_text(report)
     else:
         text = COMMANDS[parsed.command].text(report)
     return report.exit_code if output.write(text) else 1

@@ -7,7 +7,9 @@ import os
 import re
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
-from eni_bootstrap import bootstrap
+from eni_bootstrap.agent import commands
+from eni_bootstrap.agent.observe import World
+from eni_bootstrap.agent.report import Report
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import pair
 from eni_bootstrap.host.containers import container_networks
@@ -15,14 +17,12 @@ from eni_bootstrap.host.managers import look
 from eni_bootstrap.host.rivals import rivals
 from eni_bootstrap.kernel import record, wakeup_filter
 from eni_bootstrap.kernel.kernel import Kernel
-from eni_bootstrap.looking import World
 from eni_bootstrap.metadata.client import MetadataClient, client_of, consistent
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import PROTOCOL_KERNEL
-from eni_bootstrap.report import Report
 
 OLDEST_KERNEL = (4, 17)
 """Since then rules carry a protocol, by which we know ours."""
@@ -46,12 +46,12 @@ def _adopt(world: World) -> Report:
 
 
 _COMMANDS: Dict[str, _Command] = {
-    "apply": _Command(bootstrap.apply, True),
-    "plan": _Command(bootstrap.preview, False),
-    "verify": _Command(bootstrap.verify, False),
-    "status": _Command(bootstrap.status, False),
+    "apply": _Command(commands.apply, True),
+    "plan": _Command(commands.preview, False),
+    "verify": _Command(commands.verify, False),
+    "status": _Command(commands.status, False),
     "adopt": _Command(_preview_adoption, False),
-    "remove": _Command(bootstrap.remove, True),
+    "remove": _Command(commands.remove, True),
 }
 
 _ADOPT = _Command(_adopt, True)

@@ -2,25 +2,26 @@
 
 from typing import Sequence, Set, Tuple
 
-from eni_bootstrap import bootstrap, executing, looking, proving
 from eni_bootstrap.adoption import Adoption, adoption
+from eni_bootstrap.agent import commands, observe, prove
+from eni_bootstrap.agent.apply import concerns, make, refusal
+from eni_bootstrap.agent.observe import View, World
+from eni_bootstrap.agent.report import Report
 from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.managers import timed
 from eni_bootstrap.kernel import record
-from eni_bootstrap.looking import View, World
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.errors import MetadataError
 from eni_bootstrap.model.kernel import MAIN, Rule
-from eni_bootstrap.report import Report
 from eni_bootstrap.verify.checks import small, unprovable
 
 
 def preview_adoption(world: World) -> Report:
     """What ``adopt`` would do now; changes nothing."""
     scripts, unread = rclocal.read(world.root)
-    view = looking.look(world, looking.ask_listing(world), frozenset(), scripts)
+    view = observe.look(world, observe.ask_listing(world), frozenset(), scripts)
     found = adoption(view.decision, view.snapshot, scripts, world.config, started=timed(world.root))
-    report = bootstrap.preview_of(world, view)
+    report = commands.preview_of(world, view)
     return report._replace(
         changes=report.changes + found.changes, adopted=found.changes, lines=found.lines,
         remarks=report.remarks + _left(found) + tuple(unread))
@@ -28,7 +29,7 @@ def preview_adoption(world: World) -> Report:
 
 def adopt(world: World) -> Report:
     """Take over what people have typed: ours first, and of each ENI only when the kernel says that ours works."""
-    report = bootstrap.apply(world)
+    report = commands.apply(world)
     try:
         return _take_over(world, report)
     except MetadataError as error:
@@ -37,25 +38,25 @@ def adopt(world: World) -> Report:
 
 def _take_over(world: World, report: Report) -> Report:
     scripts, unread = rclocal.read(world.root)
-    listing = looking.ask_listing(world)
+    listing = observe.ask_listing(world)
     with record.lock(world.deadline, world.sleep) as waited:
-        listing = looking.ask_listing(world) if waited else listing
-        view = looking.look(world, listing, frozenset(), scripts)
-        before = proving.ways(world, view)
+        listing = observe.ask_listing(world) if waited else listing
+        view = observe.look(world, listing, frozenset(), scripts)
+        before = prove.ways(world, view)
         sound = _sound(world, view)
         found = adoption(view.decision, view.snapshot, scripts, world.config, sound, timed(world.root))
-        done, failures = executing.make(world, found.changes)
-        still = _sound(world, looking.look(world, listing, frozenset())) if done else sound
+        done, failures = make(world, found.changes)
+        still = _sound(world, observe.look(world, listing, frozenset())) if done else sound
         worse = [eni for eni in view.decision.enis if eni.dev in sound - still]
         back = _undone([change for change in done if any(
-            executing.concerns(change.item, eni, view.decision) for eni in worse)])
-        failures += executing.make(world, back)[1]
-        after = bootstrap.verify_of(world, looking.look(world, listing, frozenset()))
+            concerns(change.item, eni, view.decision) for eni in worse)])
+        failures += make(world, back)[1]
+        after = commands.verify_of(world, observe.look(world, listing, frozenset()))
         wrong = {verdict.eni for verdict in after.verdicts if not verdict.ok}
         well = {eni.dev for eni in view.decision.enis if eni.dev in still and eni.label not in wrong}
         lines, unwritten = rclocal.comment_out(world.root, [line for line in found.lines if line.devs <= well])
-        moved = proving.moved(before, proving.ways(world, view), view)
-    problems = [*report.problems, *(executing.refusal(failure, view.decision) for failure in failures),
+        moved = prove.moved(before, prove.ways(world, view), view)
+    problems = [*report.problems, *(refusal(failure, view.decision) for failure in failures),
                 *after.problems, *moved]
     problems += ["{}: what was typed for it is back, since without it not every look-up was as it should be".format(
         eni.label) for eni in worse if back]
@@ -77,12 +78,12 @@ def _left(found: Adoption) -> Tuple[str, ...]:
 def _sound(world: World, view: View) -> Set[str]:
     """The devices of the ENIs of which all is there that should be and every look-up is as it should be."""
     decision = view.decision
-    facts = proving.few_facts(world, view)
-    verdicts = proving.prove(world, small(facts), facts) if decision.rules else []
+    facts = prove.few_facts(world, view)
+    verdicts = prove.prove(world, small(facts), facts) if decision.rules else []
     unsound = {verdict.eni for verdict in verdicts if not verdict.ok}
     unsound |= {eni.label for eni, _ in unprovable(facts)}
     missing = [change.item for change in view.plan.routes + view.plan.rules]
     missing += [conflict.wanted for conflict in view.plan.conflicts]
     for_all = any(isinstance(item, Rule) and item.table == MAIN for item in missing)
     return {eni.dev for eni in decision.enis if not for_all and eni.label not in unsound
-            and not any(executing.concerns(item, eni, decision) for item in missing)}
+            and not any(concerns(item, eni, decision) for item in missing)}

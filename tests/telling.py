@@ -7,7 +7,8 @@ import json
 import pickle
 import sys
 
-from eni_bootstrap import views
+from eni_bootstrap.agent.report import Report
+from eni_bootstrap.agent.text import as_json, plan_text, status_text
 from eni_bootstrap.config.settings import Entry, Source, Spread
 from eni_bootstrap.desired.decide import decide
 from eni_bootstrap.desired.tables import Memory
@@ -19,7 +20,6 @@ from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.plan.diff import plan, withdrawal
 from eni_bootstrap.plan.ownership import outdated, without
 from eni_bootstrap.render import FORMATS, formats, rendered
-from eni_bootstrap.report import Report
 from eni_bootstrap.verify.checks import Facts, full, queue_jumpers
 from eni_bootstrap.verify.installed import recall
 from tests.build import CONFIG, net
@@ -57,7 +57,7 @@ def _run(listing, snapshot, made, over, config, former=()):
     left = outdated(snapshot, [link.name for link in snapshot.links], former, config)
     decision = decide(listing, without(snapshot, left), made, over, config, NETWORKS)
     todo = plan(decision, snapshot, made, config, former, left)
-    yield views.plan_text(Report(decision, todo.changes, decision.problems, decision.remarks))
+    yield plan_text(Report(decision, todo.changes, decision.problems, decision.remarks))
     yield repr((todo.conflicts, decision.routes, decision.rules, decision.addresses, decision.groups, decision.settings,
                 decision.sources, decision.numbers, decision.marked, decision.unfit))
     yield from _shown(decision, snapshot, config)
@@ -70,7 +70,7 @@ def _run(listing, snapshot, made, over, config, former=()):
 
 def _shown(decision, snapshot, config):
     report = Report(decision, (), decision.problems, decision.remarks)
-    yield views.status_text(report) + json.dumps(views.as_json(report))
+    yield status_text(report) + json.dumps(as_json(report))
     facts = Facts(decision.enis, decision.sources, snapshot.addresses, snapshot.rules)
     yield repr(full(facts)) + repr(queue_jumpers(facts, config))
 

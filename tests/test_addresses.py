@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from eni_bootstrap import bootstrap
+from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.kernel import record
@@ -371,7 +371,7 @@ def test_at_no_moment_a_pool_answers_by_another_eni(make_agent, monkeypatch):
 
         run_step(vpc, "prefixes: local", told_of)
         assert lookup(vpc, None, vpc.subnet("eth1").prefixes[0][5])["type"] == "local"
-        run_step(vpc, "prefixes: local", told_of, bootstrap.remove)
+        run_step(vpc, "prefixes: local", told_of, commands.remove)
 
 
 # the primary
@@ -429,7 +429,7 @@ def test_a_full_primary_that_is_down_locks_nobody_out(with_vpn):
 # killed at any message
 
 
-def run_step(vpc, text, told_of, command=bootstrap.apply):
+def run_step(vpc, text, told_of, command=commands.apply):
     config, problems = config_file.read(text.encode())
     assert not problems
     return step(vpc, told_of, command, config)
@@ -446,7 +446,7 @@ def test_after_every_message_each_address_on_a_link_leaves_by_its_eni(make_agent
         run_step(vpc, texts[0], lambda change: None)
         before, seen = ways(vpc), []
         run_step(vpc, texts[1], lambda change: seen.append((str(change), ways(vpc))))
-        run_step(vpc, texts[1], lambda change: seen.append((str(change), ways(vpc))), bootstrap.remove)
+        run_step(vpc, texts[1], lambda change: seen.append((str(change), ways(vpc))), commands.remove)
         assert len(seen) > 6
         for change, now in seen:
             wrong = {question: way for question, way in now.items()
@@ -474,7 +474,7 @@ def test_whatever_message_was_the_last_the_next_run_ends_in_the_same_state(texts
             run_step(vpc, texts[1], lambda change: None)
             settle(vpc)
             there = configuration(vpc)
-            run_step(vpc, texts[1], lambda change: None, bootstrap.remove)
+            run_step(vpc, texts[1], lambda change: None, commands.remove)
             settle(vpc)
             return there, configuration(vpc), len(sent)
 

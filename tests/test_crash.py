@@ -12,7 +12,7 @@ from copy import deepcopy
 
 import pytest
 
-from eni_bootstrap import bootstrap
+from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.kernel import kernel, record
@@ -170,12 +170,12 @@ class StepKernel(Kernel):
         return failures
 
 
-def step(vpc, told, command=bootstrap.apply, config=Config()):
+def step(vpc, told, command=commands.apply, config=Config()):
     """A run of the agent that tells of every single message to the kernel."""
     with vpc.instance:
         kernel = StepKernel(told)
         try:
-            return command(bootstrap.World(lambda: deepcopy(vpc.tree), kernel, Deadline(10), config))
+            return command(commands.World(lambda: deepcopy(vpc.tree), kernel, Deadline(10), config))
         finally:
             kernel.close()
 
@@ -218,7 +218,7 @@ def test_while_it_is_taken_back_no_packet_leaves_by_a_wrong_way(change, instance
         change(vpc)
         agent("apply")
     old, seen = ways(vpc), []
-    step(vpc, lambda item: seen.append((str(item), ways(vpc))), bootstrap.remove)
+    step(vpc, lambda item: seen.append((str(item), ways(vpc))), commands.remove)
     new = ways(vpc)
     for item, now in seen:
         assert_no_wrong_way(now, old, new, item)
@@ -229,7 +229,7 @@ def test_an_address_that_we_add_never_answers_by_another_eni(instance):
     vpc, agent = instance
     old, seen = ways(vpc), []
     step(vpc, lambda item: seen.append((str(item), ways(vpc))))
-    step(vpc, lambda item: seen.append((str(item), ways(vpc))), bootstrap.remove)
+    step(vpc, lambda item: seen.append((str(item), ways(vpc))), commands.remove)
     for item, now in seen:
         astray = {question: way for question, way in now.items()
                   if question not in old and way not in (NOWHERE, "eth2")}
@@ -387,11 +387,11 @@ def by_hand(vpc, addresses):
         oracle.ip(vpc, "address add {} dev eth2{}".format(address, " nodad" if ":" in address else ""))
 
 
-def run(vpc, command=bootstrap.apply, config=LONE):
+def run(vpc, command=commands.apply, config=LONE):
     step(vpc, lambda change: None, command, config)
 
 
-def killed_after(vpc, place, command=bootstrap.apply, config=LONE):
+def killed_after(vpc, place, command=commands.apply, config=LONE):
     """``place``: so many addresses are put there, or taken off, and nothing is done any more."""
     count = []
 
@@ -412,15 +412,15 @@ def test_an_address_that_somebody_has_added_since_a_removal_was_killed_is_his(le
     run(left_down)
     ours = of_eth2(left_down)
     assert len(ours) == 2
-    killed_after(left_down, len(ours), bootstrap.remove)
+    killed_after(left_down, len(ours), commands.remove)
     assert of_eth2(left_down) == []
     if again:
-        run(left_down, bootstrap.remove)
+        run(left_down, commands.remove)
     by_hand(left_down, ours)
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     assert of_eth2(left_down) == ours
     run(left_down)
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     assert of_eth2(left_down) == ours
 
 
@@ -434,7 +434,7 @@ def test_an_address_that_somebody_has_added_since_all_were_given_up_is_his(left_
     by_hand(left_down, extra)
     run(left_down)
     assert of_eth2(left_down) == ours
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     first = "{}/24".format(left_down.address("eth2"))  # takes those behind it along when it goes
     assert of_eth2(left_down) == sorted([*extra, first])
 
@@ -448,7 +448,7 @@ def test_an_address_that_somebody_has_put_in_the_place_of_ours_is_his(left_down,
     by_hand(left_down, ours)
     if run_between:
         run(left_down, config=EVERY)
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     assert of_eth2(left_down) == ours
 
 
@@ -459,7 +459,7 @@ def test_an_address_of_ours_that_somebody_has_set_anew_is_his(left_down, forgetf
     for address in of_eth2(left_down):
         oracle.ip(left_down, "address replace {} dev eth2".format(address))
     ours = of_eth2(left_down)
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     assert of_eth2(left_down) == ours
 
 
@@ -470,7 +470,7 @@ def test_an_address_that_a_killed_run_has_only_announced_is_his_who_adds_it(left
     his = sorted("{}/{}".format(subnet.addresses[0], 24 if subnet.version == 4 else 128) for subnet in subnets)
     by_hand(left_down, his)
     run(left_down)
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     assert of_eth2(left_down) == his
 
 
@@ -481,7 +481,7 @@ def test_an_address_that_a_killed_run_has_still_added_is_ours_where_the_kernel_s
     ours = of_eth2(left_down)
     assert len(ours) == 2
     run(left_down)
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     oracle.settle(left_down)
     assert of_eth2(left_down) == (ours if forgetful else [])
     assert forgetful or configuration(left_down) == before
@@ -497,10 +497,10 @@ def test_what_a_killed_removal_has_taken_back_is_not_taken_back_from_who_does_it
             raise Killed()  # the last of eth2's
 
     with pytest.raises(Killed):
-        step(left_down, told, bootstrap.remove, found)
-    run(left_down, bootstrap.remove, found)
+        step(left_down, told, commands.remove, found)
+    run(left_down, commands.remove, found)
     oracle.ip(left_down, "link set eth2 up mtu 1400")
-    run(left_down, bootstrap.remove, found)
+    run(left_down, commands.remove, found)
     link, = oracle.show(left_down, "link show dev eth2")
     assert "UP" in link["flags"] and link["mtu"] == 1400
 
@@ -513,7 +513,7 @@ def test_what_a_former_version_has_recorded_is_taken_back(left_down, forgetful, 
         patched.setattr(kernel, "_ADDRESS_PROTOCOL", 99)
         run(left_down, config=config)
     forget_how_they_were_set()
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     oracle.settle(left_down)
     assert configuration(left_down) == before
 
@@ -526,7 +526,7 @@ def test_what_a_former_version_has_recorded_is_known_better_from_the_next_run_on
     time.sleep(0.05 * forgetful)  # the kernel counts in hundredths
     oracle.ip(left_down, "address flush dev eth2 scope global")
     by_hand(left_down, ours)
-    run(left_down, bootstrap.remove)
+    run(left_down, commands.remove)
     assert of_eth2(left_down) == ours
 
 

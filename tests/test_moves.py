@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 
-from eni_bootstrap import bootstrap
+from eni_bootstrap.agent import commands as agent_commands
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab.vpc import macs_of, make_tree
@@ -122,7 +122,7 @@ def test_links_that_change_places_while_a_run_waits_are_all_done_by_that_run(mak
     with vpc.instance:
         kernel = Kernel()
         try:
-            report = bootstrap.apply(bootstrap.World(
+            report = agent_commands.apply(agent_commands.World(
                 lambda: deepcopy(vpc.tree), kernel, Deadline(60, clock), Config(), sleep=clock.sleep))
         finally:
             kernel.close()

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 
-from eni_bootstrap import bootstrap
+from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.kernel.socket import Message, Reply, Socket
@@ -71,7 +71,7 @@ def has(*words):
     return lambda command: all(word in command for word in words)
 
 
-def run(vpc, text=USUAL, command=bootstrap.apply):
+def run(vpc, text=USUAL, command=commands.apply):
     """One run of the agent that does not wait for long."""
     config, problems = config_file.read(text.encode())
     assert not problems
@@ -79,7 +79,7 @@ def run(vpc, text=USUAL, command=bootstrap.apply):
     with vpc.instance:
         reader = Kernel()
         try:
-            return command(bootstrap.World(lambda: deepcopy(vpc.tree), reader, Deadline(10), config))
+            return command(commands.World(lambda: deepcopy(vpc.tree), reader, Deadline(10), config))
         finally:
             reader.close()
 
@@ -223,12 +223,12 @@ def test_a_table_s_routes_go_when_the_rules_that_lead_there_have_gone(host, refu
     ip(host, "-{} route add default via {} onlink metric 5000 table 1001".format(version, way))
     source, before = host.address("eth1", version), [routes(host, 1001, each) for each in (4, 6)]
     refused = refuse(has("rule del from {} lookup 1001".format(source)), number)
-    assert permitted(number, host, USUAL, bootstrap.remove) and refused
+    assert permitted(number, host, USUAL, commands.remove) and refused
     assert routes(host, 1001, version) == before[version == 6]
     assert leaves_by(host, source, OUTSIDE[version]) == "eth1"
     assert lookup(host, source, OUTSIDE[version])["gateway"] == str(host.subnet("eth1", version).gateway)
     refuse()
-    assert not run(host, USUAL, bootstrap.remove).problems
+    assert not run(host, USUAL, commands.remove).problems
     assert [route["protocol"] for each in (4, 6) for route in routes(host, 1001, each)] == ["boot"]
     assert not [rule for each in (4, 6) for rule in rules(host, each) if rule.get("protocol") == OURS]
 
@@ -251,10 +251,10 @@ def test_an_eni_s_things_stay_together_when_one_of_its_rules_won_t_go(host, refu
 def test_a_rule_stays_as_long_as_its_address_is_on_the_link(host, refuse):
     run(host)
     refused = refuse(has("address del 172.16.10.12"))
-    assert run(host, USUAL, bootstrap.remove).problems and refused
+    assert run(host, USUAL, commands.remove).problems and refused
     assert leaves_by(host, "172.16.10.12", OUTSIDE[4]) == "eth2"
     refuse()
-    assert not run(host, USUAL, bootstrap.remove).problems
+    assert not run(host, USUAL, commands.remove).problems
     assert "172.16.10.12" not in ip(host, "address show dev eth2")
     assert not [rule for rule in rules(host) if rule.get("protocol") == OURS]
 
@@ -306,7 +306,7 @@ def test_what_is_to_be_refused_never_leaves_by_another_way_meanwhile(host, answe
     astray = [now for now in seen if any(way not in (before, NO_WAY) for before, way in zip(old, now))]
     assert not astray
     del seen[:]
-    step(host, told, bootstrap.remove, config)
+    step(host, told, commands.remove, config)
     assert not [now for now in seen if any(way not in (before, NO_WAY) for before, way in zip(old, now))]
 
 
@@ -314,9 +314,9 @@ def test_what_is_to_be_refused_never_leaves_by_another_way_meanwhile(host, answe
 
 
 SWEEPS = {
-    "first run": (None, USUAL, bootstrap.apply), "access": (None, ACCESS, bootstrap.apply),
-    "taken back": (ACCESS, ACCESS, bootstrap.remove), "priorities": (USUAL, PRIORITY, bootstrap.apply),
-    "group": (USUAL, "numbers: {group: 77}\n", bootstrap.apply),
+    "first run": (None, USUAL, commands.apply), "access": (None, ACCESS, commands.apply),
+    "taken back": (ACCESS, ACCESS, commands.remove), "priorities": (USUAL, PRIORITY, commands.apply),
+    "group": (USUAL, "numbers: {group: 77}\n", commands.apply),
 }
 
 

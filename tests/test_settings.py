@@ -2,7 +2,7 @@
 
 import pytest
 
-from eni_bootstrap import bootstrap
+from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.model.errors import UsageError
 from eni_bootstrap.host import command, installer
@@ -142,7 +142,7 @@ def test_killed_at_any_message_the_settings_are_known(make_agent, monkeypatch):
 
             with pytest.raises(Killed):
                 run_step(vpc, ASKED, told)
-            run_step(vpc, ASKED, lambda change: None, bootstrap.remove)
+            run_step(vpc, ASKED, lambda change: None, commands.remove)
             assert settings(vpc) == before
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
+from eni_bootstrap.agent.waiting import problems_of
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.metadata import dump
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.eni import Listing
-from eni_bootstrap.patience import problems_of
 from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, script, windows
 from eni_bootstrap.render.outline import File, Outline, bare, configured
 from eni_bootstrap.windows.reader import snapshot_of

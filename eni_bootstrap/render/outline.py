@@ -10,6 +10,7 @@ import textwrap
 from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from eni_bootstrap import __version__
+from eni_bootstrap.agent.waiting import unfit_text
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision, decide
 from eni_bootstrap.metadata.parser import is_mac
@@ -19,7 +20,6 @@ from eni_bootstrap.model.kernel import (
     EVERYWHERE, IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Hop, Link, LinkAddress, LinkSetting, Network, Route, Rule,
     SeenRoute, Snapshot, natural,
 )
-from eni_bootstrap.patience import unfit_text
 
 MADE_BY = "Made by eni-bootstrap"
 """How a rendered file begins, so that it is known again."""

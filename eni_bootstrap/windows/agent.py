@@ -6,6 +6,8 @@ import os
 import time
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
+from eni_bootstrap.agent.report import TAKEN_BACK, Report
+from eni_bootstrap.agent.waiting import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
@@ -17,8 +19,6 @@ from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.errors import BootstrapError, MetadataError, UsageError
 from eni_bootstrap.model.kernel import network_of
-from eni_bootstrap.patience import POLL, Patience, problems_of, unaddressed_text
-from eni_bootstrap.report import TAKEN_BACK, Report
 from eni_bootstrap.verify.checks import Verdict
 from eni_bootstrap.windows import installation, looking, powershell, proof, reader, record, scripts
 from eni_bootstrap.windows.decision import decide, links_of, owned

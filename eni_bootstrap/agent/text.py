@@ -2,9 +2,9 @@
 
 from typing import Any, Dict, List, Optional, Sequence
 
+from eni_bootstrap.agent.report import Report
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.kernel import Route
-from eni_bootstrap.report import Report
 from eni_bootstrap.verify.checks import Verdict
 
 

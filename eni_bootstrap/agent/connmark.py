@@ -1,9 +1,4 @@
-"""nft, the program: the only file that starts it, and only where connection marks are wanted or left over. And the
-sysctl by which a strict reverse path filter heeds the mark.
-
-The kernel loads a ruleset whole or not at all. nft needs CAP_NET_ADMIN and a netlink socket, which the service's
-sandbox leaves it; sysctls are read-only there.
-"""
+"""What there is to do for connection marks, and the record of it."""
 
 from typing import List, Optional, Sequence, Tuple
 

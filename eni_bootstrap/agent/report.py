@@ -6,10 +6,9 @@ from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.changes import Change, Step
 from eni_bootstrap.verify.checks import Verdict
 
-if TYPE_CHECKING:  # importing these takes a twentieth of a run, and a boot on Linux has no use for them
+if TYPE_CHECKING:
     from eni_bootstrap.model.host import Line
     from eni_bootstrap.windows.plan import RouteChange
-
 
 TAKEN_BACK = ("remove has taken back what was set up; that stays so until somebody runs apply, or until the next boot")
 

@@ -5,11 +5,11 @@ import itertools
 from typing import Dict, FrozenSet, List, Sequence, Set, Tuple
 from urllib.parse import urlsplit
 
+from eni_bootstrap.agent.observe import View, World
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents
 from eni_bootstrap.desired.connmark import Marked, value
 from eni_bootstrap.desired.decide import Decision
-from eni_bootstrap.looking import View, World
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import MAIN, Address, Answer, Hop, Query, Route, Snapshot, natural

@@ -3,13 +3,13 @@
 import logging
 from typing import List, Optional, Sequence, Tuple
 
-from eni_bootstrap import nftables
+from eni_bootstrap.agent import connmark
+from eni_bootstrap.agent.observe import View, World
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.connmark import Marked
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.kernel import nft, record
-from eni_bootstrap.looking import View, World
 from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Made, Plan, Ruleset, Step
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
@@ -69,13 +69,13 @@ def mark(world: World, members: Sequence[Marked], made: Made, snapshot: Snapshot
     steps, unusable = _steps(world, members, made, snapshot.rules)
     if steps or made.marked and not members:
         made = record.load(snapshot.links)  # since the look, links have been changed
-    recorded = nftables.before(made, steps)
+    recorded = connmark.before(made, steps)
     if recorded != made:
         record.save(recorded, snapshot.links)
     for step in steps if LOG.isEnabledFor(logging.DEBUG) else ():
         LOG.debug("%s", step)
     done, failed, problems = nft.do(steps)
-    settled = nftables.after(recorded, bool(members) or unusable is not None, done, failed)
+    settled = connmark.after(recorded, bool(members) or unusable is not None, done, failed)
     if settled != recorded:  # also where somebody else has deleted the table
         record.save(settled, snapshot.links)
     return done, problems + ([str(unusable)] if unusable is not None else [])
@@ -86,7 +86,7 @@ def _steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[
     config = world.config
     ours = any(rule.priority == config.priority_mark and config.owns_rule(rule, protocol)
                for rule, protocol in rules)
-    return nftables.todo(members, made, ours, config)
+    return connmark.todo(members, made, ours, config)
 
 
 def see_steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule], problems: List[str],

@@ -1,0 +1,155 @@
+"""The whole story: read, decide, compare, apply, prove. The world (metadata, kernel, clock) is passed in."""
+
+from typing import List, Union
+
+from eni_bootstrap.agent import observe, prove
+from eni_bootstrap.agent.apply import among_ours, in_place, make, mark, refusal, see_steps, see_table
+from eni_bootstrap.agent.observe import View, World
+from eni_bootstrap.agent.reconcile import TakenBack, converge, heed_removal
+from eni_bootstrap.agent.report import TAKEN_BACK, Report
+from eni_bootstrap.agent.waiting import problems_of, unaddressed_text
+from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.cni import at_parents, band_tables
+from eni_bootstrap.desired.connmark import Marked, marked
+from eni_bootstrap.desired.matching import named
+from eni_bootstrap.host.managers import advice
+from eni_bootstrap.kernel import record
+from eni_bootstrap.model.changes import Change, Step
+from eni_bootstrap.plan.diff import withdrawal
+from eni_bootstrap.verify.checks import Facts, Verdict, full, queue_jumpers, small
+from eni_bootstrap.verify.installed import recall
+
+
+def apply(world: World) -> Report:
+    """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
+    try:
+        heed_removal(world)
+        view, changes, problems = converge(world)
+    except TakenBack:
+        return Report(remarks=(TAKEN_BACK,))
+    decision = view.decision
+    problems = problems_of(decision) + problems
+    problems += [unaddressed_text(member) for member in decision.unaddressed]
+    facts = prove.few_facts(world, view)
+    verdicts: List[Verdict] = []
+    if decision.rules:
+        waited_for = {(member.eni, member.version) for member in decision.unaddressed}
+        problems += [prove.unprovable_text(*member) for member in prove.unprovable_ones(facts, world.config)
+                     if member not in waited_for]
+        verdicts = prove.prove(world, small(facts), facts)
+    remarks = decision.remarks + in_place(view.plan) + among_ours(view.snapshot.rules, view.config)
+    return Report(decision, tuple(changes), tuple(problems), remarks, tuple(verdicts))
+
+
+def preview(world: World) -> Report:
+    """What ``apply`` would do now; changes nothing."""
+    return preview_of(world, observe.look(world, observe.ask_listing(world), frozenset()))
+
+
+def preview_of(world: World, view: View) -> Report:
+    """What there is to do, by one look."""
+    decision = view.decision
+    waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
+        unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
+    problems = problems_of(decision)
+    remarks = list(decision.remarks + waits + in_place(view.plan)
+                   + among_ours(view.snapshot.rules, view.config))
+    steps, _ = see_steps(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
+    return Report(decision, view.plan.changes + tuple(steps), tuple(problems), tuple(remarks))
+
+
+def verify(world: World) -> Report:
+    """Ask the kernel about every source that metadata gives; changes nothing."""
+    return verify_of(world, observe.look(world, observe.ask_listing(world), frozenset()))
+
+
+def verify_of(world: World, view: View) -> Report:
+    """The proof, by one look."""
+    decision = view.decision
+    problems = problems_of(decision)
+    remarks = list(decision.remarks)
+    see_table(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
+    if not decision.rules:
+        return Report(decision, (), tuple(problems), tuple(remarks))
+    eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
+    local = prove.local_destinations(world, eni_devs, view.snapshot)
+    held = tuple(at_parents(view.snapshot.links, view.snapshot.addresses))
+    facts = Facts(decision.enis, decision.sources, held, view.snapshot.rules, local,
+                  prove.gateways(decision), world.config.primary == "full", prove.barriers(view.snapshot),
+                  prove.marks_of(decision.marked, world.config),
+                  prove.no_default(view.snapshot, world.config))
+    problems += [prove.unprovable_text(*member) for member in prove.unprovable_ones(facts, world.config)]
+    remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
+                for route in prove.shared_routes(view.snapshot, eni_devs)]
+    jumpers = queue_jumpers(facts, world.config)
+    remarks += ["somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule)
+                for rule, whose in jumpers]
+    remarks += among_ours(view.snapshot.rules, view.config, [rule for rule, _ in jumpers])
+    verdicts = prove.prove(world, full(facts), facts)
+    tried, untried = prove.try_entries(world, view.snapshot, decision, world.config)
+    verdicts += tried
+    remarks += untried
+    remarks.append("looked at {} sources of {} ENIs, and from one source of each to {} local devices".format(
+        sum(len(sources) for sources in facts.sources.values()), len(facts.enis),
+        len({dev for _, dev in local})))
+    return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
+
+
+def status(world: World) -> Report:
+    """What is installed and whether it works, from the kernel alone."""
+    links, rules = world.kernel.links(), world.kernel.rules()
+    networks = observe.networks_here(world)
+    ids = band_tables(links, {link.name for link in links}, rules, networks, world.config)
+    snapshot = world.kernel.snapshot(links, rules, (), ids, world.config)
+    decision = recall(snapshot, world.config)
+    members: List[Marked] = []
+    if world.config.connection_marks:
+        tables = {dev: numbers.table for dev, numbers in decision.numbers.items()}
+        members, _ = marked(decision.enis, (), tables, {}, (4, 6), world.config)
+    facts = Facts(decision.enis, decision.sources, tuple(at_parents(links, snapshot.addresses)), rules,
+                  marks=prove.marks_of(members, world.config),
+                  no_default=prove.no_default(snapshot, world.config))
+    verdicts = prove.prove(world, full(facts), facts)
+    proven = {verdict.eni for verdict in verdicts}
+    problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
+        eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
+    remarks = (advice(world.managers) if world.managers is not None else []) + world.rivals()
+    made = record.load(links)
+    see_table(world, members, made, rules, problems, remarks)
+    former = observe.former_configs(made, world.config)
+    remarks += among_ours([seen for seen in rules if not any(each.owns_rule(*seen) for each in former)],
+                                    world.config)
+    remarks += observe.left_alone(snapshot, networks, world.config)
+    if decision.enis:
+        # By its id or its vSwitch's an ENI is known with metadata only.
+        known = tuple(entry for entry in world.config.entries
+                      if not entry.via or len(named(entry.via, decision.enis)) == 1)
+        remarks += ["access entry on line {}: which ENI it names can't be told without metadata; verify does".format(
+            entry.line) for entry in world.config.entries if entry not in known]
+        tried, untried = prove.try_entries(world, snapshot, decision, world.config._replace(entries=known))
+        verdicts += tried
+        remarks += untried
+    return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
+
+
+def remove(world: World) -> Report:
+    """Take back all that is ours; needs no metadata."""
+    with record.lock(world.deadline, world.sleep):
+        links, rules = world.kernel.links(), world.kernel.rules()
+        made = record.load(links)
+        former = observe.former_configs(made, world.config)
+        snapshot = world.kernel.snapshot(links, rules, (), (), world.config, former)
+        snapshot = snapshot._replace(settings=world.kernel.settings(done.setting[:2] for done in made.settings))
+        steps, problems = mark(world, (), made, snapshot)
+        if made.marked or made.valid_marks:
+            made = record.load(links)  # without these
+        protocols = {each.protocol for each in (world.config, *former)}
+        made = record.still_ours(made, snapshot.seen, protocols)
+        made = record.without_undone(made, snapshot, {each.group for each in (Config(), world.config, *former)})
+        todo = withdrawal(snapshot, made, observe.devs_in_use(world, links, made.ups, protocols), world.config, former)
+        done, failures = make(world, todo.removals)
+        made = record.after(made, done, -1)
+        record.save(made if failures else made._replace(numberings=(), kernel_marks=False), links)
+        record.take_back()
+    changes: List[Union[Change, Step]] = [*steps, *done]
+    return Report(None, tuple(changes), tuple(problems + [refusal(failure) for failure in failures]))
