@@ -36,13 +36,13 @@ class _Command(NamedTuple):
 
 
 def _preview_adoption(world: World) -> Report:
-    from eni_bootstrap import takeover  # no part of a boot
-    return takeover.preview_adoption(world)
+    from eni_bootstrap.adopt import command as adoption  # no part of a boot
+    return adoption.preview_adoption(world)
 
 
 def _adopt(world: World) -> Report:
-    from eni_bootstrap import takeover
-    return takeover.adopt(world)
+    from eni_bootstrap.adopt import command as adoption
+    return adoption.adopt(world)
 
 
 _COMMANDS: Dict[str, _Command] = {

@@ -12,9 +12,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from eni_bootstrap.adoption import adoption
+from eni_bootstrap.adopt import rc_local
+from eni_bootstrap.adopt.search import adoption
 from eni_bootstrap.desired.decide import Made
-from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.files import with_start
 from eni_bootstrap.lab import wire
 from eni_bootstrap.lab.vpc import make_tree
@@ -349,15 +349,15 @@ def test_the_file_keeps_all_but_the_lines_of_interest(tmp_path):
     real.write_bytes(TEXT)
     real.chmod(0o750)
     (tmp_path / "etc" / "rc.local").symlink_to("rc.d/rc.local")
-    scripts, problems = rclocal.read(str(tmp_path))
+    scripts, problems = rc_local.read(str(tmp_path))
     assert [script.path for script in scripts] == ["/etc/rc.d/rc.local"] and problems == []
     lines = adoption(decision(two_enis()), two_enis(), scripts, CONFIG).lines
     assert [line.number for line in lines] == [4]
-    assert rclocal.comment_out(str(tmp_path), lines) == (list(lines), [])
+    assert rc_local.comment_out(str(tmp_path), lines) == (list(lines), [])
     assert real.read_bytes() == TEXT.replace(b"ip -4", b"# taken over by eni-bootstrap: ip -4")
     assert stat.S_IMODE(real.stat().st_mode) == 0o750 and (tmp_path / "etc" / "rc.local").is_symlink()
     assert os.listdir(str(real.parent)) == ["rc.local"]
-    scripts, _ = rclocal.read(str(tmp_path))
+    scripts, _ = rc_local.read(str(tmp_path))
     assert adoption(decision(two_enis()), two_enis(), scripts, CONFIG).lines == ()
 
 
@@ -365,9 +365,9 @@ def test_a_file_that_was_edited_meanwhile_is_left(tmp_path):
     (tmp_path / "etc").mkdir()
     path = tmp_path / "etc" / "rc.local"
     path.write_bytes(TEXT)
-    lines = adoption(decision(two_enis()), two_enis(), rclocal.read(str(tmp_path))[0], CONFIG).lines
+    lines = adoption(decision(two_enis()), two_enis(), rc_local.read(str(tmp_path))[0], CONFIG).lines
     path.write_bytes(b"#!/bin/bash\n" + TEXT)
-    done, problems = rclocal.comment_out(str(tmp_path), lines)
+    done, problems = rc_local.comment_out(str(tmp_path), lines)
     assert done == [] and len(problems) == 1 and path.read_bytes() == b"#!/bin/bash\n" + TEXT
 
 

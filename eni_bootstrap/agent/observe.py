@@ -114,7 +114,7 @@ def _look_by(
         devs, tables = _places(listing, links, rules, crowded, config)
         tables |= band_tables(links, devs, rules, networks, config)
         if scripts is not None:
-            from eni_bootstrap.adoption import places  # no part of a boot
+            from eni_bootstrap.adopt.search import places  # no part of a boot
             tables |= places(listing, rules, scripts, config)
         whole = world.kernel.snapshot(links, rules, devs, tables, config, former)
         made = record.still_ours(recorded, whole.seen, protocols)

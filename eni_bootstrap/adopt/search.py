@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from typing import AbstractSet, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from eni_bootstrap.adopt.parser import Typed, nested, typed
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.main_table import MainTable
@@ -24,7 +25,6 @@ from eni_bootstrap.model.host import Line, Script
 from eni_bootstrap.model.kernel import (
     ANY, MAIN, UNKNOWN, Hop, Network, Route, Rule, SeenRoute, SeenRule, Snapshot, network_of,
 )
-from eni_bootstrap.typed import Typed, nested, typed
 
 TYPED = (0, 3)
 """The protocols of what people type: a route is RTPROT_BOOT, a rule that or none at all, as iproute2 has it."""

@@ -2,12 +2,12 @@
 
 from typing import Sequence, Set, Tuple
 
-from eni_bootstrap.adoption import Adoption, adoption
+from eni_bootstrap.adopt import rc_local
+from eni_bootstrap.adopt.search import Adoption, adoption
 from eni_bootstrap.agent import commands, observe, prove
 from eni_bootstrap.agent.apply import concerns, make, refusal
 from eni_bootstrap.agent.observe import View, World
 from eni_bootstrap.agent.report import Report
-from eni_bootstrap.host import rclocal
 from eni_bootstrap.host.managers import timed
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change
@@ -18,7 +18,7 @@ from eni_bootstrap.verify.checks import small, unprovable
 
 def preview_adoption(world: World) -> Report:
     """What ``adopt`` would do now; changes nothing."""
-    scripts, unread = rclocal.read(world.root)
+    scripts, unread = rc_local.read(world.root)
     view = observe.look(world, observe.ask_listing(world), frozenset(), scripts)
     found = adoption(view.decision, view.snapshot, scripts, world.config, started=timed(world.root))
     report = commands.preview_of(world, view)
@@ -37,7 +37,7 @@ def adopt(world: World) -> Report:
 
 
 def _take_over(world: World, report: Report) -> Report:
-    scripts, unread = rclocal.read(world.root)
+    scripts, unread = rc_local.read(world.root)
     listing = observe.ask_listing(world)
     with record.lock(world.deadline, world.sleep) as waited:
         listing = observe.ask_listing(world) if waited else listing
@@ -54,7 +54,7 @@ def _take_over(world: World, report: Report) -> Report:
         after = commands.verify_of(world, observe.look(world, listing, frozenset()))
         wrong = {verdict.eni for verdict in after.verdicts if not verdict.ok}
         well = {eni.dev for eni in view.decision.enis if eni.dev in still and eni.label not in wrong}
-        lines, unwritten = rclocal.comment_out(world.root, [line for line in found.lines if line.devs <= well])
+        lines, unwritten = rc_local.comment_out(world.root, [line for line in found.lines if line.devs <= well])
         moved = prove.moved(before, prove.ways(world, view), view)
     problems = [*report.problems, *(refusal(failure, view.decision) for failure in failures),
                 *after.problems, *moved]
