@@ -12,9 +12,9 @@ from eni_bootstrap.agent.observe import World
 from eni_bootstrap.agent.report import Report
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import pair
-from eni_bootstrap.host.containers import container_networks
-from eni_bootstrap.host.managers import look
-from eni_bootstrap.host.rivals import rivals
+from eni_bootstrap.host.cni_config import container_networks
+from eni_bootstrap.host.competitors import rivals
+from eni_bootstrap.host.network_managers import look
 from eni_bootstrap.kernel import record, wakeup_filter
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.metadata.client import MetadataClient, client_of, consistent
@@ -60,14 +60,14 @@ _ADOPT = _Command(_adopt, True)
 
 def install(parsed: argparse.Namespace) -> int:
     """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
-    from eni_bootstrap.host import command  # no part of a boot
-    return command.install(parsed)
+    from eni_bootstrap.host import install  # no part of a boot
+    return install.install(parsed)
 
 
 def uninstall(parsed: argparse.Namespace) -> int:
     """Take back what ``install`` has put there. Returns the exit code."""
-    from eni_bootstrap.host import command
-    return command.uninstall(parsed)
+    from eni_bootstrap.host import install
+    return install.uninstall(parsed)
 
 
 def report(parsed: argparse.Namespace, config: Config) -> Report:

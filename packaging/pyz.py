@@ -40,7 +40,7 @@ def main():
     parsed = parser.parse_args()
     sys.dont_write_bytecode = True
     sys.path.insert(0, parsed.source)
-    from eni_bootstrap.host import singlefile
+    from eni_bootstrap.host import zipapp
 
     with tempfile.TemporaryDirectory() as folder:
         for line in LINES:
@@ -48,8 +48,8 @@ def main():
         program = pack(parsed.interpreter, folder)
     pythons = chosen(parsed.python or installed_pythons())
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as at_once:
-        members = dict(at_once.map(lambda python: singlefile.byte_code(program, python), pythons))
-    program = singlefile.with_members(program, members)
+        members = dict(at_once.map(lambda python: zipapp.byte_code(program, python), pythons))
+    program = zipapp.with_members(program, members)
     with open(parsed.file, "wb") as file:
         file.write(program)
     os.chmod(parsed.file, 0o755)

@@ -21,10 +21,10 @@ def main():
     parsed = parser.parse_args()
     sys.dont_write_bytecode = True
     sys.path.insert(0, parsed.source)
-    from eni_bootstrap.host import files
+    from eni_bootstrap.host import units
 
     os.umask(0o022)
-    for file in files.packaged([PROGRAM]):
+    for file in units.packaged([PROGRAM]):
         with open(place(parsed.root, file.path), "wb") as target:
             target.write(file.data)
         os.chmod(target.name, file.mode)

@@ -15,7 +15,7 @@ import pytest
 from eni_bootstrap.adopt import rc_local
 from eni_bootstrap.adopt.search import adoption
 from eni_bootstrap.desired.decide import Made
-from eni_bootstrap.host.files import with_start
+from eni_bootstrap.host.units import with_start
 from eni_bootstrap.lab import wire
 from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model.host import Script

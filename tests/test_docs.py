@@ -12,7 +12,7 @@ import eni_bootstrap
 from eni_bootstrap import cli
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.host import command, files, installer
+from eni_bootstrap.host import install as host_install, installer, units as unit_files
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
 from tests import docs
@@ -127,7 +127,7 @@ def test_a_sample_is_what_its_commands_say(sample):
 
 
 def test_readme_has_one_sample_each_of_status_and_verify():
-    typed = [command for sample in docs.samples("README.md") for command in sample.commands]
+    typed = [host_install for sample in docs.samples("README.md") for command in sample.commands]
     assert typed == ["eni-bootstrap status", "eni-bootstrap verify"]
 
 
@@ -293,12 +293,12 @@ def test_what_to_install_is_what_ci_installs():
 
 
 def test_every_file_that_is_installed_is_in_the_page():
-    paths = [file.path for file in files.installed(["x"]) + [files.sysctls()]]
-    assert {path for path in paths + [command.PROGRAM, installer.RECORD, config_file.PATH]} <= set(spans(INSTALL))
+    paths = [file.path for file in unit_files.installed(["x"]) + [unit_files.sysctls()]]
+    assert {path for path in paths + [host_install.PROGRAM, installer.RECORD, config_file.PATH]} <= set(spans(INSTALL))
 
 
 def test_no_unit_is_named_that_is_not_there():
-    units = {os.path.basename(file.path) for file in files.packaged(["x"])}
+    units = {os.path.basename(file.path) for file in unit_files.packaged(["x"])}
     assert set(re.findall(r"\beni-bootstrap[\w-]*\.(?:service|socket|timer)\b", WHOLE)) <= units
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from eni_bootstrap import linux
-from eni_bootstrap.host.managers import Managers, Networkd
+from eni_bootstrap.host.network_managers import Managers, Networkd
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import make_tree
 from tests.oracle import OUTSIDE, assert_every_eni_answers, ip, leaves_by, rules, show

@@ -9,7 +9,7 @@ import pytest
 
 from eni_bootstrap.config.file import EXAMPLE, read
 from eni_bootstrap.desired.cni import BANDS, band_tables, parents
-from eni_bootstrap.host.containers import container_networks
+from eni_bootstrap.host.cni_config import container_networks
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import make_tree

@@ -15,10 +15,10 @@ import pytest
 
 import eni_bootstrap
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.host import files, installer
-from eni_bootstrap.host.files import File
-from eni_bootstrap.host.rivals import rivals
-from eni_bootstrap.host.rooted import inside, place
+from eni_bootstrap.host import installer, units
+from eni_bootstrap.host.competitors import rivals
+from eni_bootstrap.host.rootfs import inside, place
+from eni_bootstrap.host.units import File
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.model.kernel import GROUPS
 
@@ -63,7 +63,7 @@ def write(root, path, text, mode=0o644):
 
 
 def put(root, **options):
-    return installer.install(str(root), files.installed(COMMAND), **options)
+    return installer.install(str(root), units.installed(COMMAND), **options)
 
 
 def verbs(steps):
@@ -75,7 +75,7 @@ class TestFiles:
         before = tree(root)
         steps = put(root)
         after = tree(root)
-        for file in files.installed(COMMAND):
+        for file in units.installed(COMMAND):
             if file.only_beside == "/etc/networkd-dispatcher":  # which is not there
                 assert file.path[1:] not in after
                 continue
@@ -143,9 +143,9 @@ class TestFiles:
     def test_cut_off_anywhere_it_can_be_finished_or_taken_back(self, tmp_path, root, monkeypatch, upgrade):
         """Cut off before each replacement of a file in turn, as by a power cut."""
         if upgrade:
-            installer.install(str(root), [file._replace(content="old\n") for file in files.installed(COMMAND)
+            installer.install(str(root), [file._replace(content="old\n") for file in units.installed(COMMAND)
                                           if not file.target])
-            installer.install(str(root), [file for file in files.installed(COMMAND) if file.target])
+            installer.install(str(root), [file for file in units.installed(COMMAND) if file.target])
         whole = tmp_path / "whole"
         shutil.copytree(str(root), str(whole), symlinks=True)
         put(whole)
@@ -319,11 +319,11 @@ class TestRcLocal:
 
 class TestUnits:
     def test_the_command_comes_through_systemd_unharmed(self):
-        service = files.installed(["/opt/a b/100%/$x", "-m"])[0].content
+        service = units.installed(["/opt/a b/100%/$x", "-m"])[0].content
         assert "ExecStart=/opt/a\\x20b/100%%/$$x -m apply --unattended" in service
 
     def test_one_set_of_numbers(self):
-        every = {file.path: file.content for file in files.installed(COMMAND)}
+        every = {file.path: file.content for file in units.installed(COMMAND)}
         assert "ListenNetlink=route {}\n".format(GROUPS) in every["/etc/systemd/system/eni-bootstrap.socket"]
         assert '"{}"'.format(Config().group) in every["/etc/udev/rules.d/70-eni-bootstrap.rules"]
         assert every["/etc/iproute2/rt_protos.d/eni-bootstrap.conf"] == "{} eni-bootstrap\n".format(Config().protocol)
@@ -332,15 +332,15 @@ class TestUnits:
         """But for the place, and for what enables the units, which is a package's own script's work."""
         def contents(listed):
             return sorted((os.path.basename(file.path), file.data, file.mode) for file in listed if not file.target)
-        assert contents(files.packaged(COMMAND)) == contents(files.installed(COMMAND))
+        assert contents(units.packaged(COMMAND)) == contents(units.installed(COMMAND))
 
     def test_nothing_waits_for_the_service(self):
-        for file in files.installed(COMMAND):
+        for file in units.installed(COMMAND):
             if file.path.endswith(".service"):
                 assert "Before=" not in file.content and "[Install]" not in file.content
 
     def test_scripts_are_scripts(self, tmp_path):
-        for number, file in enumerate(files.installed(COMMAND)):
+        for number, file in enumerate(units.installed(COMMAND)):
             if file.mode == 0o755 or "dhcp" in file.path:
                 script = write(tmp_path, str(number), file.content)
                 assert subprocess.run(["sh", "-n", str(script)]).returncode == 0, file.path
@@ -359,7 +359,7 @@ class TestUnits:
     def test_hooks_start_the_service_and_never_fail(self, tmp_path, place, environment, runs, enabled, works):
         """Nor do they start what somebody has switched off by disabling the timer."""
         path, *arguments = place.split()
-        content = next(file.content for file in files.installed(COMMAND) if file.path == path)
+        content = next(file.content for file in units.installed(COMMAND) if file.path == path)
         hook = write(tmp_path, "hook", content.replace("/run/systemd/system", str(tmp_path)))
         write(tmp_path, "bin/systemctl",
               '#!/bin/sh\n[ "$*" != "--quiet is-active eni-bootstrap.timer" ] || exit {}\necho "$@" >>{}/said\n'
@@ -468,7 +468,7 @@ class TestCommand:
         before = tree(root)
         code, out, _ = self.run(program, "install", "--root", root, "--dry-run")
         assert code == 0 and tree(root) == before
-        for file in files.installed(COMMAND):
+        for file in units.installed(COMMAND):
             if file.only_beside != "/etc/networkd-dispatcher":
                 assert file.path in out and (file.content or file.target) in out
 

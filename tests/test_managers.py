@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from eni_bootstrap.host.managers import advice, look
+from eni_bootstrap.host.network_managers import advice, look
 
 NETLINK = """\
 sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode

@@ -11,7 +11,7 @@ import pytest
 from eni_bootstrap import linux
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config, fence
-from eni_bootstrap.host.managers import Managers, Networkd
+from eni_bootstrap.host.network_managers import Managers, Networkd
 from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model.kernel import ANY, PROTOCOL_KERNEL, Match, Rule
 from tests.build import ETH1, ETH2, OURS, PRIMARY, address, decision, interface, link, net, route, snapshot, subnet

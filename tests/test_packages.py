@@ -11,7 +11,8 @@ import pytest
 
 import eni_bootstrap
 from eni_bootstrap import cli
-from eni_bootstrap.host import files, singlefile
+from eni_bootstrap.host import zipapp
+from eni_bootstrap.host.units import RETRY, SERVICE, SETTLE, SOCKET, TIMER, packaged
 from eni_bootstrap.model.errors import BootstrapError
 from tests import docs
 from tests.agent import ROOT
@@ -93,7 +94,7 @@ def deb_tree(deb, tmp_path_factory):
 
 def wanted(but):
     """Path: mode and content, of all files but those that are of use on other distributions only."""
-    return {file.path: (file.mode, file.data) for file in files.packaged([PROGRAM]) if not re.match(but, file.path)}
+    return {file.path: (file.mode, file.data) for file in packaged([PROGRAM]) if not re.match(but, file.path)}
 
 
 # ---- the single file
@@ -153,9 +154,9 @@ def test_single_file_gets_byte_code_for_a_python_that_its_builder_did_not_have(p
                 if not member.filename.startswith("code/"):
                     rest.writestr(member, whole.read(member))
     less = (tmp_path / "less.pyz").read_bytes()
-    assert singlefile.byte_code(less, sys.executable) == ("code/" + TAG, code)
-    more = singlefile.with_byte_code(less, sys.executable, "/")
-    assert singlefile.with_byte_code(more, sys.executable, "/") == more
+    assert zipapp.byte_code(less, sys.executable) == ("code/" + TAG, code)
+    more = zipapp.with_byte_code(less, sys.executable, "/")
+    assert zipapp.with_byte_code(more, sys.executable, "/") == more
     (tmp_path / "more.pyz").write_bytes(more)
     said = run(sys.executable, "-v", str(tmp_path / "more.pyz"), "--version").stdout
     assert "eni-bootstrap {}\n".format(eni_bootstrap.__version__) in said
@@ -167,7 +168,7 @@ def test_single_file_gets_byte_code_for_a_python_that_its_builder_did_not_have(p
     ("/bin/false", "can't compile the program: 1"), ("/nonexistent", "can't be run"), ("/bin/ls", "can't compile")])
 def test_what_is_no_python_is_named(python, words):
     with pytest.raises(BootstrapError, match=words):
-        singlefile.byte_code(b"", python)
+        zipapp.byte_code(b"", python)
 
 
 def test_single_file_can_be_installed_into_an_image(pyz, tmp_path):
@@ -222,7 +223,7 @@ def test_sdist_holds_all_that_building_and_testing_takes(distributed):
     names = said("tar", "-tzf", str(next(distributed.glob("eni_bootstrap-*.tar.gz")))).split()
     inside = {name.partition("/")[2] for name in names}
     assert {"setup.py", "setup.cfg", "LICENSE", "packaging/build", "packaging/debian/control", "tests/run",
-            "tests/conftest.py", "eni_bootstrap/host/files.py", "cloud-init/"} <= inside
+            "tests/conftest.py", "eni_bootstrap/host/units.py", "cloud-init/"} <= inside
     assert set(docs.pages()) <= inside
     assert not [name for name in inside if "__pycache__" in name or name.startswith(".")]
 
@@ -273,7 +274,7 @@ def test_rpm_holds_what_files_lists(rpm):
 
 @once
 def test_scripts_of_packages_know_all_units(deb_tree, rpm):
-    units = {files.SERVICE, files.SOCKET, files.TIMER, files.RETRY, files.SETTLE}
+    units = {SERVICE, SOCKET, TIMER, RETRY, SETTLE}
     removing = [(deb_tree / "DEBIAN" / "prerm").read_text(), said("rpm", "-qp", "--qf", "%{PREUN}", rpm)]
     for script in removing:
         assert set(re.findall(r"eni-bootstrap[\w-]*\.(?:service|socket|timer)", script)) == units

@@ -5,7 +5,7 @@ import pytest
 from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.model.errors import UsageError
-from eni_bootstrap.host import command, installer
+from eni_bootstrap.host import install, installer
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from tests.oracle import assert_every_eni_answers, difference, ip, kernel, show, watch
 from tests.test_addresses import Configured, run_step
@@ -170,12 +170,12 @@ def test_the_unit_may_write_sysctls_only_where_they_are_asked_for(root):  # noqa
     before = tree(root)
     for text, there in (("links: [{eni: eth1, mtu: 8500}]\n", False), (ASKED, True), ("# nothing\n", False)):
         config.write_text(text)
-        installer.install(str(root), command.units(str(root), COMMAND))
+        installer.install(str(root), install.units(str(root), COMMAND))
         assert (root / DROP_IN).exists() == there
         if there:
             assert (root / DROP_IN).read_text() == "[Service]\nProtectKernelTunables=no\n"
     config.write_text(ASKED)
-    installer.install(str(root), command.units(str(root), COMMAND))
+    installer.install(str(root), install.units(str(root), COMMAND))
     installer.uninstall(str(root))
     config.write_text("")
     assert tree(root) == before
@@ -184,4 +184,4 @@ def test_the_unit_may_write_sysctls_only_where_they_are_asked_for(root):  # noqa
 def test_a_broken_configuration_is_named_before_anything_is_installed(root):  # noqa: F811
     (root / "etc/eni-bootstrap.yaml").write_text("links: 5\n")
     with pytest.raises(UsageError, match="yaml:1: links: "):
-        command.units(str(root), COMMAND)
+        install.units(str(root), COMMAND)

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 import eni_bootstrap
-from eni_bootstrap.host import singlefile
+from eni_bootstrap.host import zipapp
 from eni_bootstrap.windows import task
 from tests.windows import TASK_NAMESPACE, Instance
 
@@ -38,7 +38,7 @@ def instance(tmp_path, monkeypatch):
     program.parent.mkdir(parents=True)
     with zipfile.ZipFile(str(program), "w") as archive:
         archive.writestr("py39/eni_bootstrap/cli.py", "")
-    monkeypatch.setattr(singlefile, "path", lambda: str(program))
+    monkeypatch.setattr(zipapp, "path", lambda: str(program))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "programs" / "Python312" / "python.exe"))
     made.program, made.place = program, tmp_path / "programs" / "eni-bootstrap" / "eni-bootstrap.pyz"
     return made
@@ -113,7 +113,7 @@ def test_who_installs_it_wants_it_whatever_was_removed_before(instance):
 
 
 def test_installed_by_pip(instance, monkeypatch):
-    monkeypatch.setattr(singlefile, "path", lambda: "")
+    monkeypatch.setattr(zipapp, "path", lambda: "")
     done = instance("install")
     assert done.code == 1 and "outside Program Files" in done.err, "a checkout, where the task would not find it"
     package = instance.folder / "programs" / "Python312" / "Lib" / "site-packages" / "eni_bootstrap"

@@ -8,7 +8,7 @@ from eni_bootstrap.agent import commands, observe, prove
 from eni_bootstrap.agent.apply import concerns, make, refusal
 from eni_bootstrap.agent.observe import View, World
 from eni_bootstrap.agent.report import Report
-from eni_bootstrap.host.managers import timed
+from eni_bootstrap.host.network_managers import timed
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.errors import MetadataError

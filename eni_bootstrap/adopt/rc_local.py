@@ -6,7 +6,7 @@ import shutil
 import stat
 from typing import Dict, List, Sequence, Tuple
 
-from eni_bootstrap.host.rooted import inside, outside
+from eni_bootstrap.host.rootfs import inside, outside
 from eni_bootstrap.model.host import Line, Script
 
 MARKER = "# taken over by eni-bootstrap: "

@@ -12,7 +12,7 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents, band_tables
 from eni_bootstrap.desired.connmark import Marked, marked
 from eni_bootstrap.desired.matching import named
-from eni_bootstrap.host.managers import advice
+from eni_bootstrap.host.network_managers import advice
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change, Step
 from eni_bootstrap.plan.diff import withdrawal

@@ -9,7 +9,7 @@ from eni_bootstrap.desired.decide import Decision, decide
 from eni_bootstrap.desired.matching import likely, pair
 from eni_bootstrap.desired.selection import unwanted_text
 from eni_bootstrap.desired.tables import Memory, wanted
-from eni_bootstrap.host.managers import Managers
+from eni_bootstrap.host.network_managers import Managers
 from eni_bootstrap.kernel import record
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.metadata.client import Fetch, consistent

@@ -11,9 +11,9 @@ import os
 import stat
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from eni_bootstrap.host import files
-from eni_bootstrap.host.files import File
-from eni_bootstrap.host.rooted import inside, outside, place
+from eni_bootstrap.host import units
+from eni_bootstrap.host.rootfs import inside, outside, place
+from eni_bootstrap.host.units import File
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 
 RECORD = "/var/lib/eni-bootstrap/installed.json"
@@ -196,14 +196,14 @@ def _start_by_rc_local(root: str, command: Sequence[str], record: Record) -> Tup
     here = inside(root, path)
     path = outside(root, here)
     text, mode = _read_script(here)
-    wanted = File(path, files.with_start(text or "", command), (0o644 if mode is None else mode) | 0o111)
+    wanted = File(path, units.with_start(text or "", command), (0o644 if mode is None else mode) | 0o111)
     if text is not None and _fingerprint(here) == _fingerprint_of(wanted):
         return Step("keep", path, wanted), record
     entry: Dict[str, Any] = {"path": path, "written": _fingerprint_of(wanted)}
     if record.rc_local and record.rc_local["written"] == _fingerprint(here):
         entry.update(text=record.rc_local["text"], mode=record.rc_local["mode"])
     else:
-        entry.update(text=None if text is None else files.without_start(text), mode=mode)
+        entry.update(text=None if text is None else units.without_start(text), mode=mode)
     return Step("write", path, wanted), record._replace(rc_local=entry)
 
 
@@ -217,7 +217,7 @@ def _stop_by_rc_local(root: str, entry: Dict[str, Any]) -> Step:
         if entry["text"] is None:
             return Step("remove", path)
         return Step("write", path, File(path, entry["text"], entry["mode"]))
-    less = files.without_start(text)
+    less = units.without_start(text)
     if less == text:
         return Step("keep", path, why="our line is gone already")
     return Step("write", path, File(path, less, mode or 0o755))

@@ -22,7 +22,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 import eni_bootstrap
 from eni_bootstrap.config import file as config_file
-from eni_bootstrap.host import singlefile
+from eni_bootstrap.host import zipapp
 from eni_bootstrap.lab import probe, story
 from eni_bootstrap.lab.fabric import FORWARDED, Packet
 from eni_bootstrap.lab.namespace import isolate
@@ -33,7 +33,7 @@ from eni_bootstrap.metadata import dump
 from eni_bootstrap.model.errors import BootstrapError, UsageError
 from eni_bootstrap.model.kernel import Address
 
-AGENT = (sys.executable,) + ((singlefile.path(),) if singlefile.path() else ("-m", "eni_bootstrap"))
+AGENT = (sys.executable,) + ((zipapp.path(),) if zipapp.path() else ("-m", "eni_bootstrap"))
 """The agent as a program; out of the single file, where that is what runs."""
 
 MOST_ENIS = 32

@@ -11,7 +11,7 @@ from typing import Sequence
 
 import eni_bootstrap
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.host import singlefile
+from eni_bootstrap.host import zipapp
 from eni_bootstrap.model import output
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError, UsageError
@@ -23,7 +23,7 @@ _PROGRAM = "eni-bootstrap.pyz"
 def install(parsed: argparse.Namespace) -> int:
     """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
     _check_root(parsed)
-    program = singlefile.path()
+    program = zipapp.path()
     place = _place()
     arguments = ["-m", "eni_bootstrap"] if not program else [place]
     definition = task.task(sys.executable, arguments + ["apply", "--unattended"])

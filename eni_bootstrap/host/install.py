@@ -9,12 +9,12 @@ from typing import List, NamedTuple, Sequence
 
 import eni_bootstrap
 from eni_bootstrap.config import file as config_file
-from eni_bootstrap.host import files, installer, singlefile
-from eni_bootstrap.host.files import File
+from eni_bootstrap.host import installer, units as unit_files, zipapp
+from eni_bootstrap.host.competitors import rivals
 from eni_bootstrap.host.installer import Step
-from eni_bootstrap.host.managers import systemd_version
-from eni_bootstrap.host.rivals import rivals
-from eni_bootstrap.host.rooted import inside, outside
+from eni_bootstrap.host.network_managers import systemd_version
+from eni_bootstrap.host.rootfs import inside, outside
+from eni_bootstrap.host.units import File
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model import output
 from eni_bootstrap.model.errors import BootstrapError, UsageError
@@ -49,7 +49,7 @@ class Start(NamedTuple):
 def install(parsed: argparse.Namespace) -> int:
     """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
     root = _root(parsed)
-    if os.path.exists(inside(root, files.packaged([])[0].path)):
+    if os.path.exists(inside(root, unit_files.packaged([])[0].path)):
         raise BootstrapError("a package has put the agent's units there; it takes care of them")
     start = _start(root)
     fresh = not installer.load(root).files
@@ -71,7 +71,7 @@ def units(root: str, command: Sequence[str]) -> List[File]:
     path = inside(root, config_file.PATH)
     links = config_file.load(path).links if os.path.exists(path) else ()
     sysctls = any(name != "mtu" for wish in links for name, _ in wish.settings)
-    return files.installed(command) + ([files.sysctls()] if sysctls else [])
+    return unit_files.installed(command) + ([unit_files.sysctls()] if sysctls else [])
 
 
 def uninstall(parsed: argparse.Namespace) -> int:
@@ -84,11 +84,11 @@ def uninstall(parsed: argparse.Namespace) -> int:
         record.ask_again()  # nothing is left that would have to heed a removal
     steps = installer.uninstall(root, dry=parsed.dry_run)
     if here:
-        _call("systemctl", "reset-failed", files.SERVICE, quiet=True)
+        _call("systemctl", "reset-failed", unit_files.SERVICE, quiet=True)
         _call("systemctl", "daemon-reload")
-        if os.path.exists(files.packaged([])[0].path):
+        if os.path.exists(unit_files.packaged([])[0].path):
             # A package's own units come into force; their enablement was the same link as ours.
-            _call("systemctl", "enable", "--now", files.TIMER)
+            _call("systemctl", "enable", "--now", unit_files.TIMER)
     left = [step for step in steps if step.verb == "leave"]
     return 0 if _write(_text(steps, parsed.dry_run)) and not left else 1
 
@@ -105,9 +105,9 @@ def _start(root: str) -> Start:
 
     Raises ``UsageError`` where the host, or the sandbox, would not find it.
     """
-    if singlefile.path():
+    if zipapp.path():
         python = _python(root)
-        with open(singlefile.path(), "rb") as handle:
+        with open(zipapp.path(), "rb") as handle:
             program = _with_byte_code(handle.read(), python, root)
         # Not by its first line, which finds what is first on the path: a Python of the operator's own, maybe.
         return Start([python, PROGRAM], [File(PROGRAM, program, 0o755)])
@@ -146,7 +146,7 @@ def _python(root: str) -> str:
 def _with_byte_code(program: bytes, python: str, root: str) -> bytes:
     """The single file, such that it starts fast on the host."""
     try:
-        return singlefile.with_byte_code(program, python, root)
+        return zipapp.with_byte_code(program, python, root)
     except BootstrapError as error:
         LOG.warning("%s; so each run compiles the program anew, which takes four times as long and does no other harm",
                     error)
@@ -165,13 +165,13 @@ def _begin(steps: Sequence[Step]) -> bool:
     """
     if any(step.verb in ("write", "remove") for step in steps):
         _end()
-    return _call("systemctl", "daemon-reload") and _call("systemctl", "start", files.TIMER)
+    return _call("systemctl", "daemon-reload") and _call("systemctl", "start", unit_files.TIMER)
 
 
 def _end() -> None:
     """A service that is stopped at work has failed, and so starts the retry's timer: that is stopped last."""
-    _call("systemctl", "stop", files.TIMER, files.SETTLE, files.SOCKET, files.SERVICE, quiet=True)
-    _call("systemctl", "stop", files.RETRY, quiet=True)
+    _call("systemctl", "stop", unit_files.TIMER, unit_files.SETTLE, unit_files.SOCKET, unit_files.SERVICE, quiet=True)
+    _call("systemctl", "stop", unit_files.RETRY, quiet=True)
 
 
 def _call(*command: str, quiet: bool = False) -> bool:

@@ -5,7 +5,7 @@ import os
 import re
 from typing import List
 
-from eni_bootstrap.host.rooted import inside, outside
+from eni_bootstrap.host.rootfs import inside, outside
 
 _UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _TYPED = re.compile(r"^\s*(sudo\s+)?(/\S*/)?(ip\s+(-\S+\s+)*(route|ro?|rule|ru)\s+(add|append|replace)|route\s+add)\b")

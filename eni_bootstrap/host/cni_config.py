@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any, Dict, Iterator, List
 
-from eni_bootstrap.host.rooted import inside
+from eni_bootstrap.host.rootfs import inside
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.model.host import ContainerNetwork
 
