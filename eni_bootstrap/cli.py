@@ -150,14 +150,14 @@ def _metadata(parsed: argparse.Namespace) -> int:
 
 def _render(parsed: argparse.Namespace) -> int:
     """Where a file is given, nothing of this machine counts."""
-    from eni_bootstrap.render import formats, rendered  # no part of a boot
+    from eni_bootstrap.render import formats, output as render_output  # no part of a boot
     config = config_file.settings(parsed)
     found = dump.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
     files, problems = formats.render(parsed.format, found, config)
     if parsed.output is None:
-        written = output.write(rendered.text(files))
+        written = output.write(render_output.text(files))
     else:
-        problems += rendered.write(files, parsed.output)
+        problems += render_output.write(files, parsed.output)
         written = output.write("".join("{}\n".format(file.path) for file in files))
     for problem in problems:
         LOG.error("%s", problem)

@@ -19,7 +19,7 @@ from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.plan.diff import plan, withdrawal
 from eni_bootstrap.plan.ownership import outdated, without
-from eni_bootstrap.render import FORMATS, formats, rendered
+from eni_bootstrap.render import FORMATS, formats, output
 from eni_bootstrap.verify.checks import Facts, full, queue_jumpers
 from eni_bootstrap.verify.installed import recall
 from tests.build import CONFIG, net
@@ -50,7 +50,7 @@ def tell(listing, snapshot):
     yield from _run(listing, after, made, over, FORMER, former=[ALL])
     for name in FORMATS:
         files, problems = formats.render(name, Saved({}, listing, {}), ALL._replace(extra=()))
-        yield rendered.text(files) + "\n".join(problems)
+        yield output.text(files) + "\n".join(problems)
 
 
 def _run(listing, snapshot, made, over, config, former=()):

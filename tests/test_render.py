@@ -16,9 +16,9 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.metadata import dump
 from eni_bootstrap.metadata.parser import parse_interfaces
-from eni_bootstrap.render import FORMATS, rendered
+from eni_bootstrap.render import FORMATS, output
+from eni_bootstrap.render.assumed_host import configured
 from eni_bootstrap.render.formats import RENDERERS, Known
-from eni_bootstrap.render.outline import configured
 from tests import oracle
 from tests.oracle import assert_every_eni_answers
 
@@ -147,7 +147,7 @@ class TestOfAllFormats:
     @pytest.mark.parametrize("name", FILES)
     def test_without_secondaries_there_are_no_files(self, name):
         assert render(name, tree=make_tree(1)) == {}
-        assert rendered.text([]).startswith("# nothing is needed")
+        assert output.text([]).startswith("# nothing is needed")
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
@@ -366,6 +366,6 @@ def test_each_name_has_its_renderer():
 
 def test_a_rendered_file_is_known_again(tmp_path):
     files = RENDERERS["ip"](Known(parse_interfaces(TREE), {}, None, Config()))
-    assert rendered.write(files, str(tmp_path)) == []
-    assert rendered.write(files, str(tmp_path)) == []
+    assert output.write(files, str(tmp_path)) == []
+    assert output.write(files, str(tmp_path)) == []
     assert os.access(str(tmp_path / "usr/local/sbin/eni-bootstrap-routes"), os.X_OK)

@@ -10,7 +10,7 @@ from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config, Entry, LinkWish
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.metadata.parser import parse_interfaces
-from eni_bootstrap.render import script
+from eni_bootstrap.render import shell
 from tests import oracle
 from tests.oracle import assert_every_eni_answers, kernel, settle
 
@@ -38,7 +38,7 @@ def run(tmp_path):
 
     def render_and_run(vpc, *arguments, config=Config(), networkd=False, nft="nft"):
         names = {eni.mac: name for name, eni in vpc.nics.items()}
-        (file,) = script.render(parse_interfaces(vpc.tree), names, config)
+        (file,) = shell.render(parse_interfaces(vpc.tree), names, config)
         path = tmp_path / "script"
         asked = "systemctl -q is-active systemd-networkd"
         assert asked in file.text

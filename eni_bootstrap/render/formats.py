@@ -7,8 +7,8 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.metadata import dump
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.eni import Listing
-from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, script, windows
-from eni_bootstrap.render.outline import File, Outline, bare, configured
+from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, shell, windows
+from eni_bootstrap.render.assumed_host import File, Outline, bare, configured
 from eni_bootstrap.windows.reader import snapshot_of
 
 
@@ -34,7 +34,7 @@ def _configured(render: Callable[[Outline, Config], List[File]]) -> Callable[[Kn
 
 
 RENDERERS: Dict[str, Callable[[Known], List[File]]] = {
-    "ip": lambda known: script.render(known.listing, known.names, known.config),
+    "ip": lambda known: shell.render(known.listing, known.names, known.config),
     "netplan": _configured(netplan.render),
     "networkd": _configured(networkd.render),
     "networkmanager": _configured(networkmanager.render),

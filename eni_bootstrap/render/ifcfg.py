@@ -8,7 +8,7 @@ is; what has to be in it is said.
 from typing import List
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.render.outline import File, Member, Outline, also_sent, comments, other_settings
+from eni_bootstrap.render.assumed_host import File, Member, Outline, also_sent, comments, other_settings
 
 _PATH = "/etc/sysconfig/network-scripts/{}-{}"
 

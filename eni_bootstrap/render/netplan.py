@@ -8,7 +8,7 @@ from typing import List
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import ANY, Route, Rule
-from eni_bootstrap.render.outline import File, Member, Outline, comments, not_expressed, other_settings
+from eni_bootstrap.render.assumed_host import File, Member, Outline, comments, not_expressed, other_settings
 
 _PATH = "/etc/netplan/90-eni-bootstrap.yaml"
 """Behind 50-cloud-init.yaml: of two files that say a thing the later one counts, and lists are joined."""

@@ -8,7 +8,7 @@ from typing import List
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import Route, Rule
-from eni_bootstrap.render.outline import ACTIONS, File, Member, Outline, comments, not_expressed, other_settings
+from eni_bootstrap.render.assumed_host import ACTIONS, File, Member, Outline, comments, not_expressed, other_settings
 
 _PATH = "/etc/systemd/network/05-eni-bootstrap-{}.network"
 """In front of what netplan (10-netplan-eth0), cloud-init (10-cloud-init-eth0) and operators usually have: of several

@@ -10,7 +10,7 @@ from typing import List, Sequence
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import EVERYWHERE, Route, Rule
-from eni_bootstrap.render.outline import (
+from eni_bootstrap.render.assumed_host import (
     ACTIONS, File, Member, Outline, also_sent, comments, not_expressed, other_settings,
 )
 

@@ -15,7 +15,7 @@ from eni_bootstrap.model.changes import Item, Made, Ruleset
 from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.model.kernel import MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Network, Route, Rule
 from eni_bootstrap.plan.diff import plan
-from eni_bootstrap.render.outline import File, Owners, bare, comments, headline
+from eni_bootstrap.render.assumed_host import File, Owners, bare, comments, headline
 
 _PATH = "/usr/local/sbin/eni-bootstrap-routes"
 

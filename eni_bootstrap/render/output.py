@@ -5,7 +5,7 @@ import tempfile
 from typing import List, Sequence
 
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
-from eni_bootstrap.render.outline import MADE_BY, File
+from eni_bootstrap.render.assumed_host import MADE_BY, File
 
 
 def text(files: Sequence[File]) -> str:
