@@ -10,7 +10,7 @@ from eni_bootstrap.model import deadline
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.kernel import LinkAddress
 from eni_bootstrap.windows import agent, proof
-from eni_bootstrap.windows.decision import decide, owned
+from eni_bootstrap.windows.desired import decide, owned
 from eni_bootstrap.windows.model import Adapter, Folder, Interface, Recorded, Snapshot, WindowsRoute
 from eni_bootstrap.windows.plan import Plan, RouteChange, plan, settled
 from eni_bootstrap.windows.reader import Answer

@@ -9,7 +9,7 @@ from eni_bootstrap.desired.validation import refuse_stealing
 from eni_bootstrap.model.eni import Eni, Left, Listing, Subnet, Unfit, label
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Route
 from eni_bootstrap.render.assumed_host import ORIGIN, File, comments
-from eni_bootstrap.windows.decision import decide, is_near, not_here
+from eni_bootstrap.windows.desired import decide, is_near, not_here
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Snapshot
 from eni_bootstrap.windows.scripts import quoted
 

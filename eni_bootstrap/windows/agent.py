@@ -20,8 +20,8 @@ from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.errors import BootstrapError, MetadataError, UsageError
 from eni_bootstrap.model.kernel import network_of
 from eni_bootstrap.verify.checks import Verdict
-from eni_bootstrap.windows import installation, looking, powershell, proof, reader, record, scripts
-from eni_bootstrap.windows.decision import decide, links_of, owned
+from eni_bootstrap.windows import installation, observe, powershell, proof, reader, record, scripts
+from eni_bootstrap.windows.desired import decide, links_of, owned
 from eni_bootstrap.windows.model import Recorded, Snapshot, WindowsRoute
 from eni_bootstrap.windows.plan import Plan, RouteChange, plan, settled, withdrawal
 from eni_bootstrap.windows.record import Record
@@ -75,7 +75,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
     chosen = _COMMANDS[parsed.command]
     deadline = Deadline(config.timeout)
     if chosen.privileged:
-        _secure(looking.administrator(parsed.command, deadline), parsed, config, deadline)
+        _secure(observe.administrator(parsed.command, deadline), parsed, config, deadline)
     asking = client(config, deadline)
     try:
         return chosen.run(World(asking.fetch, powershell.run, deadline, config, time.sleep))
@@ -98,7 +98,7 @@ def client(config: Config, deadline: Deadline, every_leaf: bool = False) -> Meta
     """Asks the metadata service; whoever gets it closes it."""
 
     def has_ipv6_only() -> bool:
-        return {held.address.version for held in looking.read(powershell.run, deadline).addresses
+        return {held.address.version for held in observe.read(powershell.run, deadline).addresses
                 if not held.address.is_loopback} == {6}
 
     return client_of(config, deadline, has_ipv6_only, every_leaf)
@@ -113,7 +113,7 @@ def apply(world: World) -> Report:
     problems = _problems(view.decision) + problems
     verdicts: List[Verdict] = []
     if _has_secondaries(view.decision):
-        snapshot = looking.read(world.run, world.deadline) if changes else view.snapshot
+        snapshot = observe.read(world.run, world.deadline) if changes else view.snapshot
         verdicts = _prove(world, proof.few(view.decision, snapshot, _ours(view, snapshot)), snapshot)
     return Report(view.decision, tuple(changes), tuple(problems), view.decision.remarks, tuple(verdicts))
 
@@ -137,8 +137,8 @@ def verify(world: World) -> Report:
 
 def status(world: World) -> Report:
     """What is installed and whether it works, from the record and Windows alone."""
-    snapshot = looking.read(world.run, world.deadline)
-    kept = looking.kept_record(snapshot)
+    snapshot = observe.read(world.run, world.deadline)
+    kept = observe.kept_record(snapshot)
     ours = owned(kept.routes, snapshot)
     decision = _recall(ours, snapshot)
     verdicts = _prove(world, [question for question in proof.all_of_them(decision, snapshot, ()) if question.gateway],
@@ -158,7 +158,7 @@ def status(world: World) -> Report:
 def remove(world: World) -> Report:
     """Take back all that is ours; needs no metadata."""
     with record.lock(world.deadline, world.sleep):
-        snapshot = looking.read(world.run, world.deadline)
+        snapshot = observe.read(world.run, world.deadline)
         kept = record.load()
         done, failed = _make(world, withdrawal(snapshot, kept.routes), snapshot, kept)
         record.save(record.load()._replace(taken_back=snapshot.boot))
@@ -185,7 +185,7 @@ def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, dead
     """Have the folder of the record; refuse a configuration that a user may have written."""
     folder = snapshot.folder
     if not folder.closed and os.path.lexists(record.folder()):
-        folder = looking.read(powershell.run, deadline).folder  # a run beside this one may have made it just now
+        folder = observe.read(powershell.run, deadline).folder  # a run beside this one may have made it just now
     is_configured = os.path.lexists(config_file.PATH)
     if not parsed.config and is_configured and not (folder.trusted and folder.config_trusted):
         raise BootstrapError(
@@ -258,8 +258,8 @@ def _listing(world: World) -> Listing:
 
 def _look(world: World, listing: Listing) -> _View:
     """Read Windows, decide, compare."""
-    snapshot = looking.read(world.run, world.deadline)
-    recorded = looking.kept_record(snapshot).routes
+    snapshot = observe.read(world.run, world.deadline)
+    recorded = observe.kept_record(snapshot).routes
     decision = decide(listing, snapshot, recorded, world.config)
     return _View(listing, snapshot, recorded, decision, plan(listing, decision, snapshot, recorded))
 

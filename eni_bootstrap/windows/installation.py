@@ -15,7 +15,7 @@ from eni_bootstrap.host import zipapp
 from eni_bootstrap.model import output
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError, UsageError
-from eni_bootstrap.windows import looking, powershell, record, task
+from eni_bootstrap.windows import observe, powershell, record, task
 
 _PROGRAM = "eni-bootstrap.pyz"
 
@@ -31,7 +31,7 @@ def install(parsed: argparse.Namespace) -> int:
         said = ["would write {}".format(place)] if program else []
         return 0 if output.write("\n".join(said + ["would register the task {}:".format(task.NAME), definition])) else 1
     deadline = Deadline(Config().timeout)
-    snapshot = looking.administrator("install", deadline)
+    snapshot = observe.administrator("install", deadline)
     for path in [sys.executable] + ([] if program else [os.path.abspath(eni_bootstrap.__file__)]):
         if not task.is_guarded(path, os.environ):
             raise BootstrapError(
@@ -46,7 +46,7 @@ def install(parsed: argparse.Namespace) -> int:
         _copy(program, place)
         said.append("wrote {}".format(place))
     _register(definition)
-    if looking.kept_record(snapshot).taken_back is not None:  # whoever installs it wants it, whatever was removed
+    if observe.kept_record(snapshot).taken_back is not None:  # whoever installs it wants it, whatever was removed
         with record.lock(deadline, time.sleep):
             record.save(record.load()._replace(taken_back=None))
     said.append("registered the task {}; it runs at each boot, at each change of a network, and every 5 minutes".format(
@@ -60,7 +60,7 @@ def uninstall(parsed: argparse.Namespace) -> int:
     place = _place()
     if parsed.dry_run:
         return _say(["would delete the task {}".format(task.NAME), "would remove {}".format(place)], 0)
-    looking.administrator("uninstall", Deadline(Config().timeout))
+    observe.administrator("uninstall", Deadline(Config().timeout))
     foreign_task, foreign_program = _foreign_task(), _foreign_program(place)
     left = [text for text in (foreign_task, foreign_program) if text]
     said = ["left as it is: " + text for text in left]

@@ -9,7 +9,7 @@ from typing import AbstractSet, Dict, List, NamedTuple, Sequence, Set, Tuple
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.kernel import Address, Network, Route
-from eni_bootstrap.windows.decision import owned, placed
+from eni_bootstrap.windows.desired import owned, placed
 from eni_bootstrap.windows.model import Recorded, Snapshot, WindowsRoute
 from eni_bootstrap.windows.scripts import ACTIVE, BOTH, PERSISTENT, command
 
