@@ -15,7 +15,8 @@ import pytest
 from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.kernel import kernel, record
+from eni_bootstrap.kernel import kernel as kernel_door
+from eni_bootstrap.kernel import record
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab.vpc import METADATA, Vpc, macs_of, make_tree
 from eni_bootstrap.model.deadline import Deadline
@@ -345,7 +346,7 @@ def test_killed_at_random_moments_and_run_again(seed, make_agent):
                 assert_no_wrong_way(ways(vpc), old, new, "SIGKILL in " + command)
                 assert primary_default(vpc) == default
                 assert agent(command).code == 0
-                assert oracle.kernel(vpc) == record
+                assert oracle.kernel(vpc) == state
                 at = there
     assert hits >= 4, "hardly a run was killed before its end"
     assert not [name for name in os.listdir(agent.directory) if name not in ("lock", "state.json", "taken-back")]
@@ -362,7 +363,7 @@ EVERY = Config(assign="all")
 def forgetful(request, monkeypatch):
     """Before 5.18 the attribute was unknown, and so ignored, as one with another number is now."""
     if request.param != "this kernel":
-        monkeypatch.setattr(kernel, "_ADDRESS_PROTOCOL", 99)
+        monkeypatch.setattr(kernel_door, "_ADDRESS_PROTOCOL", 99)
     return request.param != "this kernel"
 
 
@@ -510,7 +511,7 @@ def test_what_a_former_version_has_recorded_is_taken_back(left_down, forgetful, 
     """Its record says nothing of how an address was set, and its addresses nothing of whose they are."""
     before = configuration(left_down)
     with pytest.MonkeyPatch().context() as patched:
-        patched.setattr(kernel, "_ADDRESS_PROTOCOL", 99)
+        patched.setattr(kernel_door, "_ADDRESS_PROTOCOL", 99)
         run(left_down, config=config)
     forget_how_they_were_set()
     run(left_down, commands.remove)
@@ -532,8 +533,8 @@ def test_what_a_former_version_has_recorded_is_known_better_from_the_next_run_on
 
 def forget_how_they_were_set():
     path = os.path.join(record.directory(), "state.json")
-    with open(path) as record:
-        content = json.load(record)
+    with open(path) as written:
+        content = json.load(written)
     assert [entry.pop("as_set") for entry in content["links"].values() if "addresses" in entry]
-    with open(path, "w") as record:
-        json.dump(content, record)
+    with open(path, "w") as written:
+        json.dump(content, written)

@@ -127,7 +127,7 @@ def test_a_sample_is_what_its_commands_say(sample):
 
 
 def test_readme_has_one_sample_each_of_status_and_verify():
-    typed = [host_install for sample in docs.samples("README.md") for command in sample.commands]
+    typed = [command for sample in docs.samples("README.md") for command in sample.commands]
     assert typed == ["eni-bootstrap status", "eni-bootstrap verify"]
 
 

@@ -1,10 +1,12 @@
 """What of a plan can be done at once."""
 
+import pytest
+
 from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.model.changes import Change, Plan
-from eni_bootstrap.model.kernel import Rule
-from eni_bootstrap.plan.stages import families_of, sparing, staged
-from tests.build import CONFIG, ETH1, ETH2, OURS, PRIMARY, decision, link, net, route, two_enis
+from eni_bootstrap.model.kernel import LinkUp, Rule
+from eni_bootstrap.plan.stages import Refusals, families_of, sparing, staged
+from tests.build import CONFIG, ETH1, ETH2, OURS, PRIMARY, address, decision, link, net, route, two_enis
 
 A, B = net("172.16.20.20/32"), net("172.16.10.30/32")
 
@@ -59,3 +61,26 @@ def test_what_an_eni_has_is_spared_and_what_others_have_is_not():
     assert [str(change.item) for change in sparing(changes, spared, made, Memory(world, CONFIG))] == [
         "from 172.16.10.30 lookup 1002 priority 7200", "from 172.16.10.30 lookup 1001 priority 7200",
         "from 2001:db8::1 lookup 1001 priority 7200"]
+
+
+PREFIX = net("172.16.20.32/28")
+POOL = route(255, str(PREFIX), "lo", kind="local")
+FENCE = Rule(6, 7400, net("2001:db8::1/128"), action="unreachable")
+
+
+@pytest.mark.parametrize("refused, later", [
+    (add(led(PREFIX, 1001, 7300)), add(POOL)),
+    (add(led(A, 1001)), add(address("eth1", "172.16.20.20/24"))),
+    (remove(POOL), remove(led(PREFIX, 1001, 7300))),
+    (remove(address("eth1", "172.16.20.20/24")), remove(led(A, 1001))),
+    (remove(FENCE), remove(Rule(6, 7200, FENCE.src, table=1001))),
+    (remove(led(A, 1001)), remove(FILLS)),
+    (remove(FILLS), remove(LinkUp("eth1"))),
+], ids=lambda changes: str(*changes))
+def test_what_presupposes_a_refused_change_waits_and_nothing_else(refused, later):
+    others = add(led(B, 1002), address("eth2", "172.16.10.30/24"), Rule(4, 7500, oif="eth1", table=1001)) + remove(
+        led(B, 1002), route(1002, "default", "eth2 172.16.10.253"), LinkUp("eth2"))
+    refusals = Refusals()
+    for change in refused:
+        refusals.note(change)
+    assert [change for change in later + others if refusals.concern(change)] == list(later)

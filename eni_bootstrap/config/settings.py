@@ -234,7 +234,7 @@ class Config(NamedTuple):
         if not self.owns_table(route.table):
             return False
         return protocol == self.protocol or (
-            protocol == PROTOCOL_KERNEL and self.kernel_marks and route == fence(route.table))
+            protocol == PROTOCOL_KERNEL and self.kernel_marks and route == fence(route.table, route.dst))
 
 
 def allowed(numbering: Numbering) -> bool:
@@ -243,9 +243,12 @@ def allowed(numbering: Numbering) -> bool:
     return within and numbering.protocol not in TAKEN_PROTOCOLS
 
 
-def fence(table: int) -> Route:
-    """What keeps IPv4 traffic from leaving by another ENI when the table's own routes have gone with their link."""
-    return Route(table, EVERYWHERE[4], kind="unreachable", metric=UNREACHABLE_METRIC)
+def fence(table: int, dst: Network = EVERYWHERE[4]) -> Route:
+    """A route that refuses what nothing better in the table is for.
+
+    For all of IPv4 it keeps traffic from leaving by another ENI when the table's own routes have gone with their link.
+    """
+    return Route(table, dst, kind="unreachable", metric=UNREACHABLE_METRIC)
 
 
 # Rules that we make: of each place in the band all that such a rule has. Nothing else may be beside it.
