@@ -8,12 +8,12 @@ import re
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
 from eni_bootstrap.agent import commands
-from eni_bootstrap.agent.observe import World
+from eni_bootstrap.agent.observe import Context
 from eni_bootstrap.agent.report import Report
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import pair
 from eni_bootstrap.host.cni_config import container_networks
-from eni_bootstrap.host.competitors import rivals
+from eni_bootstrap.host.competitors import competing_agents
 from eni_bootstrap.host.network_managers import look
 from eni_bootstrap.kernel import record, wakeup_filter
 from eni_bootstrap.kernel.kernel import Kernel
@@ -31,16 +31,16 @@ _CAP_NET_ADMIN = 12  # linux/capability.h
 
 
 class _Command(NamedTuple):
-    run: Callable[[World], Report]
+    run: Callable[[Context], Report]
     privileged: bool
 
 
-def _preview_adoption(world: World) -> Report:
+def _preview_adoption(world: Context) -> Report:
     from eni_bootstrap.adopt import command as adoption  # no part of a boot
     return adoption.preview_adoption(world)
 
 
-def _adopt(world: World) -> Report:
+def _adopt(world: Context) -> Report:
     from eni_bootstrap.adopt import command as adoption
     return adoption.adopt(world)
 
@@ -78,14 +78,14 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
         raise NotPermitted("{} takes CAP_NET_ADMIN: run it as root, for instance with sudo".format(parsed.command))
     managers = look()
     if managers.deletes_rules:
-        config = config._replace(protocol_guarded=PROTOCOL_KERNEL)
+        config = config._replace(protocol_networkd_safe=PROTOCOL_KERNEL)
     config = config._replace(kernel_marks=managers.deletes_rules or record.load((), logging.DEBUG).kernel_marks)
     deadline = Deadline(config.timeout)
     asking = _client(config, deadline)
     kernel = Kernel()
     try:
         with _watched(kernel, config) as watch:
-            found = chosen.run(World(asking.fetch, kernel, deadline, config, managers, rivals, root=parsed.root,
+            found = chosen.run(Context(asking.fetch, kernel, deadline, config, managers, competing_agents, root=parsed.root,
                                      networks=container_networks))
             watch(found)
             return found

@@ -3,7 +3,7 @@
 from ipaddress import ip_address, ip_interface, ip_network
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.desired.decide import Made, decide
+from eni_bootstrap.desired.decide import Record, decide
 from eni_bootstrap.model.eni import Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.kernel import Hop, Link, LinkAddress, Route, SeenRoute, SeenRule, Snapshot
 
@@ -77,9 +77,9 @@ def two_enis(routes=(), rules=(), links=None, addresses=()):
     return snapshot(links or [link(0), link(1)], held + list(addresses), DHCP_MAIN + list(routes), rules)
 
 
-def decision(world, *interfaces, sick=(), made=Made(), patience_over=frozenset(), config=CONFIG,
+def decision(world, *interfaces, sick=(), made=Record(), address_wait_expired=frozenset(), config=CONFIG,
              networks=()):
-    return decide(Listing(interfaces or (PRIMARY, ETH1), tuple(sick)), world, made, patience_over, config, networks)
+    return decide(Listing(interfaces or (PRIMARY, ETH1), tuple(sick)), world, made, address_wait_expired, config, networks)
 
 
 def texts(items):

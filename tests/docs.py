@@ -30,7 +30,7 @@ from tests.build import interface, subnet
 from tests.windows import Instance
 
 
-class World(NamedTuple):
+class Context(NamedTuple):
     """Where a sample's commands run; ``options`` are those of ``Vpc``, without its tree."""
 
     tree: Dict[str, Any]
@@ -49,12 +49,12 @@ mkdir -p /etc/systemd/system/timers.target.wants
 touch /etc/systemd/system/timers.target.wants/eni-bootstrap.timer"""
 
 WORLDS = {
-    "two-enis": World({"enis": 2}),
-    "three-enis": World({}),
-    "ipv6": World({"enis": 2, "ipv6": True}),
-    "ordinary-user": World({"enis": 2}, prefix="setpriv --bounding-set=-all"),
-    "no-metadata": World({"enis": 2}, {"service": False}),
-    "typed": World({"enis": 2}, before=_TYPED),
+    "two-enis": Context({"enis": 2}),
+    "three-enis": Context({}),
+    "ipv6": Context({"enis": 2, "ipv6": True}),
+    "ordinary-user": Context({"enis": 2}, prefix="setpriv --bounding-set=-all"),
+    "no-metadata": Context({"enis": 2}, {"service": False}),
+    "typed": Context({"enis": 2}, before=_TYPED),
 }
 WINDOWS = "windows"
 """The vendor's example on a Windows that is a fake."""

@@ -14,13 +14,13 @@ from eni_bootstrap.desired.decide import decide
 from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.kernel import record
 from eni_bootstrap.metadata.dump import Saved
-from eni_bootstrap.model.changes import Made, Numbering
+from eni_bootstrap.model.changes import Numbering, Record
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.plan.diff import plan, withdrawal
 from eni_bootstrap.plan.ownership import outdated, without
 from eni_bootstrap.render import FORMATS, formats, output
-from eni_bootstrap.verify.checks import Facts, full, queue_jumpers
+from eni_bootstrap.verify.checks import VerifyInput, full, shadowing_rules
 from eni_bootstrap.verify.installed import recall
 from tests.build import CONFIG, net
 from tests.fakes import FakeKernel
@@ -39,13 +39,13 @@ def tell(listing, snapshot):
     """Lines of text about a host: before us, set up, with an ENI that has become unfit, with other numbers, without."""
     over = frozenset((link.name, version) for link in snapshot.links for version in (4, 6))
     for config in (CONFIG._replace(group=0), ALL):
-        decision, todo, made, after = yield from _run(listing, snapshot, Made(), over, config)
+        decision, todo, made, after = yield from _run(listing, snapshot, Record(), over, config)
         yield from _shown(recall(after, config), after, config)
         last = listing.interfaces[-1]
         sick = SickInterface(last.eni_id, last.mac, last.primary, "gateway is missing", True)
         yield from _run(listing._replace(interfaces=listing.interfaces[:-1], sick=(sick,)), after, made, over, config)
         yield from _run(listing._replace(interfaces=listing.interfaces[:1]), after, made, over, config)
-        yield from _run(listing, after, made, over, config._replace(protocol_guarded=2))
+        yield from _run(listing, after, made, over, config._replace(protocol_networkd_safe=2))
         yield from map(str, withdrawal(after, made, set(), config, [FORMER]).changes)
     yield from _run(listing, after, made, over, FORMER, former=[ALL])
     for name in FORMATS:
@@ -59,7 +59,7 @@ def _run(listing, snapshot, made, over, config, former=()):
     todo = plan(decision, snapshot, made, config, former, left)
     yield plan_text(Report(decision, todo.changes, decision.problems, decision.remarks))
     yield repr((todo.conflicts, decision.routes, decision.rules, decision.addresses, decision.groups, decision.settings,
-                decision.sources, decision.numbers, decision.marked, decision.unfit))
+                decision.sources, decision.numbers, decision.marked, decision.unready))
     yield from _shown(decision, snapshot, config)
     yield repr([Memory(snapshot, config).tables_of(eni.dev, decision.sources[eni.dev]) for eni in decision.enis])
     made = record.before(made, todo.links + todo.addresses, snapshot.links, [eni.dev for eni in decision.enis],
@@ -71,8 +71,8 @@ def _run(listing, snapshot, made, over, config, former=()):
 def _shown(decision, snapshot, config):
     report = Report(decision, (), decision.problems, decision.remarks)
     yield status_text(report) + json.dumps(as_json(report))
-    facts = Facts(decision.enis, decision.sources, snapshot.addresses, snapshot.rules)
-    yield repr(full(facts)) + repr(queue_jumpers(facts, config))
+    facts = VerifyInput(decision.enis, decision.sources, snapshot.addresses, snapshot.rules)
+    yield repr(full(facts)) + repr(shadowing_rules(facts, config))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.kernel import record
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
-from eni_bootstrap.model.changes import Made
+from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.kernel import LinkAddress
 from tests import build
 from tests.agent import Agent
@@ -309,8 +309,8 @@ def test_a_prefix_that_goes_and_a_removal_take_the_pool_back(configured):
     for leaf in ("ipv4-prefixes", "ipv6-prefixes"):
         del macs_of(vpc.tree)[ETH1][leaf]
     assert agent().code == 0
-    pools = "".join(ip(vpc, "-{} route show table local proto 235".format(version)) for version in (4, 6))
-    assert len(pools.splitlines()) == 4 and not any(prefix in pools for prefix in gone)
+    own_prefixes = "".join(ip(vpc, "-{} route show table local proto 235".format(version)) for version in (4, 6))
+    assert len(own_prefixes.splitlines()) == 4 and not any(prefix in own_prefixes for prefix in gone)
     assert agent("status").code == 0
     assert agent("remove").code == 0
     assert difference(before, kernel(vpc)) == ([], [])
@@ -495,7 +495,7 @@ def decided(held_there, addresses, made=(), config=ALL, **options):
     world = build.two_enis()
     world = world._replace(addresses=world.addresses[:1] + tuple(held_there))
     interface = build.interface(1, *(build.subnet(vswitch, *own) for vswitch, own in addresses.items()))
-    return build.decision(world, build.PRIMARY, interface, made=Made(addresses=frozenset(made)), config=config,
+    return build.decision(world, build.PRIMARY, interface, made=Record(addresses=frozenset(made)), config=config,
                           **options)
 
 
@@ -508,7 +508,7 @@ def test_no_address_comes_before_the_first(addresses):
     """A DHCP client that is still to come would find its own behind others."""
     made = decided([], addresses)
     assert not made.addresses and len(made.unaddressed) == 1
-    late = decided([], addresses, patience_over=frozenset([("eth1", 4), ("eth1", 6)]))
+    late = decided([], addresses, address_wait_expired=frozenset([("eth1", 4), ("eth1", 6)]))
     first = next(iter(addresses.values()))[0]
     assert str(late.addresses[0].address) == first and not late.addresses[0].deprecated
     assert len(late.addresses) == len(next(iter(addresses.values())))
@@ -521,7 +521,7 @@ def test_the_others_have_the_prefix_length_that_the_first_has():
 
 
 def test_behind_somebody_else_s_address_no_more_are_put():
-    late = decided(on_link("172.16.20.22/24"), FOUR, patience_over=frozenset([("eth1", 4)]))
+    late = decided(on_link("172.16.20.22/24"), FOUR, address_wait_expired=frozenset([("eth1", 4)]))
     assert not late.addresses and any("no more are put there" in remark for remark in late.remarks)
 
 
@@ -535,13 +535,13 @@ def test_an_address_that_a_container_has_is_not_put_on_the_link():
 def test_of_ipv6_one_address_is_preferred():
     """Our deprecated one becomes that when the one that was has gone."""
     mine = on_link("2001:db8:1::5/128", deprecated=True)
-    made = decided(mine, SIX, mine, patience_over=frozenset([("eth1", 6)]))
+    made = decided(mine, SIX, mine, address_wait_expired=frozenset([("eth1", 6)]))
     assert [(str(each.address), each.deprecated) for each in made.addresses] == [
         ("2001:db8:1::5", False), ("2001:db8:1::6", True)]
 
 
 def test_what_is_deprecated_is_recorded_as_ours(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
-    made = Made(addresses=frozenset(on_link("2001:db8:1::5/128", deprecated=True) + on_link("172.16.20.21/24")))
+    made = Record(addresses=frozenset(on_link("2001:db8:1::5/128", deprecated=True) + on_link("172.16.20.21/24")))
     record.save(made, (build.link(1),))
     assert record.load((build.link(1),)) == made and os.listdir(str(tmp_path)) == ["state.json"]

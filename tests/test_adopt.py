@@ -14,7 +14,7 @@ import pytest
 
 from eni_bootstrap.adopt import rc_local
 from eni_bootstrap.adopt.search import adoption
-from eni_bootstrap.desired.decide import Made
+from eni_bootstrap.desired.decide import Record
 from eni_bootstrap.host.units import with_start
 from eni_bootstrap.lab import wire
 from eni_bootstrap.lab.vpc import make_tree
@@ -41,12 +41,12 @@ def rule(src, table, priority=32765, **more):
 def found(world, *lines, interfaces=(), sound=None):
     """What is found where the agent has run."""
     interfaces = interfaces or (PRIMARY, ETH1)
-    todo = plan(decision(world, *interfaces), world, Made(), CONFIG)
+    todo = plan(decision(world, *interfaces), world, Record(), CONFIG)
     world = FakeKernel(world).apply(todo.changes)
     scripts = [Script("/etc/rc.local", lines)] if lines else []
     made = adoption(decision(world, *interfaces), world, scripts, CONFIG, sound)
     after = FakeKernel(world).apply(made.changes)
-    again = plan(decision(after, *interfaces), after, Made(), CONFIG)
+    again = plan(decision(after, *interfaces), after, Record(), CONFIG)
     assert again.changes == ()
     return made
 
@@ -183,7 +183,7 @@ def test_a_rule_in_the_very_place_of_ours_makes_room_for_it(protocol):
 def test_a_twin_of_ours_that_came_later_is_left():
     """Told no protocol, the kernel takes the first of the two away, which is ours."""
     world = two_enis()
-    world = FakeKernel(world).apply(plan(decision(world), world, Made(), CONFIG).changes)
+    world = FakeKernel(world).apply(plan(decision(world), world, Record(), CONFIG).changes)
     world = world._replace(rules=world.rules + ((rule("172.16.20.20", 1001, 7200), NOBODY),))
     world = world._replace(rules=tuple(SeenRule(*each) for each in world.rules))
     assert len(left(world)) == 1

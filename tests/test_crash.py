@@ -15,8 +15,7 @@ import pytest
 from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.kernel import kernel as kernel_door
-from eni_bootstrap.kernel import record
+from eni_bootstrap.kernel import kernel as kernel_door, record
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab.vpc import METADATA, Vpc, macs_of, make_tree
 from eni_bootstrap.model.deadline import Deadline
@@ -176,7 +175,7 @@ def step(vpc, told, command=commands.apply, config=Config()):
     with vpc.instance:
         kernel = StepKernel(told)
         try:
-            return command(commands.World(lambda: deepcopy(vpc.tree), kernel, Deadline(10), config))
+            return command(commands.Context(lambda: deepcopy(vpc.tree), kernel, Deadline(10), config))
         finally:
             kernel.close()
 

@@ -493,8 +493,8 @@ STORIES = [
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("stories")
-    with ThreadPoolExecutor(len(STORIES)) as pool:
-        yield {story: pool.submit(story, tmp) for story in STORIES}
+    with ThreadPoolExecutor(len(STORIES)) as local_prefix:
+        yield {story: local_prefix.submit(story, tmp) for story in STORIES}
 
 
 @pytest.mark.parametrize("story", STORIES, ids=[story.__name__ for story in STORIES])

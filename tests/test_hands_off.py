@@ -13,7 +13,7 @@ from eni_bootstrap.host.cni_config import container_networks
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import make_tree
-from eni_bootstrap.model.changes import Made
+from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import LinkGroup, Match, Rule, SeenRule
@@ -91,14 +91,14 @@ def test_who_names_the_primary_is_told():
 def test_an_unfit_eni_is_left_alone_too():
     """Then it is no error, and nothing is waited for."""
     for config in (CONFIG._replace(ignore=("vsw-one",)), CONFIG._replace(only=("vsw-two",))):
-        assert decided(two_enis(links=[link(0), link(2)]), *THREE, config=config).unfit == ()
+        assert decided(two_enis(links=[link(0), link(2)]), *THREE, config=config).unready == ()
 
 
 def test_an_eni_whose_vswitch_metadata_has_lost_keeps_what_it_has():
     config = CONFIG._replace(only=("vsw-one",))
     sick = SickInterface("eni-1", mac(1), False, "no gateway", True)
-    assert decided(three(), PRIMARY, THREE[2], sick=[sick], config=config).unfit
-    assert not decided(three(), PRIMARY, THREE[2], sick=[sick], config=CONFIG._replace(only=("eth2",))).unfit
+    assert decided(three(), PRIMARY, THREE[2], sick=[sick], config=config).unready
+    assert not decided(three(), PRIMARY, THREE[2], sick=[sick], config=CONFIG._replace(only=("eth2",))).unready
 
 
 class TestWhatWasSetUpBefore:
@@ -106,19 +106,19 @@ class TestWhatWasSetUpBefore:
 
     def before(self):
         world = two_enis(links=[link(0), link(1), link(2)])
-        return FakeKernel(world).apply(plan(decided(world, *THREE), world, Made(), CONFIG).changes)
+        return FakeKernel(world).apply(plan(decided(world, *THREE), world, Record(), CONFIG).changes)
 
-    def changes(self, world, made=Made(), in_use=frozenset(), config=CONFIG._replace(ignore=("eth1",))):
+    def changes(self, world, made=Record(), in_use=frozenset(), config=CONFIG._replace(ignore=("eth1",))):
         return plan(decided(world, *THREE, config=config, made=made), world, made, config, in_use=in_use).changes
 
     def test_rules_routes_and_group_go_and_the_others_stay(self):
         world = self.before()
-        after = FakeKernel(world).apply(self.changes(world, Made(groups=(LinkGroup("eth1", 7),))))
+        after = FakeKernel(world).apply(self.changes(world, Record(groups=(LinkGroup("eth1", 7),))))
         fresh = two_enis(links=[link(0), link(1), link(2)])
         whole = FakeKernel(fresh).apply(self.changes(fresh))
         assert set(after.rules) == set(whole.rules) and set(after.routes) == set(whole.routes)
         assert [each.group for each in after.links] == [CONFIG.group, 7, CONFIG.group]
-        assert self.changes(after, Made(groups=(LinkGroup("eth0", 0), LinkGroup("eth2", 0)))) == ()
+        assert self.changes(after, Record(groups=(LinkGroup("eth0", 0), LinkGroup("eth2", 0)))) == ()
 
     def test_a_group_that_udev_gave_goes_too(self):
         fresh = two_enis(links=[link(0), link(1, group=CONFIG.group), link(2)])
@@ -134,7 +134,7 @@ class TestWhatWasSetUpBefore:
         assert not [change for change in self.changes(fresh) if "eth3" in str(change)]
 
     def test_the_address_and_the_link_go_back_unless_somebody_uses_them(self):
-        made = Made(frozenset(["eth1", "eth2"]), (), frozenset([address("eth1", "172.16.20.20/24")]))
+        made = Record(frozenset(["eth1", "eth2"]), (), frozenset([address("eth1", "172.16.20.20/24")]))
         world = self.before()
         back = {"ip -4 address del 172.16.20.20/24 dev eth1", "ip link set dev eth1 down"}
         assert back <= set(map(str, self.changes(world, made)))
@@ -148,7 +148,7 @@ class TestWhatWasSetUpBefore:
         config = CONFIG._replace(ignore=("eth1",))
         lost_one = interface(3, subnet("172.16.30.0/24", "172.16.30.30"))
         made = decided(world, PRIMARY, ETH1, lost_one, config=config)
-        found = [str(change) for change in plan(made, world, Made(), config).changes]
+        found = [str(change) for change in plan(made, world, Record(), config).changes]
         assert "ip -4 rule del from 172.16.20.20 lookup 1001 priority 7200 protocol 235" in found
         assert "ip -4 route del unreachable default table 1001 metric 4294967295 proto 235" in found
         assert not [change for change in found if "1002" in change]
@@ -160,7 +160,7 @@ class TestWhatWasSetUpBefore:
 @pytest.mark.parametrize("kind", ["ipvlan", "ipvtap", "macvlan", "macvtap"])
 def test_an_eni_with_a_child_as_containers_have_is_left_alone(kind):
     made = decided(two_enis(links=[link(0), link(1), child(kind, 1)]))
-    assert devs(made) == ["eth0"] and not made.unfit
+    assert devs(made) == ["eth0"] and not made.unready
     assert "child0" in said_of(made, "eth1") and kind in said_of(made, "eth1")
     assert "container-networks: manage" in said_of(made, "eth1")
 
@@ -220,7 +220,7 @@ def lookup(priority, table, src=None, dst=None):
 def test_where_a_network_has_its_own_somebody_uses_the_eni(network, seen_routes, seen_rules):
     world = two_enis(seen_routes, seen_rules)
     made = decided(world, networks=[network])
-    assert devs(made) == ["eth0"] and not made.unfit
+    assert devs(made) == ["eth0"] and not made.unready
     said = said_of(made, "eth1")
     assert network.name in said and network.path in said
     assert str((seen_rules or seen_routes)[0][0]) in said
@@ -250,17 +250,17 @@ def test_our_own_rules_and_routes_are_no_evidence():
     """Table 1003 is that of eth3, and would be terway's for the same link."""
     eth3 = interface(3, subnet("172.16.30.0/24", "172.16.30.30"))
     world = two_enis(links=[link(0), link(3)._replace(ifindex=3)])._replace(addresses=(), routes=())
-    set_up = FakeKernel(world).apply(plan(decided(world, PRIMARY, eth3), world, Made(), CONFIG).changes)
+    set_up = FakeKernel(world).apply(plan(decided(world, PRIMARY, eth3), world, Record(), CONFIG).changes)
     assert [seen for seen in set_up.routes if seen.route.table == 1003 and seen.protocol == OURS]
     assert devs(decided(set_up, PRIMARY, eth3, networks=[TERWAY, CILIUM, AWS])) == ["eth0", "eth3"]
 
 
 def test_what_was_set_up_goes_when_a_container_network_takes_the_eni():
     world = two_enis()
-    ours = FakeKernel(world).apply(plan(decided(world), world, Made(), CONFIG).changes)
+    ours = FakeKernel(world).apply(plan(decided(world), world, Record(), CONFIG).changes)
     theirs = two_enis([DEFAULT[1003]], [lookup(2048, 1003, src=POD)])
     taken = ours._replace(routes=ours.routes + theirs.routes[4:], rules=ours.rules + theirs.rules)
-    after = FakeKernel(taken).apply(plan(decided(taken, networks=[TERWAY]), taken, Made(), CONFIG).changes)
+    after = FakeKernel(taken).apply(plan(decided(taken, networks=[TERWAY]), taken, Record(), CONFIG).changes)
     assert set(after.routes) == set(theirs.routes) and after.rules == theirs.rules and after.links == theirs.links
 
 
@@ -286,26 +286,26 @@ def test_what_else_a_device_carries():
 
 def test_an_eni_that_a_network_may_have_moved_is_no_error():
     made = decided(two_enis(links=[link(0), link(2)]), PRIMARY, ETH1, ETH2, networks=[TERWAY])
-    assert devs(made) == ["eth0", "eth2"] and not made.unfit
+    assert devs(made) == ["eth0", "eth2"] and not made.unready
     assert "no link has its MAC" in said_of(made, "eni-1") and "terway" in said_of(made, "eni-1")
     links = [link(0), link(2), link(1, "mv0", kind="macvlan")]
-    assert not decided(two_enis(links=links), PRIMARY, ETH1, ETH2, networks=[TERWAY]).unfit
+    assert not decided(two_enis(links=links), PRIMARY, ETH1, ETH2, networks=[TERWAY]).unready
 
 
 @pytest.mark.parametrize("networks", [[], [CILIUM], [AWS], [ContainerNetwork("macvlan", "/x", False)]])
 def test_without_such_a_network_it_is_waited_for(networks):
     made = decided(two_enis(links=[link(0)]), networks=networks)
-    assert [member.passing for member in made.unfit] == [True]
+    assert [member.transient for member in made.unready] == [True]
 
 
 def test_one_that_is_here_and_not_whole_is_still_an_error():
     sick = SickInterface("eni-1", mac(1), False, "no gateway", True)
-    assert decided(two_enis(), PRIMARY, sick=[sick], networks=[TERWAY]).unfit
-    assert not decided(two_enis(links=[link(0)]), PRIMARY, sick=[sick], networks=[TERWAY]).unfit
+    assert decided(two_enis(), PRIMARY, sick=[sick], networks=[TERWAY]).unready
+    assert not decided(two_enis(links=[link(0)]), PRIMARY, sick=[sick], networks=[TERWAY]).unready
 
 
 def test_the_primary_without_a_link_is_an_error_everywhere():
-    assert decided(two_enis(links=[link(1)]), networks=[TERWAY]).unfit
+    assert decided(two_enis(links=[link(1)]), networks=[TERWAY]).unready
 
 
 @pytest.mark.parametrize("name", ["eth1", mac(1)])

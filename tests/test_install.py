@@ -16,7 +16,7 @@ import pytest
 import eni_bootstrap
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host import installer, units
-from eni_bootstrap.host.competitors import rivals
+from eni_bootstrap.host.competitors import competing_agents
 from eni_bootstrap.host.rootfs import inside, place
 from eni_bootstrap.host.units import File
 from eni_bootstrap.model.errors import BootstrapError
@@ -378,7 +378,7 @@ class TestUnits:
 class TestRivals:
     def test_an_empty_host_has_none(self, root):
         put(root)
-        assert rivals(str(root)) == []
+        assert competing_agents(str(root)) == []
 
     def test_nm_cloud_setup(self, root):
         timer = root / "etc/systemd/system/timers.target.wants/nm-cloud-setup.timer"
@@ -386,17 +386,17 @@ class TestRivals:
         timer.symlink_to("/usr/lib/systemd/system/nm-cloud-setup.timer")
         unit = write(root, "usr/lib/systemd/system/nm-cloud-setup.service",
                      "[Service]\n#Environment=NM_CLOUD_SETUP_ALIYUN=yes\n")
-        assert rivals(str(root)) == []
+        assert competing_agents(str(root)) == []
         write(root, "etc/systemd/system/nm-cloud-setup.service.d/10.conf",
               "[Service]\nEnvironment=NM_CLOUD_SETUP_ALIYUN=yes\n")
-        (said,) = rivals(str(root))
+        (said,) = competing_agents(str(root))
         assert "/etc/systemd/system/nm-cloud-setup.service.d/10.conf" in said and "systemctl disable" in said
         timer.unlink()
-        assert unit.exists() and rivals(str(root)) == []
+        assert unit.exists() and competing_agents(str(root)) == []
 
     def test_multi_nic_util(self, root):
         write(root, "etc/systemd/system/eni.service", "[Service]\n")
-        (said,) = rivals(str(root))
+        (said,) = competing_agents(str(root))
         assert "multi-nic-util" in said and "/etc/systemd/system/eni.service" in said
 
     @pytest.mark.parametrize("line, found", [
@@ -412,13 +412,13 @@ class TestRivals:
     def test_lines_of_the_vendor_s_page(self, root, line, found):
         write(root, "etc/rc.d/rc.local", "#!/bin/sh\n" + line + "\n")
         (root / "etc/rc.local").symlink_to("/etc/rc.d/rc.local")
-        said = rivals(str(root))
+        said = competing_agents(str(root))
         assert len(said) == found
         assert not found or "(line 2)" in said[0]
 
     def test_terway(self, root):
         write(root, "etc/cni/net.d/10-terway.conflist", "{}")
-        assert "terway" in rivals(str(root))[0]
+        assert "terway" in competing_agents(str(root))[0]
 
 
 @pytest.mark.packaging

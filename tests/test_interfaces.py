@@ -60,7 +60,7 @@ def tree(macs=None, mac=PRIMARY):
 
 
 def second(leaves=(), without=(), **changes):
-    """What becomes of the second ENI when its leaves are changed so (``_`` stands for ``-``)."""
+    """What becomes of the second ENI when its leaves are changed so (```` stands for ``-``)."""
     changed = dict(SECOND_LEAVES, **dict(leaves))
     changed.update({name.replace("_", "-"): value for name, value in changes.items()})
     for name in without:
@@ -199,14 +199,14 @@ def test_an_unusable_eni_id_is_left_out(eni_id):
 )
 def test_a_missing_leaf_is_named_and_may_come(without, named):
     eni = second(without=without)
-    assert isinstance(eni, SickInterface) and eni.passing and not eni.primary
+    assert isinstance(eni, SickInterface) and eni.transient and not eni.primary
     assert eni.reason.startswith(named + (" are" if " and " in named else " is") + " missing")
 
 
 @pytest.mark.parametrize("node", ["", None, [], 7])
 def test_a_mac_without_a_directory_may_get_one(node):
     listing = parse_interfaces(tree({PRIMARY: PRIMARY_LEAVES, SECOND: node}))
-    assert [(eni.mac, eni.eni_id, eni.passing) for eni in listing.sick] == [(SECOND, "", True)]
+    assert [(eni.mac, eni.eni_id, eni.transient) for eni in listing.sick] == [(SECOND, "", True)]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_mac_without_a_directory_may_get_one(node):
 )
 def test_garbage_is_named_and_stays(leaf, value):
     eni = second({leaf: value})
-    assert isinstance(eni, SickInterface) and not eni.passing
+    assert isinstance(eni, SickInterface) and not eni.transient
     assert (eni.eni_id, eni.mac) == ("eni-2", SECOND)
     assert eni.reason.startswith(leaf + " is ")
 
@@ -266,13 +266,13 @@ def test_a_garbage_value_is_quoted_but_not_at_length():
 
 def test_a_garbage_netmask_is_named():
     eni = second(without=["vswitch-cidr-block"], netmask="255.0.255.0")
-    assert not eni.passing and eni.reason == "netmask is '10.20.17.40/255.0.255.0'"
+    assert not eni.transient and eni.reason == "netmask is '10.20.17.40/255.0.255.0'"
 
 
 @pytest.mark.parametrize("leaf, value", [("gateway", "10.20.17.41"), ("ipv6-gateway", "2001:db8:20:a204::2")])
 def test_a_gateway_that_is_the_eni_itself(leaf, value):
     eni = second({leaf: value})
-    assert not eni.passing
+    assert not eni.transient
     assert eni.reason == "{} is {}, an address of the ENI itself".format(leaf, value)
 
 
@@ -291,7 +291,7 @@ def test_the_primary_can_be_sick():
 @pytest.mark.parametrize("key", ["eth1", "", "00:16:3e:12:e7", "00:16:3e:12:e7:27:00", "zz:16:3e:12:e7:27", "<html>"])
 def test_a_key_that_is_no_mac_is_a_sick_eni(key):
     listing = parse_interfaces(tree({PRIMARY: PRIMARY_LEAVES, key: SECOND_LEAVES}))
-    assert [(eni.eni_id, eni.mac, eni.primary, eni.passing) for eni in listing.sick] == [
+    assert [(eni.eni_id, eni.mac, eni.primary, eni.transient) for eni in listing.sick] == [
         ("eni-2", repr(key), False, False)
     ]
     assert listing.sick[0].reason == "its MAC is {!r}".format(key)

@@ -17,7 +17,7 @@ from eni_bootstrap.desired.connmark import Marked, as_wanted, mark_rules, marked
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import make_tree
-from eni_bootstrap.model.changes import Made
+from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.plan.diff import plan, withdrawal
 from tests.agent import ROOT
@@ -127,22 +127,22 @@ def test_a_name_that_means_something_to_nft_is_refused():
 def test_what_is_planned_is_complete_and_taken_back():
     world = two_enis(links=[link(0), link(1), link(2)])
     wanted = decided(world, PRIMARY, ETH1, ETH2)
-    after = FakeKernel(world).apply(plan(wanted, world, Made(), MARKING).changes)
-    assert plan(decided(after, PRIMARY, ETH1, ETH2), after, Made(), MARKING).changes == ()
-    less = FakeKernel(after).apply(plan(decided(after, PRIMARY, ETH1, ETH2, config=Config()), after, Made(),
+    after = FakeKernel(world).apply(plan(wanted, world, Record(), MARKING).changes)
+    assert plan(decided(after, PRIMARY, ETH1, ETH2), after, Record(), MARKING).changes == ()
+    less = FakeKernel(after).apply(plan(decided(after, PRIMARY, ETH1, ETH2, config=Config()), after, Record(),
                                         Config()).changes)
     assert not [seen for seen in less.rules if seen.rule.match.mask or seen.rule.action == "nop"]
-    left = FakeKernel(after).apply(withdrawal(after, Made(), set(), Config()).changes)
+    left = FakeKernel(after).apply(withdrawal(after, Record(), set(), Config()).changes)
     assert left.rules == world.rules
 
 
 def test_an_eni_that_can_t_be_set_up_now_keeps_its_mark():
     world = two_enis(links=[link(0), link(1), link(2)])
-    after = FakeKernel(world).apply(plan(decided(world, PRIMARY, ETH1, ETH2), world, Made(), MARKING).changes)
+    after = FakeKernel(world).apply(plan(decided(world, PRIMARY, ETH1, ETH2), world, Record(), MARKING).changes)
     sick = SickInterface("eni-2", ETH2.mac, False, "its gateway is missing", True)
     found = decision(after, PRIMARY, ETH1, sick=[sick], config=MARKING)
     assert [member.dev for member in found.marked] == list(DEVS)
-    assert plan(found, after, Made(), MARKING).changes == ()
+    assert plan(found, after, Record(), MARKING).changes == ()
 
 
 # the text

@@ -139,7 +139,7 @@ def test_all_and_the_walk_tell_the_same(serve, faults):
 
 def test_a_detaching_eni_is_empty_and_may_pass(serve):
     sick = read(serve(all_answer=404, detaching=[SECOND])).sick
-    assert [(eni.mac, eni.passing) for eni in sick] == [(SECOND, True)]
+    assert [(eni.mac, eni.transient) for eni in sick] == [(SECOND, True)]
 
 
 @pytest.mark.parametrize("leaf", ["private-ipv4s", "ipv4-prefixes", "ipv6s", "ipv6-prefixes"])
@@ -152,7 +152,7 @@ def test_a_leaf_that_was_absent_once_is_there(serve, leaf, status):
 @pytest.mark.parametrize("leaf", ["private-ipv4s", "ipv4-prefixes", "ipv6s", "ipv6-prefixes"])
 def test_an_eni_whose_listing_names_what_is_not_there_is_sick_and_may_get_well(serve, leaf):
     found = read(serve(all_answer=404, missing={SECOND: [leaf]}, still_listed=True))
-    assert [(eni.mac, eni.passing, eni.reason.split(" is ")[0]) for eni in found.sick] == [(SECOND, True, leaf)]
+    assert [(eni.mac, eni.transient, eni.reason.split(" is ")[0]) for eni in found.sick] == [(SECOND, True, leaf)]
     assert len(found.interfaces) == 2
 
 

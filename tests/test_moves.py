@@ -122,7 +122,7 @@ def test_links_that_change_places_while_a_run_waits_are_all_done_by_that_run(mak
     with vpc.instance:
         kernel = Kernel()
         try:
-            report = agent_commands.apply(agent_commands.World(
+            report = agent_commands.apply(agent_commands.Context(
                 lambda: deepcopy(vpc.tree), kernel, Deadline(60, clock), Config(), sleep=clock.sleep))
         finally:
             kernel.close()

@@ -38,7 +38,7 @@ def configured(text):
 def test_the_bands_move_as_a_whole():
     config, problems = configured(OTHER)
     assert not problems and config.numbering == Numbering(3000, 9000, 240, 77)
-    assert (config.metric_step, config.protocol_guarded) == (7, 240)
+    assert (config.metric_step, config.protocol_networkd_safe) == (7, 240)
     usual = Config()
     for name in usual._fields:
         shift = 2000 if name.startswith(("table_", "priority_")) else 0

@@ -17,22 +17,22 @@ def paired(interfaces, links, sick=()):
 
 
 def test_names_and_order_don_t_matter_the_mac_does():
-    enis, unfit = paired([ETH2, ETH1, PRIMARY], [link(2, "ens7"), link(1, "ens10"), link(0, "enp0s5")])
+    enis, unready = paired([ETH2, ETH1, PRIMARY], [link(2, "ens7"), link(1, "ens10"), link(0, "enp0s5")])
     assert [(eni.interface.eni_id, eni.dev) for eni in enis] == [
         ("eni-0", "enp0s5"), ("eni-2", "ens7"), ("eni-1", "ens10")]
-    assert not unfit
+    assert not unready
 
 
 def test_an_eni_without_a_link_may_still_come():
-    enis, unfit = paired([PRIMARY, ETH1], [link(0)])
+    enis, unready = paired([PRIMARY, ETH1], [link(0)])
     assert [eni.dev for eni in enis] == ["eth0"]
-    assert unfit[0].passing and "no link has this MAC" in unfit[0].reason and "eni-1 (" + mac(1) in unfit[0].label
+    assert unready[0].transient and "no link has this MAC" in unready[0].reason and "eni-1 (" + mac(1) in unready[0].label
 
 
 def test_two_links_with_one_mac_are_named_and_left():
-    enis, unfit = paired([PRIMARY, ETH1], [link(0), link(1), link(1, "eth7")._replace(ifindex=9)])
+    enis, unready = paired([PRIMARY, ETH1], [link(0), link(1), link(1, "eth7")._replace(ifindex=9)])
     assert [eni.dev for eni in enis] == ["eth0"]
-    assert not unfit[0].passing and "eth1, eth7" in unfit[0].reason
+    assert not unready[0].transient and "eth1, eth7" in unready[0].reason
 
 
 @pytest.mark.parametrize("kind", ["vlan", "macvlan", "ipvlan", "bridge", "bond", "tun", "dummy"])
@@ -58,22 +58,22 @@ def test_a_bond_in_a_bridge_is_carried_by_the_bridge():
 def test_of_two_enis_in_one_bond_only_the_first_is_set_up():
     """Both MACs are the bond's while they are its ports; the permanent ones tell them apart."""
     bond = link(1, "bond0", kind="bond")._replace(ifindex=9)
-    enis, unfit = paired([PRIMARY, ETH1, ETH2], [link(0), link(1, master=9), link(2, master=9), bond])
+    enis, unready = paired([PRIMARY, ETH1, ETH2], [link(0), link(1, master=9), link(2, master=9), bond])
     assert [eni.dev for eni in enis] == ["eth0", "bond0"]
-    assert "bond0 already carries eni-1" in unfit[0].reason and not unfit[0].passing
+    assert "bond0 already carries eni-1" in unready[0].reason and not unready[0].transient
 
 
 @pytest.mark.parametrize("kind", ["vrf", "openvswitch", "something new"])
 def test_a_port_of_a_vrf_or_switch_is_left_alone(kind):
     master = link(9, "master0", kind=kind)._replace(ifindex=9)
-    enis, unfit = paired([PRIMARY, ETH1], [link(0), link(1, master=9), master])
+    enis, unready = paired([PRIMARY, ETH1], [link(0), link(1, master=9), master])
     assert [eni.dev for eni in enis] == ["eth0"]
-    assert kind in unfit[0].reason and "left alone" in unfit[0].reason and unfit[0].dev == "eth1"
+    assert kind in unready[0].reason and "left alone" in unready[0].reason and unready[0].dev == "eth1"
 
 
 def test_a_sick_eni_is_found_by_its_mac():
-    _, unfit = paired([PRIMARY], [link(0), link(1)], [SickInterface("eni-1", mac(1), False, "no gateway", True)])
-    assert (unfit[0].dev, unfit[0].reason, unfit[0].passing) == ("eth1", "no gateway", True)
+    _, unready = paired([PRIMARY], [link(0), link(1)], [SickInterface("eni-1", mac(1), False, "no gateway", True)])
+    assert (unready[0].dev, unready[0].reason, unready[0].transient) == ("eth1", "no gateway", True)
 
 
 @pytest.mark.parametrize("claim, words", [
@@ -97,7 +97,7 @@ def test_a_secondary_that_claims_what_can_t_be_its_own_is_refused(claim, words):
     enis, _ = paired([PRIMARY, interface(1, claim), ETH2], [link(0), link(1), link(2)])
     fit, refused = refuse_stealing(enis, [], [])
     assert [eni.dev for eni in fit] == ["eth0", "eth2"]
-    assert words in refused[0].reason and not refused[0].passing and refused[0].dev == "eth1"
+    assert words in refused[0].reason and not refused[0].transient and refused[0].dev == "eth1"
 
 
 def test_of_two_that_claim_one_address_the_first_keeps_it():
@@ -109,10 +109,10 @@ def test_of_two_that_claim_one_address_the_first_keeps_it():
 
 def test_what_the_link_of_a_badly_described_primary_holds_is_the_primary_s():
     thief = interface(1, subnet("172.16.20.0/24", "172.16.20.20", "172.16.10.10", vpc=["172.16.0.0/12"]))
-    enis, unfit = paired([thief], [link(0), link(1)], [SickInterface("eni-0", mac(0), True, "no gateway", True)])
-    fit, refused = refuse_stealing(enis, unfit, [address("eth0", "172.16.10.10/24")])
+    enis, unready = paired([thief], [link(0), link(1)], [SickInterface("eni-0", mac(0), True, "no gateway", True)])
+    fit, refused = refuse_stealing(enis, unready, [address("eth0", "172.16.10.10/24")])
     assert not fit and "172.16.10.10" in refused[0].reason
-    assert refuse_stealing(enis, unfit, [])[0] == enis
+    assert refuse_stealing(enis, unready, [])[0] == enis
 
 
 def test_the_primary_s_prefix_is_the_primary_s():
@@ -152,9 +152,9 @@ def test_ipv6_that_is_switched_off_on_a_device_is_left_out_there():
     both = interface(1, ETH1.subnets[0], subnet("2001:db8::/64", "2001:db8::5"))
     only = interface(2, subnet("2001:db8:1::/64", "2001:db8:1::5"))
     links = [link(0, ipv6=False), link(1, ipv6=False), link(2, ipv6=False)]
-    fit, unfit, remarks = leave_out_ipv6(paired([PRIMARY, both, only], links)[0], links)
+    fit, unready, remarks = leave_out_ipv6(paired([PRIMARY, both, only], links)[0], links)
     assert [(eni.dev, [of.version for of in eni.interface.subnets]) for eni in fit] == [("eth0", [4]), ("eth1", [4])]
-    assert [member.dev for member in unfit] == ["eth2"] and "switched off" in unfit[0].reason
+    assert [member.dev for member in unready] == ["eth2"] and "switched off" in unready[0].reason
     assert len(remarks) == 1 and "eth1" in remarks[0], "a device that has no IPv6 anyway is not worth a word"
     links = [link(0), link(1), link(2)]
     assert leave_out_ipv6(paired([PRIMARY, both, only], links)[0], links)[1:] == ([], [])

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from eni_bootstrap.desired.decide import Made
+from eni_bootstrap.desired.decide import Record
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.kernel import LinkGroup, LinkUp, Route, Rule, SeenRoute
 from eni_bootstrap.plan.diff import plan, withdrawal
@@ -18,7 +18,7 @@ SIX = interface(1, ETH1.subnets[0], subnet("2001:db8:1::/64", "2001:db8:1::5"))
 SIX_PRIMARY = interface(0, PRIMARY.subnets[0], subnet("2001:db8::/64", "2001:db8::5"), primary=True)
 
 
-def planned(world, *interfaces, made=Made(), **options):
+def planned(world, *interfaces, made=Record(), **options):
     return plan(decision(world, *interfaces, made=made, **options), world, made, CONFIG)
 
 
@@ -61,7 +61,7 @@ def test_what_is_made_is_made_in_a_safe_order():
 
 def test_what_is_removed_is_removed_in_reverse():
     world = applied(two_enis(), SIX_PRIMARY, SIX)
-    made = Made(groups=(LinkGroup("eth0", 0), LinkGroup("eth1", 0)))
+    made = Record(groups=(LinkGroup("eth0", 0), LinkGroup("eth1", 0)))
     changes = withdrawal(world, made, set(), CONFIG).changes
     names = [type(change.item).__name__ for change in changes]
     assert [name for name, _ in itertools.groupby(names)] == ["Rule", "Route", "LinkGroup"]
@@ -85,7 +85,7 @@ def test_remove_leaves_what_was_there_before():
     routes = [(route(1001, "10.60.0.0/16", "eth1 172.16.20.9"), BOOT), (route(500, "10.0.0.0/8", "eth0"), OURS)]
     world = two_enis(routes=routes, rules=foreign)
     after = FakeKernel(applied(world)).apply(withdrawal(
-        applied(world), Made(groups=(LinkGroup("eth0", 0), LinkGroup("eth1", 0))), set(), CONFIG).changes)
+        applied(world), Record(groups=(LinkGroup("eth0", 0), LinkGroup("eth1", 0))), set(), CONFIG).changes)
     assert set(after.routes) == set(world.routes) and after.rules == world.rules and after.links == world.links
 
 
@@ -111,7 +111,7 @@ class TestWhatIsSomebodyElses:
                  (Rule(4, 8000, net("10.0.0.1/32"), table=7), OURS)]
         links = [link(0), link(1), link(7, "docker0", kind="bridge")]
         world = two_enis(routes=others, rules=rules, links=links)
-        todo = withdrawal(applied(world), Made(), set(), CONFIG)
+        todo = withdrawal(applied(world), Record(), set(), CONFIG)
         assert not {change.item for change in todo.changes} & {seen[0] for seen in others + rules}
 
     def test_a_copy_whose_place_is_taken_is_named_and_not_forced(self):
@@ -163,13 +163,13 @@ class TestExactlyThatChanges:
         world = applied(two_enis())
         gone = world._replace(links=world.links[:1], routes=tuple(
             seen for seen in world.routes if "eth1" not in seen.route.devs()))
-        found = commands(planned(gone, PRIMARY, made=Made(groups=(LinkGroup("eth0", 3), LinkGroup("eth1", 0)))))
+        found = commands(planned(gone, PRIMARY, made=Record(groups=(LinkGroup("eth0", 3), LinkGroup("eth1", 0)))))
         assert found[-1] == "ip link set dev eth0 group 3"
         assert not any(" add " in command for command in found)
 
 
 class TestWithdrawal:
-    made = Made(frozenset(["eth1"]), (LinkGroup("eth1", 0),), frozenset([address("eth1", "172.16.20.20/24")]))
+    made = Record(frozenset(["eth1"]), (LinkGroup("eth1", 0),), frozenset([address("eth1", "172.16.20.20/24")]))
 
     def test_takes_back_addresses_and_links_that_we_brought_up(self):
         world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24")])

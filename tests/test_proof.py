@@ -6,7 +6,9 @@ from ipaddress import ip_address
 import pytest
 
 from eni_bootstrap.model.kernel import Answer, Match, Rule, SeenRule
-from eni_bootstrap.verify.checks import Facts, full, judge, may_be_tentative, queue_jumpers, small, unprovable
+from eni_bootstrap.verify.checks import (
+    VerifyInput, all_checks, judge, may_be_tentative, quick_checks, shadowing_rules, unprovable,
+)
 from tests.build import BOOT, CONFIG, ETH2, OURS, PRIMARY, address, decision, interface, link, net, subnet, two_enis
 
 ETH1 = interface(1, subnet("172.16.20.0/24", "172.16.20.20", "172.16.20.21", prefixes=["172.16.20.32/28"]))
@@ -16,7 +18,7 @@ def facts(world=None, *interfaces, **more):
     world = world or two_enis()
     made = decision(world, *(interfaces or (PRIMARY, ETH1)))
     rules = tuple(SeenRule(rule, OURS) for rule in made.rules)
-    return Facts(made.enis, made.sources, world.addresses, more.pop("rules", rules), **more)
+    return VerifyInput(made.enis, made.sources, world.addresses, more.pop("rules", rules), **more)
 
 
 def asked(checks):
@@ -33,7 +35,7 @@ def answers(checks, **wrong):
 
 
 def test_the_small_proof_asks_one_source_of_each_eni_about_everything():
-    assert asked(small(facts())) == [
+    assert asked(quick_checks(facts())) == [
         ("eth0", "172.16.10.10", "internet", "203.0.113.1"),
         ("eth0", "172.16.10.10", "own vSwitch", "172.16.10.1"),
         ("eth0", "172.16.10.10", "vSwitch of eth1", "172.16.20.1"),
@@ -48,14 +50,14 @@ def test_the_small_proof_asks_one_source_of_each_eni_about_everything():
 def test_the_small_proof_asks_about_one_other_vswitch_only():
     eth3 = interface(3, subnet("172.16.30.0/24", "172.16.30.30"))
     world = two_enis(links=[link(0), link(1), link(2), link(3)])
-    about = [target for dev, _, target, _ in asked(small(facts(world, PRIMARY, ETH1, ETH2, eth3))) if dev == "eth1"]
+    about = [target for dev, _, target, _ in asked(quick_checks(facts(world, PRIMARY, ETH1, ETH2, eth3))) if dev == "eth1"]
     assert about == ["internet", "own vSwitch", "vSwitch of eth0", "received"]
 
 
 def test_the_full_proof_adds_every_vswitch_every_device_and_the_other_sources():
     docker = ((ip_address("172.17.0.1"), "docker0"),)
     world = two_enis(addresses=[address("eth1", "172.16.20.21/24")])
-    checks = full(facts(world, local=docker))
+    checks = all_checks(facts(world, local=docker))
     assert ("eth1", "172.16.20.20", "device docker0", "172.17.0.1") in asked(checks)
     assert ("eth1", "172.16.20.21", "internet", "203.0.113.1") in asked(checks)
     stands = [check.stands_for for check in checks if check.stands_for]
@@ -64,7 +66,7 @@ def test_the_full_proof_adds_every_vswitch_every_device_and_the_other_sources():
 
 def test_a_probe_never_goes_to_an_address_of_this_host():
     world = two_enis(addresses=[address("eth0", "172.16.10.1/24"), address("eth0", "172.16.10.2/24")])
-    assert ("eth0", "172.16.10.10", "own vSwitch", "172.16.10.3") in asked(small(facts(world)))
+    assert ("eth0", "172.16.10.10", "own vSwitch", "172.16.10.3") in asked(quick_checks(facts(world)))
 
 
 def test_an_eni_without_an_address_on_its_link_is_not_proven_in_silence():
@@ -76,7 +78,7 @@ def test_an_eni_without_an_address_on_its_link_is_not_proven_in_silence():
 class TestVerdicts:
     def wrong(self, known=None, **answer):
         known = known or facts()
-        checks = full(known)
+        checks = all_checks(known)
         verdicts = judge(checks, answers(checks, **answer), known, CONFIG)
         return [verdict for verdict in verdicts if not verdict.ok]
 
@@ -91,13 +93,13 @@ class TestVerdicts:
 
     def test_the_right_device_by_a_wrong_gateway_is_wrong(self):
         known = facts(gateways={"eth1": (ip_address("172.16.20.253"), ip_address("172.16.20.9"))})
-        checks = [check for check in small(known) if check.eni.dev == "eth1" and check.target == "internet"]
+        checks = [check for check in quick_checks(known) if check.eni.dev == "eth1" and check.target == "internet"]
         for gateway, ok in (("172.16.20.253", True), ("172.16.20.9", True), ("172.16.20.77", False)):
             verdict = judge(checks, [Answer("eth1", ip_address(gateway), 1001, "unicast")], known, CONFIG)[0]
             assert verdict.ok == ok and verdict.expected == "by eth1 via 172.16.20.253"
 
     def test_a_primary_may_follow_main_to_a_vpn_but_not_to_a_secondary(self):
-        checks = [check for check in small(facts()) if check.eni.primary and check.target == "internet"]
+        checks = [check for check in quick_checks(facts()) if check.eni.primary and check.target == "internet"]
         assert judge(checks, [Answer("tun0", None, 254, "unicast")], facts(), CONFIG)[0].ok
         assert not judge(checks, [Answer("eth1", None, 254, "unicast")], facts(), CONFIG)[0].ok
         assert not judge(checks, [Answer(error=errno.ENETUNREACH)], facts(), CONFIG)[0].ok
@@ -123,7 +125,7 @@ class TestVerdicts:
 
 def test_only_ipv6_addresses_that_are_not_accepted_yet_may_be_tentative():
     known = facts()
-    checks = small(known)
+    checks = quick_checks(known)
     assert may_be_tentative(judge(checks, answers(checks), known, CONFIG))
     assert not may_be_tentative(judge(checks, answers(checks, received=Answer(kind="unicast")), known, CONFIG))
 
@@ -141,4 +143,4 @@ def test_only_ipv6_addresses_that_are_not_accepted_yet_may_be_tentative():
     (Rule(4, 0, table=255), 2, False),
 ], ids=str)
 def test_foreign_rules_in_front_of_ours_that_catch_a_source(rule, protocol, caught):
-    assert bool(queue_jumpers(facts(rules=(SeenRule(rule, protocol),)), CONFIG)) == caught
+    assert bool(shadowing_rules(facts(rules=(SeenRule(rule, protocol),)), CONFIG)) == caught

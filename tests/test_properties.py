@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from eni_bootstrap.desired.decide import Made, decide
+from eni_bootstrap.desired.decide import Record, decide
 from eni_bootstrap.kernel import record
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.metadata.parser import parse_interfaces
@@ -147,7 +147,7 @@ def foreign(snapshot):
 @given(situations())
 def test_a_second_plan_is_empty_and_remove_restores_everything(situation):
     listing, snapshot = situation
-    decision, todo, after, made = apply_once(listing, snapshot, Made())
+    decision, todo, after, made = apply_once(listing, snapshot, Record())
     _, again, _, _ = apply_once(listing, after, made)
     assert [str(change) for change in again.changes] == []
     assert foreign(after) == foreign(snapshot)
@@ -162,7 +162,7 @@ def test_a_second_plan_is_empty_and_remove_restores_everything(situation):
 @given(situations())
 def test_a_decision_keeps_within_its_bounds(situation):
     listing, snapshot = situation
-    decision = decide(listing, snapshot, Made(), everybody_gave_up(snapshot), CONFIG)
+    decision = decide(listing, snapshot, Record(), everybody_gave_up(snapshot), CONFIG)
     tables = [numbers.table for numbers in decision.numbers.values()]
     assert len(tables) == len(set(tables)) and all(map(CONFIG.owns_table, tables))
     assert len(decision.routes) == len({route.key for route in decision.routes})
@@ -195,7 +195,7 @@ def test_the_order_of_the_answer_means_nothing(situation, chance):
     mixed = list(listing.interfaces)
     chance.shuffle(mixed)
     shuffled = listing._replace(interfaces=tuple(mixed))
-    results = [apply_once(each, snapshot, Made()) for each in (listing, shuffled)]
+    results = [apply_once(each, snapshot, Record()) for each in (listing, shuffled)]
     assert set(results[0][2].rules) == set(results[1][2].rules)
     assert set(results[0][2].routes) == set(results[1][2].routes)
 
@@ -205,7 +205,7 @@ def test_the_order_of_the_answer_means_nothing(situation, chance):
 def test_an_eni_keeps_its_table_whatever_comes_and_goes(situation, data):
     listing, snapshot = situation
     assume(len(listing.interfaces) > 2)
-    decision, _, after, made = apply_once(listing, snapshot, Made())
+    decision, _, after, made = apply_once(listing, snapshot, Record())
     gone = data.draw(st.sampled_from(listing.interfaces[1:]))
     fewer = listing._replace(interfaces=tuple(each for each in listing.interfaces if each is not gone))
     dev = next(link.name for link in snapshot.links if link.mac == gone.mac)

@@ -79,7 +79,7 @@ def run(vpc, text=USUAL, command=commands.apply):
     with vpc.instance:
         reader = Kernel()
         try:
-            return command(commands.World(lambda: deepcopy(vpc.tree), reader, Deadline(10), config))
+            return command(commands.Context(lambda: deepcopy(vpc.tree), reader, Deadline(10), config))
         finally:
             reader.close()
 

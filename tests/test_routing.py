@@ -2,7 +2,7 @@
 
 import pytest
 
-from eni_bootstrap.desired.decide import Made
+from eni_bootstrap.desired.decide import Record
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.kernel import LinkGroup, LinkUp, Rule
 from tests.build import (
@@ -229,19 +229,19 @@ class TestLinks:
         world = two_enis()._replace(addresses=())
         made = decision(world)
         assert not made.addresses and [(wait.eni.dev, wait.version) for wait in made.unaddressed] == [("eth1", 4)]
-        late = decision(world, patience_over=frozenset([("eth1", 4)]))
+        late = decision(world, address_wait_expired=frozenset([("eth1", 4)]))
         assert texts(late.addresses) == ["172.16.20.20/24 dev eth1"] and not late.unaddressed
 
     def test_a_link_that_we_addressed_before_is_addressed_again_at_once(self):
         """A link that went down and up has lost its IPv6 addresses, and nobody else is coming."""
-        made = Made(addresses=frozenset([address("eth1", "2001:db8:1::5/128")]))
+        made = Record(addresses=frozenset([address("eth1", "2001:db8:1::5/128")]))
         found = decision(two_enis(), PRIMARY, interface(1, ETH1.subnets[0], SIX), made=made)
         assert texts(found.addresses) == ["2001:db8:1::5/128 dev eth1"]
 
     def test_an_address_of_ours_that_the_cloud_took_away_goes(self):
         old = address("eth1", "172.16.20.20/24")
         moved = interface(1, subnet("172.16.20.0/24", "172.16.20.21"))
-        found = decision(two_enis(), PRIMARY, moved, made=Made(addresses=frozenset([old])))
+        found = decision(two_enis(), PRIMARY, moved, made=Record(addresses=frozenset([old])))
         assert found.dropped_addresses == (old,) and texts(found.addresses) == ["172.16.20.21/24 dev eth1"]
 
     def test_the_port_of_a_master_is_nobody_s_to_bring_up(self):

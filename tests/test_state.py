@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from eni_bootstrap.desired.decide import Made
+from eni_bootstrap.desired.decide import Record
 from eni_bootstrap.kernel import record as kernel_record
 from eni_bootstrap.model.changes import Change, Numbering
 from eni_bootstrap.model.deadline import Deadline
@@ -17,7 +17,7 @@ from eni_bootstrap.model.kernel import LinkGroup, LinkUp, SeenAddress
 from tests.build import address, link
 
 LINKS = (link(0), link(1), link(2))
-MADE = Made(frozenset(["eth1"]), (LinkGroup("eth0", 0), LinkGroup("eth1", 5)),
+MADE = Record(frozenset(["eth1"]), (LinkGroup("eth0", 0), LinkGroup("eth1", 5)),
             frozenset([address("eth1", "172.16.20.20/24"), address("eth1", "2001:db8::1/128")]))
 
 
@@ -35,7 +35,7 @@ def test_what_is_saved_is_loaded():
 
 
 def test_nothing_recorded_is_no_trouble():
-    assert kernel_record.load(LINKS) == Made()
+    assert kernel_record.load(LINKS) == Record()
 
 
 def test_a_link_is_known_by_its_index_whatever_its_name():
@@ -47,7 +47,7 @@ def test_a_link_is_known_by_its_index_whatever_its_name():
 def test_a_link_that_has_gone_is_forgotten():
     kernel_record.save(MADE, LINKS)
     again = (link(0), link(1)._replace(ifindex=77))
-    assert kernel_record.load(again) == Made(groups=(LinkGroup("eth0", 0),))
+    assert kernel_record.load(again) == Record(groups=(LinkGroup("eth0", 0),))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"links": 3}', '{"links": {"x": {}}}', '{"links": {"3": []}}',
@@ -56,7 +56,7 @@ def test_a_link_that_has_gone_is_forgotten():
                                      '{"links": {"3": {"group": -5}}}', "[" * 100000], ids=lambda text: text[:40])
 def test_a_broken_record_is_said_and_survived(directory, caplog, content):
     (directory / "state.json").write_text(content)
-    assert kernel_record.load(LINKS) == Made()
+    assert kernel_record.load(LINKS) == Record()
     assert "can't be read" in caplog.text
 
 
@@ -84,15 +84,15 @@ def test_the_kernels_mark_is_taken_for_used_where_a_record_does_not_tell(directo
     (directory / "state.json").write_text('{"links": {}}')
     assert kernel_record.load(LINKS).kernel_marks
     for used in (True, False):
-        kernel_record.save(Made(kernel_marks=used), LINKS)
-        assert kernel_record.load(LINKS) == Made(kernel_marks=used)
+        kernel_record.save(Record(kernel_marks=used), LINKS)
+        assert kernel_record.load(LINKS) == Record(kernel_marks=used)
 
 
 def test_it_is_written_whole_or_not_at_all(directory, monkeypatch):
     kernel_record.save(MADE, LINKS)
     monkeypatch.setattr(json, "dump", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(BootstrapError, match="No space left"):
-        kernel_record.save(Made(), LINKS)
+        kernel_record.save(Record(), LINKS)
     assert kernel_record.load(LINKS) == MADE
 
 
@@ -174,7 +174,7 @@ def test_a_directory_in_a_file_s_place_is_named(directory, name):
         with kernel_record.lock(Deadline(1)):
             kernel_record.load(LINKS)
             kernel_record.save(MADE, LINKS)
-            kernel_record.take_back()
+            kernel_record.set_removed_flag()
     except BootstrapError as error:
         said = str(error)
     assert str(directory / name) in said and "irectory" in said or "no regular file" in said
@@ -182,43 +182,43 @@ def test_a_directory_in_a_file_s_place_is_named(directory, name):
 
 def test_a_link_is_no_mark_of_a_removal(directory, secret):
     (directory / "taken-back").symlink_to(secret)
-    assert not kernel_record.taken_back()
-    kernel_record.take_back()
-    assert kernel_record.taken_back() and not (directory / "taken-back").is_symlink()
+    assert not kernel_record.removed_flag()
+    kernel_record.set_removed_flag()
+    assert kernel_record.removed_flag() and not (directory / "taken-back").is_symlink()
 
 
 def test_a_record_without_end_is_not_read(directory, caplog):
     with open(str(directory / "state.json"), "w") as handle:
         handle.truncate(1 << 40)
-    assert kernel_record.load(LINKS) == Made()
+    assert kernel_record.load(LINKS) == Record()
     assert "can't be read" in caplog.text
 
 
 def test_the_mark_of_a_removal_stays_until_somebody_asks_again(directory):
-    kernel_record.ask_again()
-    assert not kernel_record.taken_back()
-    kernel_record.take_back()
+    kernel_record.clear_removed_flag()
+    assert not kernel_record.removed_flag()
+    kernel_record.set_removed_flag()
     kernel_record.save(MADE, LINKS)
-    assert kernel_record.taken_back()
-    kernel_record.ask_again()
-    assert not kernel_record.taken_back() and os.listdir(str(directory)) == ["state.json"]
+    assert kernel_record.removed_flag()
+    kernel_record.clear_removed_flag()
+    assert not kernel_record.removed_flag() and os.listdir(str(directory)) == ["state.json"]
 
 
 def test_what_is_about_to_be_done_is_recorded_before_and_what_is_undone_forgotten_after():
     up, group = LinkUp("eth2"), LinkGroup("eth2", 60235)
     held = address("eth2", "172.16.10.30/24")
     add = [Change("add", item, 235) for item in (up, group, held)]
-    made = kernel_record.before(Made(), add, LINKS, (), 60235)
-    assert made == Made(frozenset(["eth2"]), (LinkGroup("eth2", 0),), frozenset([held]))
+    made = kernel_record.before(Record(), add, LINKS, (), 60235)
+    assert made == Record(frozenset(["eth2"]), (LinkGroup("eth2", 0),), frozenset([held]))
     assert kernel_record.before(made, add, LINKS, (), 60235) == made, "the group that it had is not forgotten"
     undo = [Change("remove", up, 235), Change("add", LinkGroup("eth2", 0), 235), Change("remove", held, 235)]
-    assert kernel_record.after(made, undo, 60235) == Made()
+    assert kernel_record.after(made, undo, 60235) == Record()
 
 
 def test_how_an_address_was_set_is_recorded_after_it_was_and_tells_whose_it_is():
     held, six = address("eth2", "172.16.10.30/24"), address("eth2", "2001:db8::1/128")
     add = [Change("add", item, 235) for item in (held, six)]
-    made = kernel_record.before(Made(), add, LINKS, (), 60235)
+    made = kernel_record.before(Record(), add, LINKS, (), 60235)
     assert made.as_set == frozenset()
     four, unmarked = SeenAddress(held, 235, 700), SeenAddress(six, 0, 701)
     kernel_record.save(made, LINKS)
@@ -255,7 +255,7 @@ def test_a_record_of_a_former_version_is_believed_about_what_is_there(directory)
 def test_an_address_that_somebody_else_was_faster_with_is_not_ours():
     held = address("eth2", "172.16.10.30/24")
     add = [Change("add", held, 235)]
-    assert kernel_record.after(kernel_record.before(Made(), add, LINKS, (), 60235), [], 60235, add) == Made()
+    assert kernel_record.after(kernel_record.before(Record(), add, LINKS, (), 60235), [], 60235, add) == Record()
 
 
 def test_the_lock_is_held_by_one_and_the_other_gives_up_at_its_deadline():

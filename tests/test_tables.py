@@ -127,7 +127,7 @@ def test_an_eni_without_a_free_table_is_named_and_the_others_are_done():
     world = two_enis(routes=full, links=[link(0), link(1), link(2)], addresses=[address("eth2", "172.16.10.30/24")])
     made = decision(world, PRIMARY, ETH1, ETH2)
     assert tables(made) == {"eth0": 1000, "eth2": 1002}
-    assert [member.dev for member in made.unfit] == ["eth1"] and "1001" in made.unfit[0].reason
+    assert [member.dev for member in made.unready] == ["eth1"] and "1001" in made.unready[0].reason
 
 
 def test_no_two_enis_share_a_table_and_the_band_holds():

@@ -6,17 +6,17 @@ from eni_bootstrap.adopt import rc_local
 from eni_bootstrap.adopt.search import Adoption, adoption
 from eni_bootstrap.agent import commands, observe, prove
 from eni_bootstrap.agent.apply import concerns, make, refusal
-from eni_bootstrap.agent.observe import View, World
+from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.agent.report import Report
 from eni_bootstrap.host.network_managers import timed
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.errors import MetadataError
 from eni_bootstrap.model.kernel import MAIN, Rule
-from eni_bootstrap.verify.checks import small, unprovable
+from eni_bootstrap.verify.checks import quick_checks, unprovable
 
 
-def preview_adoption(world: World) -> Report:
+def preview_adoption(world: Context) -> Report:
     """What ``adopt`` would do now; changes nothing."""
     scripts, unread = rc_local.read(world.root)
     view = observe.look(world, observe.ask_listing(world), frozenset(), scripts)
@@ -27,7 +27,7 @@ def preview_adoption(world: World) -> Report:
         remarks=report.remarks + _left(found) + tuple(unread))
 
 
-def adopt(world: World) -> Report:
+def adopt(world: Context) -> Report:
     """Take over what people have typed: ours first, and of each ENI only when the kernel says that ours works."""
     report = commands.apply(world)
     try:
@@ -36,7 +36,7 @@ def adopt(world: World) -> Report:
         return report._replace(problems=report.problems + ("{}; nothing is taken over".format(error),))
 
 
-def _take_over(world: World, report: Report) -> Report:
+def _take_over(world: Context, report: Report) -> Report:
     scripts, unread = rc_local.read(world.root)
     listing = observe.ask_listing(world)
     with record.lock(world.deadline, world.sleep) as waited:
@@ -75,11 +75,11 @@ def _left(found: Adoption) -> Tuple[str, ...]:
     return tuple("left as it is: " + text for text in found.left)
 
 
-def _sound(world: World, view: View) -> Set[str]:
+def _sound(world: Context, view: Observation) -> Set[str]:
     """The devices of the ENIs of which all is there that should be and every look-up is as it should be."""
     decision = view.decision
     facts = prove.few_facts(world, view)
-    verdicts = prove.prove(world, small(facts), facts) if decision.rules else []
+    verdicts = prove.prove(world, quick_checks(facts), facts) if decision.rules else []
     unsound = {verdict.eni for verdict in verdicts if not verdict.ok}
     unsound |= {eni.label for eni, _ in unprovable(facts)}
     missing = [change.item for change in view.plan.routes + view.plan.rules]

@@ -121,7 +121,7 @@ class _Search:
         """Tables that a line of a script fills for an ENI: then it is known what an empty one is for."""
         self._worst_main = MainTable(snapshot, config)
         self._primaries = {eni.dev for eni in decision.enis if eni.primary}
-        self._primaries |= {member.dev for member in decision.unfit if member.primary}
+        self._primaries |= {member.dev for member in decision.unready if member.primary}
         self._left_in_main: Set[Tuple[str, int]] = set()
         self._exposing: Dict[Tuple[int, int], str] = {}
         """Tables that would be free to go if other rules were not uncovered by that, and by which."""
@@ -153,7 +153,7 @@ class _Search:
                         self.left.append("{}: a twin of ours, which does no harm".format(rule))
                         continue
                     if rule in self._decision.rules and rule not in self._ours:
-                        ours.append(Change("add", rule, self._config.protocol_guarded))  # so far it stood for ours
+                        ours.append(Change("add", rule, self._config.protocol_networkd_safe))  # so far it stood for ours
                     rules.append(Change("remove", rule, protocol))
                 for route, protocol, _ in held:
                     wanted = self._wanted.get(route.key)

@@ -4,13 +4,13 @@ import logging
 from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap.agent import connmark
-from eni_bootstrap.agent.observe import View, World
+from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.connmark import Marked
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.kernel import nft, record
-from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Made, Plan, Ruleset, Step
+from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Plan, Record, Ruleset, Step
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Route, Rule, SeenRule, Snapshot
@@ -21,7 +21,7 @@ from eni_bootstrap.verify.checks import strangers
 LOG = logging.getLogger(__name__)
 
 
-def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
+def execute(world: Context, view: Observation) -> Tuple[List[Change], List[str], bool]:
     """Make the changes; an ENI whose routes the kernel refuses keeps the rules that it has.
 
     What is done to links is written down before it is done. Returns what was done, what went wrong, and whether another
@@ -61,7 +61,7 @@ def execute(world: World, view: View) -> Tuple[List[Change], List[str], bool]:
     return done, [refusal(failure, decision) for failure in failures], again
 
 
-def mark(world: World, members: Sequence[Marked], made: Made, snapshot: Snapshot) -> Tuple[List[Step], List[str]]:
+def mark(world: Context, members: Sequence[Marked], made: Record, snapshot: Snapshot) -> Tuple[List[Step], List[str]]:
     """Have the table of connection marks as it should be: what was done, and what went wrong.
 
     What it leads to is there by now; a mark whose rule has gone leads where none would.
@@ -81,7 +81,7 @@ def mark(world: World, members: Sequence[Marked], made: Made, snapshot: Snapshot
     return done, problems + ([str(unusable)] if unusable is not None else [])
 
 
-def _steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule]
+def _steps(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule]
            ) -> Tuple[List[Step], Optional[BootstrapError]]:
     config = world.config
     ours = any(rule.priority == config.priority_mark and config.owns_rule(rule, protocol)
@@ -89,7 +89,7 @@ def _steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[
     return connmark.todo(members, made, ours, config)
 
 
-def see_steps(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule], problems: List[str],
+def see_steps(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule], problems: List[str],
               remarks: List[str]) -> Tuple[List[Step], bool]:
     """What there is to do for connection marks, and whether that could be found out.
 
@@ -103,7 +103,7 @@ def see_steps(world: World, members: Sequence[Marked], made: Made, rules: Sequen
     return steps, unusable is None
 
 
-def see_table(world: World, members: Sequence[Marked], made: Made, rules: Sequence[SeenRule], problems: List[str],
+def see_table(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule], problems: List[str],
               remarks: List[str]) -> None:
     """Say how things are with the connection marks; nothing where nobody asked for them and none are left."""
     steps, known = see_steps(world, members, made, rules, problems, remarks)
@@ -114,7 +114,7 @@ def see_table(world: World, members: Sequence[Marked], made: Made, rules: Sequen
             TABLE, ", ".join(member.dev for member in members)))
 
 
-def make(world: World, changes: Sequence[Change], refusals: Optional[Refusals] = None
+def make(world: Context, changes: Sequence[Change], refusals: Optional[Refusals] = None
          ) -> Tuple[List[Change], List[Failure]]:
     """Apply, step by step: the changes made, and those refused. What presupposes one of these is left for the next run.
 

@@ -4,9 +4,9 @@ from typing import List, Union
 
 from eni_bootstrap.agent import observe, prove
 from eni_bootstrap.agent.apply import among_ours, in_place, make, mark, refusal, see_steps, see_table
-from eni_bootstrap.agent.observe import View, World
-from eni_bootstrap.agent.reconcile import TakenBack, converge, heed_removal
-from eni_bootstrap.agent.report import TAKEN_BACK, Report
+from eni_bootstrap.agent.observe import Context, Observation
+from eni_bootstrap.agent.reconcile import Removed, converge, heed_removal
+from eni_bootstrap.agent.report import REMOVED, Report
 from eni_bootstrap.agent.waiting import problems_of, unaddressed_text
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents, band_tables
@@ -16,17 +16,17 @@ from eni_bootstrap.host.network_managers import advice
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change, Step
 from eni_bootstrap.plan.diff import withdrawal
-from eni_bootstrap.verify.checks import Facts, Verdict, full, queue_jumpers, small
+from eni_bootstrap.verify.checks import Verdict, VerifyInput, all_checks, quick_checks, shadowing_rules
 from eni_bootstrap.verify.installed import recall
 
 
-def apply(world: World) -> Report:
+def apply(world: Context) -> Report:
     """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
     try:
         heed_removal(world)
         view, changes, problems = converge(world)
-    except TakenBack:
-        return Report(remarks=(TAKEN_BACK,))
+    except Removed:
+        return Report(remarks=(REMOVED,))
     decision = view.decision
     problems = problems_of(decision) + problems
     problems += [unaddressed_text(member) for member in decision.unaddressed]
@@ -36,17 +36,17 @@ def apply(world: World) -> Report:
         waited_for = {(member.eni, member.version) for member in decision.unaddressed}
         problems += [prove.unprovable_text(*member) for member in prove.unprovable_ones(facts, world.config)
                      if member not in waited_for]
-        verdicts = prove.prove(world, small(facts), facts)
+        verdicts = prove.prove(world, quick_checks(facts), facts)
     remarks = decision.remarks + in_place(view.plan) + among_ours(view.snapshot.rules, view.config)
     return Report(decision, tuple(changes), tuple(problems), remarks, tuple(verdicts))
 
 
-def preview(world: World) -> Report:
+def preview(world: Context) -> Report:
     """What ``apply`` would do now; changes nothing."""
     return preview_of(world, observe.look(world, observe.ask_listing(world), frozenset()))
 
 
-def preview_of(world: World, view: View) -> Report:
+def preview_of(world: Context, view: Observation) -> Report:
     """What there is to do, by one look."""
     decision = view.decision
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
@@ -58,12 +58,12 @@ def preview_of(world: World, view: View) -> Report:
     return Report(decision, view.plan.changes + tuple(steps), tuple(problems), tuple(remarks))
 
 
-def verify(world: World) -> Report:
+def verify(world: Context) -> Report:
     """Ask the kernel about every source that metadata gives; changes nothing."""
     return verify_of(world, observe.look(world, observe.ask_listing(world), frozenset()))
 
 
-def verify_of(world: World, view: View) -> Report:
+def verify_of(world: Context, view: Observation) -> Report:
     """The proof, by one look."""
     decision = view.decision
     problems = problems_of(decision)
@@ -74,18 +74,18 @@ def verify_of(world: World, view: View) -> Report:
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
     local = prove.local_destinations(world, eni_devs, view.snapshot)
     held = tuple(at_parents(view.snapshot.links, view.snapshot.addresses))
-    facts = Facts(decision.enis, decision.sources, held, view.snapshot.rules, local,
-                  prove.gateways(decision), world.config.primary == "full", prove.barriers(view.snapshot),
+    facts = VerifyInput(decision.enis, decision.sources, held, view.snapshot.rules, local,
+                  prove.gateways(decision), world.config.primary == "full", prove.kill_switch_routes(view.snapshot),
                   prove.marks_of(decision.marked, world.config),
                   prove.no_default(view.snapshot, world.config))
     problems += [prove.unprovable_text(*member) for member in prove.unprovable_ones(facts, world.config)]
     remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
                 for route in prove.shared_routes(view.snapshot, eni_devs)]
-    jumpers = queue_jumpers(facts, world.config)
+    jumpers = shadowing_rules(facts, world.config)
     remarks += ["somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule)
                 for rule, whose in jumpers]
     remarks += among_ours(view.snapshot.rules, view.config, [rule for rule, _ in jumpers])
-    verdicts = prove.prove(world, full(facts), facts)
+    verdicts = prove.prove(world, all_checks(facts), facts)
     tried, untried = prove.try_entries(world, view.snapshot, decision, world.config)
     verdicts += tried
     remarks += untried
@@ -95,7 +95,7 @@ def verify_of(world: World, view: View) -> Report:
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
 
-def status(world: World) -> Report:
+def status(world: Context) -> Report:
     """What is installed and whether it works, from the kernel alone."""
     links, rules = world.kernel.links(), world.kernel.rules()
     networks = observe.networks_here(world)
@@ -106,14 +106,14 @@ def status(world: World) -> Report:
     if world.config.connection_marks:
         tables = {dev: numbers.table for dev, numbers in decision.numbers.items()}
         members, _ = marked(decision.enis, (), tables, {}, (4, 6), world.config)
-    facts = Facts(decision.enis, decision.sources, tuple(at_parents(links, snapshot.addresses)), rules,
+    facts = VerifyInput(decision.enis, decision.sources, tuple(at_parents(links, snapshot.addresses)), rules,
                   marks=prove.marks_of(members, world.config),
                   no_default=prove.no_default(snapshot, world.config))
-    verdicts = prove.prove(world, full(facts), facts)
+    verdicts = prove.prove(world, all_checks(facts), facts)
     proven = {verdict.eni for verdict in verdicts}
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
         eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
-    remarks = (advice(world.managers) if world.managers is not None else []) + world.rivals()
+    remarks = (advice(world.managers) if world.managers is not None else []) + world.competing_agents()
     made = record.load(links)
     see_table(world, members, made, rules, problems, remarks)
     former = observe.former_configs(made, world.config)
@@ -132,7 +132,7 @@ def status(world: World) -> Report:
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
 
-def remove(world: World) -> Report:
+def remove(world: Context) -> Report:
     """Take back all that is ours; needs no metadata."""
     with record.lock(world.deadline, world.sleep):
         links, rules = world.kernel.links(), world.kernel.rules()
@@ -150,6 +150,6 @@ def remove(world: World) -> Report:
         done, failures = make(world, todo.removals)
         made = record.after(made, done, -1)
         record.save(made if failures else made._replace(numberings=(), kernel_marks=False), links)
-        record.take_back()
+        record.set_removed_flag()
     changes: List[Union[Change, Step]] = [*steps, *done]
     return Report(None, tuple(changes), tuple(problems + [refusal(failure) for failure in failures]))

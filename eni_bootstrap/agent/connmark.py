@@ -5,11 +5,11 @@ from typing import List, Optional, Sequence, Tuple
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.connmark import Marked, as_wanted, ruleset
 from eni_bootstrap.kernel.nft import filters_strictly, heeds_mark, nft
-from eni_bootstrap.model.changes import TABLE, Made, Ruleset, Step, ValidMark
+from eni_bootstrap.model.changes import TABLE, Record, Ruleset, Step, ValidMark
 from eni_bootstrap.model.errors import BootstrapError
 
 
-def todo(members: Sequence[Marked], made: Made, ours: bool, config: Config
+def todo(members: Sequence[Marked], made: Record, ours: bool, config: Config
          ) -> Tuple[List[Step], Optional[BootstrapError]]:
     """What leads to the wanted table and sysctls; and why nft, where it is needed, can't be used (``NotPermitted``:
     it takes CAP_NET_ADMIN).
@@ -36,7 +36,7 @@ def todo(members: Sequence[Marked], made: Made, ours: bool, config: Config
     return steps, None
 
 
-def before(made: Made, steps: Sequence[Step]) -> Made:
+def before(made: Record, steps: Sequence[Step]) -> Record:
     """The record with what the steps are about to do."""
     added = [step.item for step in steps if step.verb == "add"]
     return made._replace(
@@ -44,7 +44,7 @@ def before(made: Made, steps: Sequence[Step]) -> Made:
         valid_marks=made.valid_marks.union(item.dev for item in added if isinstance(item, ValidMark)))
 
 
-def after(made: Made, kept: bool, done: Sequence[Step], failed: Sequence[Step]) -> Made:
+def after(made: Record, kept: bool, done: Sequence[Step], failed: Sequence[Step]) -> Record:
     """The record without what the steps have taken back, and without what could not be done.
 
     ``kept``: the table is wanted, or nobody could look for it.

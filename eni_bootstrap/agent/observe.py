@@ -13,7 +13,7 @@ from eni_bootstrap.host.network_managers import Managers
 from eni_bootstrap.kernel import record
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.metadata.client import Fetch, consistent
-from eni_bootstrap.model.changes import Made, Numbering, Plan
+from eni_bootstrap.model.changes import Numbering, Plan, Record
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.host import ContainerNetwork
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from eni_bootstrap.model.host import Script
 
 
-class World(NamedTuple):
+class Context(NamedTuple):
     """What a command works on."""
 
     fetch: Fetch
@@ -34,7 +34,7 @@ class World(NamedTuple):
     config: Config
     managers: Optional[Managers] = None
     """Who else works on the network, where that is known."""
-    rivals: Callable[[], List[str]] = list
+    competing_agents: Callable[[], List[str]] = list
     """Names what else on this host sets up ENIs."""
     root: str = "/"
     """Where the boot scripts are that people have written into."""
@@ -43,11 +43,11 @@ class World(NamedTuple):
     sleep: Callable[[float], None] = time.sleep
 
 
-class View(NamedTuple):
+class Observation(NamedTuple):
     """One look at the world, and what follows from it."""
 
     snapshot: Snapshot
-    made: Made
+    made: Record
     decision: Decision
     plan: Plan
     config: Config
@@ -56,11 +56,11 @@ class View(NamedTuple):
     """To be recorded: those with which there are things of ours, the ones in force last."""
     kernel_marks: bool = False
     """To be recorded: whether some of these bear the kernel's mark, or are about to."""
-    recorded: Made = Made()
+    recorded: Record = Record()
     """What is on record; of that, ``made`` is still true."""
 
 
-def networks_here(world: World) -> List[ContainerNetwork]:
+def networks_here(world: Context) -> List[ContainerNetwork]:
     """The container networks that count here."""
     return world.networks() if world.config.container_networks == "leave" else []
 
@@ -78,23 +78,23 @@ def left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config:
     return said + [member.text for member in left]
 
 
-def ask_listing(world: World) -> Listing:
+def ask_listing(world: Context) -> Listing:
     return consistent(world.fetch, world.deadline, world.sleep)[1]
 
 
-def look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]],
-         scripts: Optional[Sequence["Script"]] = None) -> View:
+def look(world: Context, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]],
+         scripts: Optional[Sequence["Script"]] = None) -> Observation:
     """Read the kernel, decide, compare. With ``scripts`` also what people may have typed is read."""
     links, rules = world.kernel.links(), world.kernel.rules()
     made = record.load(links)
-    view = _look_by(world.config, former_configs(made, world.config), world, listing, links, rules, made, patience_over,
+    view = _look_by(world.config, former_configs(made, world.config), world, listing, links, rules, made, address_wait_expired,
                     scripts)
     before = [numbering for numbering in view.numberings if numbering != world.config.numbering]
-    if before and (view.decision.unfit or view.decision.kept_devs):
+    if before and (view.decision.unready or view.decision.kept_devs):
         # What can't be set up keeps what it has, so that nothing by any numbers may go now.
-        config = world.config.renumbered(before[-1])._replace(protocol_guarded=_guarded(world.config, before[-1]))
+        config = world.config.renumbered(before[-1])._replace(protocol_networkd_safe=_networkd_safe_protocol(world.config, before[-1]))
         numberings = view.numberings
-        view = _look_by(config, [], world, listing, links, rules, made, patience_over, scripts)
+        view = _look_by(config, [], world, listing, links, rules, made, address_wait_expired, scripts)
         remark = "other numbers are used once all ENIs can be set up; until then the former ones: {}".format(
             ", ".join("{} {}".format(name, number) for name, number in before[-1]._asdict().items()))
         view = view._replace(numberings=numberings, decision=view.decision._replace(
@@ -103,15 +103,15 @@ def look(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int
 
 
 def _look_by(
-    config: Config, former: Sequence[Config], world: World, listing: Listing, links: Tuple[Link, ...],
-    rules: Tuple[SeenRule, ...], made: Made, patience_over: FrozenSet[Tuple[str, int]],
+    config: Config, former: Sequence[Config], world: Context, listing: Listing, links: Tuple[Link, ...],
+    rules: Tuple[SeenRule, ...], made: Record, address_wait_expired: FrozenSet[Tuple[str, int]],
     scripts: Optional[Sequence["Script"]]
-) -> View:
+) -> Observation:
     """With these numbers; what ``former`` ones have made ours goes once what is wanted is there."""
     networks, recorded = networks_here(world), made
     protocols = {each.protocol for each in (config, world.config, *former)}
-    for crowded in (False, True):
-        devs, tables = _places(listing, links, rules, crowded, config)
+    for with_spare_tables in (False, True):
+        devs, tables = _places(listing, links, rules, with_spare_tables, config)
         tables |= band_tables(links, devs, rules, networks, config)
         if scripts is not None:
             from eni_bootstrap.adopt.search import places  # no part of a boot
@@ -120,7 +120,7 @@ def _look_by(
         made = record.still_ours(recorded, whole.seen, protocols)
         outdone = outdated(whole, devs, former, config) if former else NOTHING
         snapshot = without(whole, outdone) if former else whole
-        decision = decide(listing, snapshot, made, patience_over, config, networks)
+        decision = decide(listing, snapshot, made, address_wait_expired, config, networks)
         if not decision.displaced:
             break
     groups = {link.group for link in links} - {config.group}
@@ -134,34 +134,34 @@ def _look_by(
     ours = made.ups.union(held.dev for held in made.addresses)
     in_use = devs_in_use(world, links, ours & decision.left - decision.used,
                          {each.protocol for each in (config, *former)})
-    return View(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
+    return Observation(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
                 () if numberings == (Config().numbering,) else numberings,
-                config.protocol_guarded == PROTOCOL_KERNEL and bool(decision.rules)
+                config.protocol_networkd_safe == PROTOCOL_KERNEL and bool(decision.rules)
                 or any(bears_kernels_mark(whole, each) for each in (config, *former)),
                 recorded)
 
 
-def former_configs(made: Made, config: Config) -> List[Config]:
+def former_configs(made: Record, config: Config) -> List[Config]:
     """The numbers in force before, as far as is known: without a record the usual ones."""
     return [config.renumbered(numbering) for numbering in made.numberings or (Config().numbering,)
             if numbering != config.numbering]
 
 
-def _guarded(config: Config, numbering: Numbering) -> int:
-    return PROTOCOL_KERNEL if config.protocol_guarded == PROTOCOL_KERNEL else numbering.protocol
+def _networkd_safe_protocol(config: Config, numbering: Numbering) -> int:
+    return PROTOCOL_KERNEL if config.protocol_networkd_safe == PROTOCOL_KERNEL else numbering.protocol
 
 
-def devs_in_use(world: World, links: Sequence[Link], devs: AbstractSet[str], protocols: AbstractSet[int]) -> Set[str]:
+def devs_in_use(world: Context, links: Sequence[Link], devs: AbstractSet[str], protocols: AbstractSet[int]) -> Set[str]:
     """Those of the devices by which somebody else routes, or of which he has made others."""
     below = parents(links)
     return {link.name for link in links if link.name in devs and (
         link.ifindex in below or world.kernel.carries_others(link.name, protocols))}
 
 
-def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], crowded: bool, config: Config
+def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], with_spare_tables: bool, config: Config
             ) -> Tuple[Set[str], Set[int]]:
-    """The devices and tables whose routes the decision needs to know; when ``crowded``, with spare tables."""
-    enis, unfit = pair(listing, links)
-    devs = {eni.dev for eni in enis} | {member.dev for member in unfit}
+    """The devices and tables whose routes the decision needs to know; when ``with_spare_tables``, with spare tables."""
+    enis, unready = pair(listing, links)
+    devs = {eni.dev for eni in enis} | {member.dev for member in unready}
     devs |= {rule.oif for rule, protocol in rules if config.owns_rule(rule, protocol)}
-    return devs & {link.name for link in links}, wanted(enis, crowded, config)
+    return devs & {link.name for link in links}, wanted(enis, with_spare_tables, config)

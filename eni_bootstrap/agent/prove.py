@@ -1,11 +1,11 @@
-"""Ask the kernel whether packets leave as they should: what ``proof`` and ``trials`` want to know."""
+"""Ask the kernel whether packets leave as they should: what ``proof`` and ``access_checks`` want to know."""
 
 import ipaddress
 import itertools
 from typing import Dict, FrozenSet, List, Sequence, Set, Tuple
 from urllib.parse import urlsplit
 
-from eni_bootstrap.agent.observe import View, World
+from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents
 from eni_bootstrap.desired.connmark import Marked, value
@@ -15,7 +15,7 @@ from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import MAIN, Address, Answer, Hop, Query, Route, Snapshot, natural
 from eni_bootstrap.verify import access_checks
 from eni_bootstrap.verify.checks import (
-    INTERNET, LOCAL_DEVICES, Check, Facts, Verdict, judge, may_be_tentative, some_host, unprovable,
+    INTERNET, LOCAL_DEVICES, Check, Verdict, VerifyInput, judge, may_be_tentative, some_host, unprovable,
 )
 
 DAD_PAUSES = (0.2, 0.4, 0.8, 1.0, 0.0)
@@ -27,7 +27,7 @@ def marks_of(members: Sequence[Marked], config: Config) -> Dict[str, int]:
     return {member.dev: value(member, config) for member in members}
 
 
-def prove(world: World, checks: Sequence[Check], facts: Facts) -> List[Verdict]:
+def prove(world: Context, checks: Sequence[Check], facts: VerifyInput) -> List[Verdict]:
     """Ask all in one go; of what turns out wrong ask the route as well."""
     for pause in DAD_PAUSES:
         answers = world.kernel.ask([check.query for check in checks])
@@ -42,7 +42,7 @@ def prove(world: World, checks: Sequence[Check], facts: Facts) -> List[Verdict]:
     return judge(checks, answers, facts._replace(rules=world.kernel.rules()), world.config)
 
 
-def try_entries(world: World, snapshot: Snapshot, decision: Decision, config: Config
+def try_entries(world: Context, snapshot: Snapshot, decision: Decision, config: Config
                 ) -> Tuple[List[Verdict], List[str]]:
     """Whether the configuration's entries and spreads do what they say."""
     own = {held.address for held in snapshot.addresses}
@@ -50,12 +50,12 @@ def try_entries(world: World, snapshot: Snapshot, decision: Decision, config: Co
     near = {dev: [some_host(route.dst, own) for route in world.kernel.specific_routes(dev, LOCAL_DEVICES)]
             for entry in config.entries for dev in entry.iifs if dev in devs}
     versions = sorted({rule.version for rule in decision.rules})
-    asked, remarks = access_checks.trials(decision.enis, snapshot.working, own, near, versions, config)
+    asked, remarks = access_checks.access_checks(decision.enis, snapshot.working, own, near, versions, config)
     asked = [trial for trial in asked if not trial.query.iif or trial.query.iif in devs]
     return access_checks.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
 
 
-def ways(world: World, view: View) -> Dict[str, Answer]:
+def ways(world: Context, view: Observation) -> Dict[str, Answer]:
     """By which way this host's own packets leave that choose no source, and the primary's to the metadata service."""
     queries = {"the internet by IPv{}".format(version): Query(dst) for version, dst in INTERNET.items()
                if not world.config.spreads}  # else it is meant to change
@@ -74,7 +74,7 @@ def ways(world: World, view: View) -> Dict[str, Answer]:
     return dict(zip(queries, world.kernel.ask(list(queries.values()))))
 
 
-def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: View) -> List[str]:
+def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: Observation) -> List[str]:
     """What must never happen: a way that was the primary's, or a VPN's, is another one now."""
     secondaries = {eni.dev for eni in view.decision.enis if not eni.primary}
     return ["the way to {} was by {} and is now by {}".format(what, way.dev, after[what].dev or "nothing")
@@ -102,16 +102,16 @@ def takers(before: Dict[str, Answer], after: Dict[str, Answer], done: Sequence[C
     return found
 
 
-def few_facts(world: World, view: View) -> Facts:
-    """What ``proof.small`` needs."""
+def few_facts(world: Context, view: Observation) -> VerifyInput:
+    """What ``quick_checks`` needs."""
     held = tuple(at_parents(view.snapshot.links, world.kernel.addresses()))
-    return Facts(view.decision.enis, view.decision.sources, held,
+    return VerifyInput(view.decision.enis, view.decision.sources, held,
                  gateways=gateways(view.decision), full=world.config.primary == "full",
-                 barriers=barriers(view.snapshot), marks=marks_of(view.decision.marked, world.config),
+                 kill_switch_routes=kill_switch_routes(view.snapshot), marks=marks_of(view.decision.marked, world.config),
                  no_default=no_default(view.snapshot, world.config))
 
 
-def local_destinations(world: World, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
+def local_destinations(world: Context, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
     """A destination by each local device that is no ENI, of some of them: where this host's own packets leave by it."""
     own = {held.address for held in snapshot.addresses}
     names = sorted((link.name for link in snapshot.links if link.up and link.name not in eni_devs), key=natural)
@@ -138,7 +138,7 @@ def no_default(snapshot: Snapshot, config: Config) -> FrozenSet[int]:
                                and seen.route.is_default and seen.protocol != config.protocol})
 
 
-def barriers(snapshot: Snapshot) -> Tuple[Route, ...]:
+def kill_switch_routes(snapshot: Snapshot) -> Tuple[Route, ...]:
     return tuple(seen.route for seen in snapshot.routes
                  if seen.route.table == MAIN and seen.route.is_default and not seen.route.hops)
 
@@ -149,7 +149,7 @@ def shared_routes(snapshot: Snapshot, eni_devs: Set[str]) -> List[Route]:
             and eni_devs.intersection(seen.route.devs()) and not eni_devs.issuperset(seen.route.devs())]
 
 
-def unprovable_ones(facts: Facts, config: Config) -> List[Tuple[Eni, int]]:
+def unprovable_ones(facts: VerifyInput, config: Config) -> List[Tuple[Eni, int]]:
     """Where the configuration says that no address is put on a link, nothing is wrong with one that has none."""
     return [] if config.assign == "none" else unprovable(facts)
 

@@ -5,7 +5,7 @@ from typing import Dict, FrozenSet, List, Tuple, Union
 
 from eni_bootstrap.agent import observe, prove
 from eni_bootstrap.agent.apply import execute, make, mark, refusal
-from eni_bootstrap.agent.observe import View, World
+from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.agent.waiting import POLL, Patience
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change, Step
@@ -20,19 +20,19 @@ LOOKS = 3
 """So many more looks without a pause at the most: who is overtaken so often is not the only one at work here."""
 
 
-class TakenBack(Exception):
+class Removed(Exception):
     """Somebody wants nothing to be set up."""
 
 
-def heed_removal(world: World) -> None:
-    """Who runs apply by hand wants it all again; what runs by itself must not undo a removal, raises ``TakenBack``."""
+def heed_removal(world: Context) -> None:
+    """Who runs apply by hand wants it all again; what runs by itself must not undo a removal, raises ``Removed``."""
     if not world.config.unattended:
-        record.ask_again()
-    elif record.taken_back():
-        raise TakenBack
+        record.clear_removed_flag()
+    elif record.removed_flag():
+        raise Removed
 
 
-def converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]:
+def converge(world: Context) -> Tuple[Observation, List[Union[Change, Step]], List[str]]:
     """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
     # Somebody may have given an ENI to a virtual machine or a container, for good: what runs by itself waits once.
     missed = record.load(()).missed if world.config.unattended else frozenset()
@@ -40,7 +40,7 @@ def converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]:
     changes: List[Union[Change, Step]] = []
     looks = 0
 
-    def step() -> Tuple[View, List[str], bool]:
+    def step() -> Tuple[Observation, List[str], bool]:
         # Asked before the lock is taken: who waits for the service must not keep others from their work.
         listing = observe.ask_listing(world)
         with record.lock(world.deadline, world.sleep) as waited:
@@ -77,7 +77,7 @@ def converge(world: World) -> Tuple[View, List[Union[Change, Step]], List[str]]:
     return view, changes, problems
 
 
-def _give_back(world: World, view: View, takers: Dict[Change, str]) -> Tuple[List[Change], List[str]]:
+def _give_back(world: Context, view: Observation, takers: Dict[Change, str]) -> Tuple[List[Change], List[str]]:
     """Take back default routes of this run, by which the host's own packets leave now: the changes, what to say."""
     back, failures = make(world, [change._replace(verb="remove") for change in takers])
     labels = {eni.dev: eni.label for eni in view.decision.enis}
@@ -87,21 +87,21 @@ def _give_back(world: World, view: View, takers: Dict[Change, str]) -> Tuple[Lis
     return back, said + [refusal(failure, view.decision) for failure in failures]
 
 
-def _confirmed(world: World, listing: Listing, patience_over: FrozenSet[Tuple[str, int]]) -> View:
+def _confirmed(world: Context, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]]) -> Observation:
     """A look. What metadata tells no more goes when it says so twice in a row: a listing that was cut short looks like
     one from which something has gone."""
-    view = observe.look(world, listing, patience_over)
+    view = observe.look(world, listing, address_wait_expired)
     while view.plan.removals:
         again = observe.ask_listing(world)
         if again == listing:
             break
         listing = again
-        view = observe.look(world, listing, patience_over)
+        view = observe.look(world, listing, address_wait_expired)
     return view
 
 
-def note_missed(world: World, view: View) -> None:
-    missed = frozenset(member.mac for member in view.decision.unfit if member.passing)
+def note_missed(world: Context, view: Observation) -> None:
+    missed = frozenset(member.mac for member in view.decision.unready if member.transient)
     if missed != view.made.missed:
         with record.lock(world.deadline, world.sleep):
             made = record.load(view.snapshot.links)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from eni_bootstrap.model.host import Line
     from eni_bootstrap.windows.plan import RouteChange
 
-TAKEN_BACK = ("remove has taken back what was set up; that stays so until somebody runs apply, or until the next boot")
+REMOVED = ("remove has taken back what was set up; that stays so until somebody runs apply, or until the next boot")
 
 
 class Report(NamedTuple):

@@ -7,7 +7,7 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.links import Unaddressed
 from eni_bootstrap.model.deadline import SPEAK_EVERY, Deadline
-from eni_bootstrap.model.eni import Unfit
+from eni_bootstrap.model.eni import UnreadyEni
 
 LOG = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class Patience:
 
     def worth(self, decision: Decision) -> bool:
         """Whether to wait for another look; says what for, and how long still, when it lasts."""
-        waits = [(self._config.interface_wait - self._age(member.mac), unfit_text(member))
-                 for member in decision.unfit if member.passing and member.mac not in self._missed]
+        waits = [(self._config.interface_wait - self._age(member.mac), unready_text(member))
+                 for member in decision.unready if member.transient and member.mac not in self._missed]
         waits += [(self._config.address_wait - self._age((member.eni.dev, member.version)) + POLL,
                    unaddressed_text(member)) for member in decision.unaddressed]
         waits = [(min(left, self._deadline.remaining() - POLL), what) for left, what in waits]
@@ -53,13 +53,13 @@ class Patience:
         return bool(waits)
 
 
-def unfit_text(member: Unfit) -> str:
+def unready_text(member: UnreadyEni) -> str:
     return "{}: {}".format(member.label, member.reason)
 
 
 def problems_of(decision: Decision) -> List[str]:
     """What can't be had now, and why."""
-    return [unfit_text(member) for member in decision.unfit] + list(decision.problems)
+    return [unready_text(member) for member in decision.unready] + list(decision.problems)
 
 
 def unaddressed_text(member: Unaddressed) -> str:

@@ -113,7 +113,7 @@ class Config(NamedTuple):
     # Rule priorities: after Tailscale's 5210-5270, so that a VPN in front stays in front; before 10000, where other
     # clouds' agents begin, and main's 32766. The gaps are for the operator's own rules.
     priority_first: int = 7000
-    priority_early: int = 7000
+    priority_without_ifgroup: int = 7000
     """Only without an interface group: the ENI's specific routes, before main's."""
     priority_refusal: int = 7010
     """Entries that refuse, one priority each, in front of everything else; up to 7089."""
@@ -157,7 +157,7 @@ class Config(NamedTuple):
     protocol: int = 235
     """Marks our routes and rules in the kernel. 0xEB; not in iproute2's rt_protos, FRR's or any agent's numbers."""
 
-    protocol_guarded: int = 235
+    protocol_networkd_safe: int = 235
     """Marks our rules and fences, which belong to no device. ``PROTOCOL_KERNEL`` where systemd-networkd would delete
     them with any other mark."""
 
@@ -203,7 +203,7 @@ class Config(NamedTuple):
         for prefix, shift in (("table_", numbering.table - self.table_primary),
                               ("priority_", numbering.priority - self.priority_first)):
             moved.update({name: getattr(self, name) + shift for name in self._fields if name.startswith(prefix)})
-        return self._replace(protocol=numbering.protocol, protocol_guarded=numbering.protocol, group=numbering.group,
+        return self._replace(protocol=numbering.protocol, protocol_networkd_safe=numbering.protocol, group=numbering.group,
                              **moved)
 
     @property
@@ -352,7 +352,7 @@ def _is_mark(match: Match) -> bool:
 _USUAL = Config()
 _FORMS: Dict[int, Callable[[Rule, Config], bool]] = {
     priority - _USUAL.priority_first: form for priority, form in [
-        (_USUAL.priority_early, _early),
+        (_USUAL.priority_without_ifgroup, _early),
         *((_USUAL.priority_refusal + place, _refusal) for place in range(ENTRIES)),
         (_USUAL.priority_main, _main),
         (_USUAL.priority_mark_inwards, _inwards),

@@ -20,7 +20,7 @@ from typing import AbstractSet, Dict, Iterable, Iterator, List, NamedTuple, Opti
 from eni_bootstrap.config.settings import Config, Entry
 from eni_bootstrap.desired.main_table import neighbour
 from eni_bootstrap.desired.matching import named, names
-from eni_bootstrap.model.eni import Eni, Unfit
+from eni_bootstrap.model.eni import Eni, UnreadyEni
 from eni_bootstrap.model.kernel import (
     ANY, EVERYWHERE, IPV6_METRIC, MAIN, SERVICES, SOURCELESS, UPPER_HALF, Hop, Match, Network, Route, Rule,
 )
@@ -47,7 +47,7 @@ class Policy(NamedTuple):
 
 
 def policy(
-    enis: Sequence[Eni], unfit: Sequence[Unfit], tables: Dict[str, int], kept: Dict[str, List[int]],
+    enis: Sequence[Eni], unready: Sequence[UnreadyEni], tables: Dict[str, int], kept: Dict[str, List[int]],
     sources: Dict[str, List[Network]], working: AbstractSet[str], versions: Iterable[int], config: Config
 ) -> Policy:
     """``tables``: by device. ``kept``: tables of ours that ENIs have that can't be set up now, by their devices.
@@ -60,7 +60,7 @@ def policy(
     last = max((place for place, entry in enumerate(config.entries) if entry.answer), default=-1)
     for place, entry in enumerate(config.entries):
         found.remarks.extend(_shadow(entry, config.entries[:place]))
-        way, problem = _way(entry, enis, unfit, tables, kept) if entry.via else (None, [])
+        way, problem = _way(entry, enis, unready, tables, kept) if entry.via else (None, [])
         found.problems.extend(problem)
         for version in sorted(versions):
             open_way = way is not None and (way.primary or version in way.tables and way.dev in working)
@@ -106,7 +106,7 @@ def _sent(entry: Entry, priority: int, way: Optional[Way], version: int) -> Iter
             yield Rule(version, priority + 1, src, action="unreachable", match=match)
 
 
-def _way(entry: Entry, enis: Sequence[Eni], unfit: Sequence[Unfit], tables: Dict[str, int], kept: Dict[str, List[int]]
+def _way(entry: Entry, enis: Sequence[Eni], unready: Sequence[UnreadyEni], tables: Dict[str, int], kept: Dict[str, List[int]]
          ) -> Tuple[Optional[Way], List[str]]:
     """The way by the ENI of an entry; none, and why, when there is none: then its traffic is refused."""
     where = "access entry on line {}: ".format(entry.line)
@@ -117,7 +117,7 @@ def _way(entry: Entry, enis: Sequence[Eni], unfit: Sequence[Unfit], tables: Dict
     if fitting:
         eni = fitting[0]
         return Way(eni.dev, eni.primary, {subnet.version: tables[eni.dev] for subnet in eni.interface.subnets}), []
-    for member in unfit:
+    for member in unready:
         if names(entry.via, member.eni_id, member.mac, (member.dev,)):
             left = kept.get(member.dev, [])  # what is wrong with the ENI is said already
             return Way(member.dev, False, {4: left[0], 6: left[0]}) if left else None, []

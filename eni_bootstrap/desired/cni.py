@@ -14,7 +14,7 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import likely
 from eni_bootstrap.desired.selection import left
 from eni_bootstrap.desired.tables import Memory
-from eni_bootstrap.model.eni import Eni, Left, Unfit
+from eni_bootstrap.model.eni import Eni, SkippedEni, UnreadyEni
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Rule, SeenRule
 
@@ -49,21 +49,21 @@ _OVERRIDE = "with \"container-networks: manage\" in the configuration it would b
 
 
 def leave_contained(
-    enis: Sequence[Eni], unfit: Sequence[Unfit], links: Sequence[Link], addresses: Sequence[LinkAddress],
+    enis: Sequence[Eni], unready: Sequence[UnreadyEni], links: Sequence[Link], addresses: Sequence[LinkAddress],
     memory: Memory, networks: Sequence[ContainerNetwork],
-) -> Tuple[List[Eni], List[Unfit], List[Left]]:
+) -> Tuple[List[Eni], List[UnreadyEni], List[SkippedEni]]:
     """Those that are nobody's, and those that a container network has."""
-    contained: Dict[str, Left] = {}  # by MAC
+    contained: Dict[str, SkippedEni] = {}  # by MAC
     here = {eni.mac for eni in likely(links)}
-    secondaries: List[Union[Eni, Unfit]] = [eni for eni in enis if not eni.primary]
-    secondaries += [member for member in unfit if not member.primary]
+    secondaries: List[Union[Eni, UnreadyEni]] = [eni for eni in enis if not eni.primary]
+    secondaries += [member for member in unready if not member.primary]
     for eni in secondaries:
         own = left(eni, "", used=True)
         use = _use(own, eni.mac, links, addresses, memory, networks) if eni.mac in here else _absence(networks)
         if use:
             contained[eni.mac] = own._replace(reason="because {}; {}".format(use, _OVERRIDE))
     return ([eni for eni in enis if eni.mac not in contained],
-            [member for member in unfit if member.mac not in contained], list(contained.values()))
+            [member for member in unready if member.mac not in contained], list(contained.values()))
 
 
 def band_tables(links: Sequence[Link], devs: AbstractSet[str], rules: Iterable[SeenRule],
@@ -96,7 +96,7 @@ def parents(links: Iterable[Link]) -> Set[int]:
     return {link.parent for link in links if link.parent and link.kind != "veth"}
 
 
-def _use(own: Left, mac: str, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory,
+def _use(own: SkippedEni, mac: str, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory,
          networks: Sequence[ContainerNetwork]) -> str:
     """What shows that a container network has this ENI, or ""."""
     indexes = {link.ifindex for link in links if link.name in own.devs}
@@ -124,7 +124,7 @@ def _is_the_hosts(child: Link, devs: Sequence[str], addresses: Sequence[LinkAddr
         held.dev == child.name and held.address not in elsewhere for held in addresses)
 
 
-def _trace(network: ContainerNetwork, own: Left, indexes: Set[int], memory: Memory) -> str:
+def _trace(network: ContainerNetwork, own: SkippedEni, indexes: Set[int], memory: Memory) -> str:
     """A rule or route of somebody's that is where the network has its own and that uses the ENI."""
     band = BANDS.get(network.name)
     for index in indexes if band is not None and not any(band.tables) else ():

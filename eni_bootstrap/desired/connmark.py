@@ -19,7 +19,7 @@ from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.changes import TABLE
-from eni_bootstrap.model.eni import Eni, Unfit
+from eni_bootstrap.model.eni import Eni, UnreadyEni
 from eni_bootstrap.model.kernel import MAIN, Match, Rule, bytes_of
 
 _HOOK = "type filter hook prerouting priority -150; policy accept;"
@@ -42,7 +42,7 @@ class Marked(NamedTuple):
 
 
 def marked(
-    enis: Sequence[Eni], unfit: Sequence[Unfit], tables: Dict[str, int], kept: Dict[str, List[int]],
+    enis: Sequence[Eni], unready: Sequence[UnreadyEni], tables: Dict[str, int], kept: Dict[str, List[int]],
     versions: Iterable[int], config: Config
 ) -> Tuple[List[Marked], List[str]]:
     """The ENIs whose connections are marked, and what is wrong with the others.
@@ -55,7 +55,7 @@ def marked(
     candidates = [(eni.label, eni.dev, tables[eni.dev], eni.primary,
                    {subnet.version for subnet in eni.interface.subnets} & every) for eni in enis]
     candidates += [(member.label, member.dev, kept[member.dev][0], member.primary, every)
-                   for member in unfit if kept.get(member.dev)]
+                   for member in unready if kept.get(member.dev)]
     lowest = config.connection_marks & -config.connection_marks
     most = config.connection_marks // lowest if lowest else 0
     for label, dev, table, primary, own in candidates:

@@ -27,12 +27,12 @@ from eni_bootstrap.desired.routes import (
     eni_routes, first_of_each_key, local_prefixes, main_defaults, primary_default, via_own_gateway, vswitch_routes,
 )
 from eni_bootstrap.desired.rules import eni_rules
-from eni_bootstrap.desired.selection import leave_ignored, leave_out_ipv6, leave_resting, left_text
+from eni_bootstrap.desired.selection import leave_admin_down, leave_ignored, leave_out_ipv6, left_text
 from eni_bootstrap.desired.sources import add_configured_sources, all_sources, on_link_addresses
 from eni_bootstrap.desired.tables import Memory, Numbers, assign
 from eni_bootstrap.desired.validation import refuse_stealing
-from eni_bootstrap.model.changes import Made
-from eni_bootstrap.model.eni import Eni, Left, Listing, Unfit
+from eni_bootstrap.model.changes import Record
+from eni_bootstrap.model.eni import Eni, Listing, SkippedEni, UnreadyEni
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import (
     LOCAL, MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Network, Route, Rule, Snapshot, network_of,
@@ -46,7 +46,7 @@ class Decision(NamedTuple):
     """What should be, and what stays out of it."""
 
     enis: Tuple[Eni, ...]
-    unfit: Tuple[Unfit, ...]
+    unready: Tuple[UnreadyEni, ...]
     numbers: Dict[str, Numbers]
     """By device."""
     remarks: Tuple[str, ...]
@@ -83,34 +83,34 @@ class Decision(NamedTuple):
 
 
 def decide(
-    listing: Listing, snapshot: Snapshot, made: Made, patience_over: FrozenSet[Tuple[str, int]], config: Config,
+    listing: Listing, snapshot: Snapshot, made: Record, address_wait_expired: FrozenSet[Tuple[str, int]], config: Config,
     networks: Sequence[ContainerNetwork] = (),
 ) -> Decision:
     """The whole decision.
 
-    ``patience_over`` has the (device, IP version) that no DHCP client has addressed for long enough; ``networks`` are
+    ``address_wait_expired`` has the (device, IP version) that no DHCP client has addressed for long enough; ``networks`` are
     the container networks that are configured here.
     """
-    fit, unfit = pair(listing, snapshot.links)
-    enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
+    fit, unready = pair(listing, snapshot.links)
+    enis, thieves = refuse_stealing(fit, unready, snapshot.addresses)
     enis, without, switched_off = leave_out_ipv6(enis, snapshot.links)
-    unfit += thieves + without
+    unready += thieves + without
     memory = Memory(snapshot, config)
-    enis, unfit, left = leave_ignored(enis, unfit, config.ignore, config.only)
+    enis, unready, left = leave_ignored(enis, unready, config.ignore, config.only)
     if config.container_networks == "leave":
-        enis, unfit, contained = leave_contained(
-            enis, unfit, snapshot.links, snapshot.addresses, memory, networks)
+        enis, unready, contained = leave_contained(
+            enis, unready, snapshot.links, snapshot.addresses, memory, networks)
         left += contained
     if config.unattended:
-        enis, resting = leave_resting(enis, snapshot.links, made.ups | made.seen_up)
-        unfit += resting
+        enis, admin_down = leave_admin_down(enis, snapshot.links, made.ups | made.seen_up)
+        unready += admin_down
     main = MainTable(snapshot, config)
     on_link = on_link_addresses(snapshot.addresses)
     behind = on_link_addresses(at_parents(snapshot.links, snapshot.addresses))
     sources = {eni.dev: all_sources(eni, behind, listing) for eni in enis}
     problems = add_configured_sources(sources, enis, config)
 
-    kept_tables, gone_devs, remarks = _kept(enis, unfit, left, sources, snapshot, behind, memory)
+    kept_tables, gone_devs, remarks = _kept(enis, unready, left, sources, snapshot, behind, memory)
     remarks += left_text(enis, left, config.ignore)
 
     def base_routes(eni: Eni, table: int) -> List[Route]:
@@ -120,40 +120,40 @@ def decide(
 
     numbers, displaced, failed = assign(enis, sources, base_routes, kept_tables, memory, config)
     remarks += switched_off + displaced
-    remarks += ["{}: {}".format(member.label, member.reason) for member in unfit if member.resting]
-    crowded = bool(displaced or failed)
-    unfit += [eni.unfit(reason) for eni, reason in failed]
+    remarks += ["{}: {}".format(member.label, member.reason) for member in unready if member.admin_down]
+    with_spare_tables = bool(displaced or failed)
+    unready += [eni.unready(reason) for eni, reason in failed]
     enis = [eni for eni in enis if eni.dev in numbers]
 
     secondaries = [eni for eni in enis if not eni.primary]
     kept_rules = {rule for rule in memory.own_rules if rule.table in kept_tables}
     versions = {subnet.version for eni in secondaries for subnet in eni.interface.subnets}
     versions |= {rule.version for rule in kept_rules if rule.table != config.table_primary}
-    kept_devs = frozenset(gone_devs) | {member.dev for member in unfit if member.dev}
+    kept_devs = frozenset(gone_devs) | {member.dev for member in unready if member.dev}
     ours = kept_devs.union(*(eni.devs for eni in enis))
     outline = Decision(
-        tuple(enis), tuple(member for member in unfit if not member.resting), numbers, tuple(remarks), unaddressed=(),
-        sources=sources, displaced=crowded,
-        kept_tables=kept_tables.union([LOCAL] if config.prefixes == "local" and (unfit or kept_tables) else []),
+        tuple(enis), tuple(member for member in unready if not member.admin_down), numbers, tuple(remarks), unaddressed=(),
+        sources=sources, displaced=with_spare_tables,
+        kept_tables=kept_tables.union([LOCAL] if config.prefixes == "local" and (unready or kept_tables) else []),
         kept_devs=kept_devs, left=frozenset(dev for member in left for dev in member.devs) - ours,
         used=frozenset(dev for member in left for dev in member.devs if member.used) - ours,
         children=frozenset(link.name for link in children(snapshot.links, ours)))
-    ups, addresses, dropped, unaddressed, said = link_changes(enis, on_link, snapshot, made, patience_over, config)
+    ups, addresses, dropped, unaddressed, said = link_changes(enis, on_link, snapshot, made, address_wait_expired, config)
     remarks += said
     if config.entries:
         versions |= {subnet.version for eni in enis for subnet in eni.interface.subnets}
     settings, said = link_settings(enis, config)
     problems += said
     outline = outline._replace(settings=tuple(settings))
-    pools = [pool for eni in enis for pool in local_prefixes(eni)] if config.prefixes == "local" else []
+    own_prefixes = [local_prefix for eni in enis for local_prefix in local_prefixes(eni)] if config.prefixes == "local" else []
     if not versions:
         return outline._replace(remarks=tuple(remarks), addresses=tuple(addresses), dropped_addresses=tuple(dropped),
-                                routes=tuple(pools), problems=tuple(problems))
+                                routes=tuple(own_prefixes), problems=tuple(problems))
 
-    groups, without_group = link_groups(enis, unfit, snapshot, config)
+    groups, without_group = link_groups(enis, unready, snapshot, config)
     if without_group:
         remarks.append(without_group)
-    primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unfit if member.primary}
+    primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unready if member.primary}
     defaults = main_defaults(secondaries, primary_devs, numbers, main, config)
     secondary_devs = ({eni.dev for eni in secondaries} | outline.kept_devs) - primary_devs
 
@@ -185,16 +185,16 @@ def decide(
             there = set(own)
             remarks += _closed_text(eni, table, [route for fence, route in copies.closed.items() if fence in there])
         routes += first_of_each_key(own)
-        rules += eni_rules(eni, table, sources[eni.dev], versions, early=not groups, config=config)
-    kept = {member.dev: memory.tables_of(member.dev, []) for member in unfit}
+        rules += eni_rules(eni, table, sources[eni.dev], versions, without_ifgroup=not groups, config=config)
+    kept = {member.dev: memory.tables_of(member.dev, []) for member in unready}
     tables = {dev: own.table for dev, own in numbers.items()}
     members: List[Marked] = []
     if config.connection_marks:
-        members, unmarked = marked(enis, unfit, tables, kept, versions, config)
+        members, unmarked = marked(enis, unready, tables, kept, versions, config)
         rules += mark_rules(members, config)
         problems += unmarked
     if config.entries or config.spreads:
-        asked = policy(enis, unfit, tables, kept, sources, snapshot.working, versions, config)
+        asked = policy(enis, unready, tables, kept, sources, snapshot.working, versions, config)
         rules += asked.rules
         routes += asked.routes
         remarks += asked.remarks
@@ -202,7 +202,7 @@ def decide(
     return outline._replace(
         problems=tuple(problems), marked=tuple(members),
         remarks=tuple(remarks), unaddressed=tuple(unaddressed), ups=tuple(ups), groups=tuple(groups),
-        addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults + pools),
+        addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults + own_prefixes),
         rules=tuple(rules),
     )
 
@@ -215,7 +215,7 @@ def _closed_text(eni: Eni, table: int, routes: Sequence[Route]) -> List[str]:
 
 
 def _kept(
-    enis: Sequence[Eni], unfit: Sequence[Unfit], left: Sequence[Left], sources: Dict[str, List[Network]],
+    enis: Sequence[Eni], unready: Sequence[UnreadyEni], left: Sequence[SkippedEni], sources: Dict[str, List[Network]],
     snapshot: Snapshot, on_link: Dict[str, List[LinkAddress]], memory: Memory
 ) -> Tuple[FrozenSet[int], List[str], List[str]]:
     """Tables of ours that must stay as they are, devices that metadata no longer lists, and what to say of those.
@@ -227,13 +227,13 @@ def _kept(
     remarks: List[str] = []
     gone: List[str] = []
     lost = False
-    for member in unfit:
+    for member in unready:
         own = [network_of(address) for subnet in member.subnets for address in subnet.addresses]
         own += [network_of(held.address) for held in on_link.get(member.dev, ())]
         tables = memory.tables_of(member.dev, own)
         kept.update(tables)
         lost = lost or not (tables or member.dev)
-    listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unfit}
+    listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unready}
     listed.update(dev for member in left for dev in member.devs)
     for link in possible(snapshot.links):
         if link.name in listed:

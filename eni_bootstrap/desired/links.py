@@ -5,8 +5,8 @@ from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, T
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import named
-from eni_bootstrap.model.changes import Made
-from eni_bootstrap.model.eni import Eni, Subnet, Unfit
+from eni_bootstrap.model.changes import Record
+from eni_bootstrap.model.eni import Eni, Subnet, UnreadyEni
 from eni_bootstrap.model.kernel import Address, LinkAddress, LinkGroup, LinkSetting, LinkUp, Snapshot
 
 
@@ -18,13 +18,13 @@ class Unaddressed(NamedTuple):
 
 
 def link_groups(
-    enis: Sequence[Eni], unfit: Sequence[Unfit], snapshot: Snapshot, config: Config
+    enis: Sequence[Eni], unready: Sequence[UnreadyEni], snapshot: Snapshot, config: Config
 ) -> Tuple[List[LinkGroup], str]:
     """Our interface group on every ENI's device; none at all, and why, where one belongs to somebody else's."""
     if not config.group:
         return [], ""
     devs = {eni.dev: eni.label for eni in enis}
-    devs.update({member.dev: member.label for member in unfit if member.dev})
+    devs.update({member.dev: member.label for member in unready if member.dev})
     present = {link.name: link for link in snapshot.links if link.name in devs}
     for name, link in sorted(present.items()):
         if link.group not in (0, config.group):
@@ -48,8 +48,8 @@ def link_settings(enis: Sequence[Eni], config: Config) -> Tuple[List[LinkSetting
 
 
 def link_changes(
-    enis: Sequence[Eni], on_link: Dict[str, List[LinkAddress]], snapshot: Snapshot, made: Made,
-    patience_over: FrozenSet[Tuple[str, int]], config: Config,
+    enis: Sequence[Eni], on_link: Dict[str, List[LinkAddress]], snapshot: Snapshot, made: Record,
+    address_wait_expired: FrozenSet[Tuple[str, int]], config: Config,
 ) -> Tuple[List[LinkUp], List[LinkAddress], List[LinkAddress], List[Unaddressed], List[str]]:
     """Links to bring up, addresses to add, addresses of ours to drop, links to wait for, and remarks.
 
@@ -88,7 +88,7 @@ def link_changes(
                     lead = first
                 elif elsewhere:
                     remarks.append(_is_elsewhere(eni, first.address, elsewhere))
-                elif not nobody_comes and (eni.dev, subnet.version) not in patience_over:
+                elif not nobody_comes and (eni.dev, subnet.version) not in address_wait_expired:
                     waiting.append(Unaddressed(eni, subnet.version))
                 elif subnet.version == 6 or ours.issuperset(left):
                     lead = first
@@ -150,7 +150,7 @@ def _is_elsewhere(eni: Eni, address: Address, devs: Set[str]) -> str:
     return "{}: its address {} is on {}, and so is not put on its own link".format(eni.label, address, min(devs))
 
 
-def takes_others_along(address: LinkAddress, held: Sequence[LinkAddress], made: Made) -> bool:
+def takes_others_along(address: LinkAddress, held: Sequence[LinkAddress], made: Record) -> bool:
     """Whether somebody else's address would go with this one. ``held`` is in the kernel's order.
 
     The first IPv4 address of a subnet on a link takes the others of that subnet with it when it is deleted (unless

@@ -8,24 +8,24 @@ child its parent's, a bond's ports the bond's.
 from fnmatch import fnmatchcase
 from typing import Dict, Iterable, List, Mapping, Sequence, Tuple
 
-from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, Unfit
+from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, UnreadyEni
 from eni_bootstrap.model.kernel import Link, natural
 
 
-def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit]]:
+def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[UnreadyEni]]:
     """Join what metadata lists with the links that there are; both in natural order of the device names."""
     enis: List[Eni] = []
-    unfit: List[Unfit] = []
+    unready: List[UnreadyEni] = []
     by_index = {link.ifindex: link for link in links}
 
-    def give_up(interface: NetworkInterface, reason: str, passing: bool = False, dev: str = "") -> None:
-        unfit.append(Unfit(interface.eni_id, interface.mac, interface.primary, reason, passing, dev, interface.subnets,
+    def give_up(interface: NetworkInterface, reason: str, transient: bool = False, dev: str = "") -> None:
+        unready.append(UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, transient, dev, interface.subnets,
                            vswitch_id=interface.vswitch_id))
 
     for sick in listing.sick:
         own = own_links(sick.mac, links)
         dev = own[0].name if len(own) == 1 else ""
-        unfit.append(Unfit(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.passing, dev))
+        unready.append(UnreadyEni(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.transient, dev))
     for interface in listing.interfaces:
         own = own_links(interface.mac, links)
         if not own:
@@ -46,7 +46,7 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit
     for eni in enis:
         if first.setdefault(eni.dev, eni) is not eni:
             give_up(eni.interface, "{} already carries {}".format(eni.dev, first[eni.dev].label), dev=eni.link.name)
-    return [eni for eni in enis if first[eni.dev] is eni], unfit
+    return [eni for eni in enis if first[eni.dev] is eni], unready
 
 
 _CARRIERS = ("bond", "bridge", "team")

@@ -7,11 +7,11 @@ from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.kernel import Network, Rule
 
 
-def eni_rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], early: bool, config: Config
+def eni_rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], without_ifgroup: bool, config: Config
               ) -> List[Rule]:
     """What leads an ENI's packets to its table.
 
-    ``early``: without an interface group main's specific routes can't be told apart, so that the table's own specific
+    ``without_ifgroup``: without an interface group main's specific routes can't be told apart, so that the table's own specific
     ones must come before them.
     """
     rules: List[Rule] = []
@@ -19,8 +19,8 @@ def eni_rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], 
         version = src.version
         if version not in versions:
             continue
-        if early:
-            rules.append(Rule(version, config.priority_early, src, table=table, suppress_prefixlength=0))
+        if without_ifgroup:
+            rules.append(Rule(version, config.priority_without_ifgroup, src, table=table, suppress_prefixlength=0))
         if eni.primary:
             rules.append(Rule(version, config.priority_primary, src, table=table))
             continue

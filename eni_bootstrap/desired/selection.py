@@ -4,40 +4,40 @@ from typing import AbstractSet, List, Sequence, Tuple, Union
 
 from eni_bootstrap.desired.matching import named, names
 from eni_bootstrap.desired.sources import sources_of
-from eni_bootstrap.model.eni import Eni, Left, Unfit
+from eni_bootstrap.model.eni import Eni, SkippedEni, UnreadyEni
 from eni_bootstrap.model.kernel import Link
 
 
-def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[Unfit], List[str]]:
+def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[UnreadyEni], List[str]]:
     """The ENIs without IPv6 where it is switched off on their device: the kernel would refuse every route."""
     off = {link.name for link in links if not link.ipv6}
     fit: List[Eni] = []
-    unfit: List[Unfit] = []
+    unready: List[UnreadyEni] = []
     remarks: List[str] = []
     for eni in enis:
         interface = eni.interface
         rest = tuple(subnet for subnet in interface.subnets if subnet.version == 4 or eni.dev not in off)
         if not rest:
-            unfit.append(eni.unfit(
+            unready.append(eni.unready(
                 "metadata gives it IPv6 only, which is switched off on the device (sysctl disable_ipv6)"))
             continue
         if rest != interface.subnets:
             remarks.append(eni.label + ": IPv6 is switched off on the device (sysctl disable_ipv6) and left out")
         fit.append(eni._replace(interface=interface._replace(subnets=rest)))
-    return fit, unfit, remarks
+    return fit, unready, remarks
 
 
-def leave_resting(enis: Sequence[Eni], links: Sequence[Link], once_up: AbstractSet[str]
-                  ) -> Tuple[List[Eni], List[Unfit]]:
+def leave_admin_down(enis: Sequence[Eni], links: Sequence[Link], once_up: AbstractSet[str]
+                  ) -> Tuple[List[Eni], List[UnreadyEni]]:
     """The ENIs without the secondaries whose link somebody has taken down: it was up once, and is not now."""
     down = {link.name for link in links if not link.up}
-    resting = [eni for eni in enis if not eni.primary and eni.dev in down and eni.dev in once_up]
+    admin_down = [eni for eni in enis if not eni.primary and eni.dev in down and eni.dev in once_up]
     reason = "its link has been taken down and is left so"
-    return ([eni for eni in enis if eni not in resting], [eni.unfit(reason)._replace(resting=True) for eni in resting])
+    return ([eni for eni in enis if eni not in admin_down], [eni.unready(reason)._replace(admin_down=True) for eni in admin_down])
 
 
-def leave_ignored(enis: Sequence[Eni], unfit: Sequence[Unfit], ignore: Sequence[str], only: Sequence[str]
-                  ) -> Tuple[List[Eni], List[Unfit], List[Left]]:
+def leave_ignored(enis: Sequence[Eni], unready: Sequence[UnreadyEni], ignore: Sequence[str], only: Sequence[str]
+                  ) -> Tuple[List[Eni], List[UnreadyEni], List[SkippedEni]]:
     """What the configuration lets us work on, and what it leaves alone: never the primary.
 
     Metadata may have lost the vSwitch of one that is unfit, and then ``only`` can't tell: what it has stays.
@@ -48,14 +48,14 @@ def leave_ignored(enis: Sequence[Eni], unfit: Sequence[Unfit], ignore: Sequence[
 
     ignored = [eni for eni in enis if not eni.primary and out(
         eni.interface.eni_id, eni.mac, eni.devs, eni.interface.vswitch_id)]
-    spared = [member for member in unfit if not member.primary and out(
+    spared = [member for member in unready if not member.primary and out(
         member.eni_id, member.mac, member.devs, member.vswitch_id, bool(member.vswitch_id))]
     reason = "as the configuration says"
-    return ([eni for eni in enis if eni not in ignored], [member for member in unfit if member not in spared],
+    return ([eni for eni in enis if eni not in ignored], [member for member in unready if member not in spared],
             [left(eni, reason) for eni in ignored] + [left(member, reason) for member in spared])
 
 
-def left_text(enis: Sequence[Eni], left_ones: Sequence[Left], ignore: Sequence[str]) -> List[str]:
+def left_text(enis: Sequence[Eni], left_ones: Sequence[SkippedEni], ignore: Sequence[str]) -> List[str]:
     """What to say of those that are left alone, and of a primary that somebody has named and that is not."""
     return [member.text for member in left_ones] + [
         "{}: ignore names it, but it is the primary ENI, which is never left alone".format(eni.label)
@@ -69,6 +69,6 @@ def unwanted_text(ignore: Sequence[str], only: Sequence[str]) -> List[str]:
     return [said.format(but, ", ".join(words)) for but, words in (("", ignore), ("all but ", only)) if words]
 
 
-def left(eni: Union[Eni, Unfit], reason: str, used: bool = False) -> Left:
+def left(eni: Union[Eni, UnreadyEni], reason: str, used: bool = False) -> SkippedEni:
     """An ENI, fit or not, as one that is left alone."""
-    return Left(eni.label, eni.devs, tuple(sources_of(eni.subnets)), reason, used)
+    return SkippedEni(eni.label, eni.devs, tuple(sources_of(eni.subnets)), reason, used)

@@ -82,11 +82,11 @@ def orders(secondaries: Sequence[Eni]) -> Dict[str, int]:
     return found
 
 
-def wanted(enis: Sequence[Eni], crowded: bool, config: Config) -> Set[int]:
+def wanted(enis: Sequence[Eni], with_spare_tables: bool, config: Config) -> Set[int]:
     """The ids that ``assign`` wants to look into: the natural ones, and when those are not free the spare ones."""
     ids = {config.table_primary + n for n in orders([eni for eni in enis if not eni.primary]).values()}
     ids.add(config.table_primary)
-    if crowded:
+    if with_spare_tables:
         ids.update(_spare(enis, config))
     return {table for table in ids if config.owns_table(table)}
 

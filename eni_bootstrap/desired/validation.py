@@ -3,13 +3,13 @@
 from typing import List, Sequence, Set, Tuple
 
 from eni_bootstrap.desired.sources import sources_of
-from eni_bootstrap.model.eni import Eni, NetworkInterface, Unfit
+from eni_bootstrap.model.eni import Eni, NetworkInterface, UnreadyEni
 from eni_bootstrap.model.kernel import CLOUD_SERVICES, Address, LinkAddress, Network, network_of
 
 
 def refuse_stealing(
-    enis: Sequence[Eni], others: Sequence[Unfit], held: Sequence[LinkAddress]
-) -> Tuple[List[Eni], List[Unfit]]:
+    enis: Sequence[Eni], others: Sequence[UnreadyEni], held: Sequence[LinkAddress]
+) -> Tuple[List[Eni], List[UnreadyEni]]:
     """Take out the secondaries whose description would catch traffic that can't be theirs.
 
     A rule is only as good as the address in it: one absurd prefix in the metadata could send all of the host's
@@ -24,7 +24,7 @@ def refuse_stealing(
             primaries.update(sources_of(other.subnets))
             primaries.update(network_of(own.address) for own in held if own.dev == other.dev)
     fit: List[Eni] = []
-    refused: List[Unfit] = []
+    refused: List[UnreadyEni] = []
     taken: Set[Network] = set()
     wide = [network for network in primaries if network.prefixlen < network.max_prefixlen]
     for eni in enis:
@@ -32,7 +32,7 @@ def refuse_stealing(
         if not reason and not eni.primary:
             reason = _theft(eni.interface, primaries, taken, wide)
         if reason:
-            refused.append(eni.unfit(reason))
+            refused.append(eni.unready(reason))
         else:
             claims = sources_of(eni.interface.subnets)
             taken.update(claims)

@@ -13,7 +13,7 @@ _TYPED = re.compile(r"^\s*(sudo\s+)?(/\S*/)?(ip\s+(-\S+\s+)*(route|ro?|rule|ru)\
 _YES = re.compile(r"NM_CLOUD_SETUP_ALIYUN=[\"']?(yes|true|1)\b", re.IGNORECASE)
 
 
-def rivals(root: str = "/") -> List[str]:
+def competing_agents(root: str = "/") -> List[str]:
     """A sentence for each: what it is, where, and how it is switched off."""
     return _nm_cloud_setup(root) + _multi_nic_util(root) + _typed_lines(root) + _terway(root)
 

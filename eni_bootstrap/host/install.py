@@ -10,7 +10,7 @@ from typing import List, NamedTuple, Sequence
 import eni_bootstrap
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.host import installer, units as unit_files, zipapp
-from eni_bootstrap.host.competitors import rivals
+from eni_bootstrap.host.competitors import competing_agents
 from eni_bootstrap.host.installer import Step
 from eni_bootstrap.host.network_managers import systemd_version
 from eni_bootstrap.host.rootfs import inside, outside
@@ -59,9 +59,9 @@ def install(parsed: argparse.Namespace) -> int:
         steps = installer.install(root, start.files, rc_local=start.command, dry=parsed.dry_run)
     live = not parsed.dry_run and _runs_systemd(root)
     if live and fresh:
-        record.ask_again()  # whoever installs it wants it, whatever was removed before
+        record.clear_removed_flag()  # whoever installs it wants it, whatever was removed before
     started = not live or _begin(steps)
-    said = _text(steps, parsed.dry_run) + ["remark: " + rival for rival in rivals(root)]
+    said = _text(steps, parsed.dry_run) + ["remark: " + rival for rival in competing_agents(root)]
     left = [step for step in steps if step.verb == "leave"]
     return 0 if _write(said) and started and not left else 1
 
@@ -81,7 +81,7 @@ def uninstall(parsed: argparse.Namespace) -> int:
     here = live and installer.load(root).files
     if here:
         _end()
-        record.ask_again()  # nothing is left that would have to heed a removal
+        record.clear_removed_flag()  # nothing is left that would have to heed a removal
     steps = installer.uninstall(root, dry=parsed.dry_run)
     if here:
         _call("systemctl", "reset-failed", unit_files.SERVICE, quiet=True)

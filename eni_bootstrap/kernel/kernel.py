@@ -226,7 +226,7 @@ class Kernel:
         request = Message(_GETROUTE, 0, _encode(rtmsg, fields, attributes))
         for body in self._socket.dump(request, take):
             seen = self._route(_decode(rtmsg, body), version)
-            if seen.route.kind in _UNROUTED and not seen.route.is_pool or table and seen.route.table != table:
+            if seen.route.kind in _UNROUTED and not seen.route.is_local_prefix or table and seen.route.table != table:
                 continue
             if not dev or dev in seen.route.devs():
                 yield seen

@@ -17,7 +17,7 @@ import time
 from typing import AbstractSet, Any, Callable, Dict, Iterable, Iterator, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import allowed
-from eni_bootstrap.model.changes import Change, Made, Numbering, SettingMade
+from eni_bootstrap.model.changes import Change, Numbering, Record, SettingMade
 from eni_bootstrap.model.deadline import Deadline, wait_for_lock
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import Link, LinkAddress, LinkGroup, LinkSetting, LinkUp, SeenAddress, Snapshot
@@ -56,7 +56,7 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
         yield wait_for_lock(try_it, path, deadline, sleep)
 
 
-def taken_back() -> bool:
+def removed_flag() -> bool:
     """Whether ``remove`` has taken back all, and nobody has asked for it again since."""
     try:
         return stat.S_ISREG(os.lstat(_mark()).st_mode)
@@ -64,15 +64,15 @@ def taken_back() -> bool:
         return False
 
 
-def take_back() -> None:
+def set_removed_flag() -> None:
     try:
-        if not taken_back():
+        if not removed_flag():
             os.close(_anew(_mark()))
     except OSError as error:
         raise _unwritable(_mark(), error)
 
 
-def ask_again() -> None:
+def clear_removed_flag() -> None:
     try:
         os.unlink(_mark())
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def ask_again() -> None:
         raise _unwritable(_mark(), error)
 
 
-def load(links: Sequence[Link], level: int = logging.WARNING) -> Made:
+def load(links: Sequence[Link], level: int = logging.WARNING) -> Record:
     """The record of what earlier runs changed, as far as those links are still there.
 
     A link is known again by its index, which lasts exactly as long as the link; a renamed one is found. ``level``: at
@@ -96,7 +96,7 @@ def load(links: Sequence[Link], level: int = logging.WARNING) -> Made:
         recorded = content["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
-        return Made(
+        return Record(
             frozenset(name for name, entry in known if entry.get("up")),
             tuple(LinkGroup(name, _group(entry["group"])) for name, entry in known if "group" in entry),
             frozenset(_address(name, text) for name, entry in known for text in entry.get("addresses", [])),
@@ -113,13 +113,13 @@ def load(links: Sequence[Link], level: int = logging.WARNING) -> Made:
                           "as_set", dict.fromkeys(entry.get("addresses", []), (0, _UNTOLD))).items()),
         )
     except FileNotFoundError:
-        return Made()
+        return Record()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         LOG.log(level, "%s can't be read (%s); what earlier runs did to links is not known any more", _path(), error)
-        return Made()
+        return Record()
 
 
-def save(made: Made, links: Sequence[Link]) -> None:
+def save(made: Record, links: Sequence[Link]) -> None:
     """Write the record, whole or not at all."""
     indexes = {link.name: str(link.ifindex) for link in links}
     entries: Dict[str, Dict[str, Any]] = {}
@@ -151,7 +151,7 @@ def save(made: Made, links: Sequence[Link]) -> None:
         raise _unwritable(temporary, error)
 
 
-def still_ours(made: Made, seen: Sequence[SeenAddress], protocols: AbstractSet[int]) -> Made:
+def still_ours(made: Record, seen: Sequence[SeenAddress], protocols: AbstractSet[int]) -> Record:
     """The record without the addresses in whose place somebody else has put the same, or that he has set anew.
 
     Ours is what is there as it was when we set it. Where a run was killed before it could write that down, the kernel
@@ -173,14 +173,14 @@ def still_ours(made: Made, seen: Sequence[SeenAddress], protocols: AbstractSet[i
     return made._replace(addresses=frozenset(left), as_set=frozenset(as_set))
 
 
-def with_seen(made: Made, changes: Sequence[Change], seen: Sequence[SeenAddress]) -> Made:
+def with_seen(made: Record, changes: Sequence[Change], seen: Sequence[SeenAddress]) -> Record:
     """The record with how the kernel has the addresses that these changes have just put there."""
     added = made.addresses.intersection(change.item for change in changes if isinstance(change.item, LinkAddress))
     others = {each for each in made.as_set if each.held not in added}
     return made._replace(as_set=frozenset(others.union(each for each in seen if each.held in added)))
 
 
-def without_undone(made: Made, snapshot: Snapshot, groups: AbstractSet[int]) -> Made:
+def without_undone(made: Record, snapshot: Snapshot, groups: AbstractSet[int]) -> Record:
     """The record without what is as if it had never been done: a run that was killed could not write down that it had
     taken it back. If it is there again some day, somebody else has done it. ``groups``: ours."""
     up = {link.name for link in snapshot.links if link.up}
@@ -191,9 +191,9 @@ def without_undone(made: Made, snapshot: Snapshot, groups: AbstractSet[int]) -> 
 
 
 def before(
-    made: Made, changes: Sequence[Change], links: Sequence[Link], devs: Iterable[str], group: int,
+    made: Record, changes: Sequence[Change], links: Sequence[Link], devs: Iterable[str], group: int,
     settings: Iterable[LinkSetting] = ()
-) -> Made:
+) -> Record:
     """The record with what the changes are about to do to links, and with those of ``devs`` that are up.
 
     ``settings``: as they are before the changes.
@@ -214,7 +214,7 @@ def before(
     )
 
 
-def after(made: Made, changes: Sequence[Change], group: int, undone: Iterable[Change] = ()) -> Made:
+def after(made: Record, changes: Sequence[Change], group: int, undone: Iterable[Change] = ()) -> Record:
     """The record without what the changes have taken back, and without addresses that were not put on their links."""
     not_ours = {change.item for change in undone if change.verb == "add" and isinstance(change.item, LinkAddress)}
     removed = [change.item for change in changes if change.verb == "remove"]
@@ -232,13 +232,13 @@ def after(made: Made, changes: Sequence[Change], group: int, undone: Iterable[Ch
     )
 
 
-def _with_addresses(made: Made, addresses: AbstractSet[LinkAddress]) -> Made:
+def _with_addresses(made: Record, addresses: AbstractSet[LinkAddress]) -> Record:
     """Some of the addresses."""
     return made._replace(addresses=frozenset(addresses),
                          as_set=frozenset(each for each in made.as_set if each.held in addresses))
 
 
-def _with_settings(made: Made, added: Sequence[LinkSetting], present: Iterable[LinkSetting]) -> Tuple[SettingMade, ...]:
+def _with_settings(made: Record, added: Sequence[LinkSetting], present: Iterable[LinkSetting]) -> Tuple[SettingMade, ...]:
     """What was there before our first change is what counts."""
     found = {done.setting[:2]: done for done in made.settings}
     were = {setting[:2]: setting.value for setting in present}

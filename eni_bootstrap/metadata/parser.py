@@ -59,10 +59,10 @@ _IPV6_VSWITCH_LENGTH = 64
 class _Sick(Exception):
     """This ENI can't be used."""
 
-    def __init__(self, reason: str, passing: bool = False) -> None:
+    def __init__(self, reason: str, transient: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.passing = passing
+        self.transient = transient
 
 
 def parse_interfaces(tree: Any) -> Listing:
@@ -91,7 +91,7 @@ def parse_interfaces(tree: Any) -> Listing:
                                                _word(leaves, VSWITCH_ID)))
         except _Sick as error:
             name = mac or _quote(key)
-            sick.append(SickInterface(_word(leaves, _ENI_ID), name, mac == primary, error.reason, error.passing))
+            sick.append(SickInterface(_word(leaves, _ENI_ID), name, mac == primary, error.reason, error.transient))
     return Listing(tuple(interfaces), tuple(sick))
 
 
@@ -181,7 +181,7 @@ def _tokens(leaves: Dict[Any, Any], leaf: str) -> List[str]:
     if value is None:
         return []
     if value == _NOT_THERE:
-        raise _Sick(f"{leaf} is listed and not there: the ENI is being attached or detached", passing=True)
+        raise _Sick(f"{leaf} is listed and not there: the ENI is being attached or detached", transient=True)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ",".join(value)  # a real JSON list instead of a text that holds one
     if not isinstance(value, str):
@@ -250,7 +250,7 @@ def _word(leaves: Dict[Any, Any], leaf: str) -> str:
 
 def _missing(*leaves: str) -> _Sick:
     verb = "is" if len(leaves) == 1 else "are"
-    return _Sick(f"{' and '.join(leaves)} {verb} missing: the ENI is being attached or detached", passing=True)
+    return _Sick(f"{' and '.join(leaves)} {verb} missing: the ENI is being attached or detached", transient=True)
 
 
 def _garbage(leaf: str, value: Any) -> _Sick:

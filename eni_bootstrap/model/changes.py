@@ -21,7 +21,7 @@ class Numbering(NamedTuple):
     group: int
 
 
-class Made(NamedTuple):
+class Record(NamedTuple):
     """What earlier runs changed that carries no owner in the kernel."""
 
     ups: FrozenSet[str] = frozenset()

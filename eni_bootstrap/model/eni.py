@@ -47,7 +47,7 @@ class SickInterface(NamedTuple):
     primary: bool
     reason: str
     """What is wrong, in words for an operator."""
-    passing: bool
+    transient: bool
     """True when it may become whole by itself (a leaf is missing: attaching or detaching), so waiting makes sense."""
 
 
@@ -87,27 +87,27 @@ class Eni(NamedTuple):
     def label(self) -> str:
         return label(self.interface.eni_id, self.mac, self.dev)
 
-    def unfit(self, reason: str) -> "Unfit":
+    def unready(self, reason: str) -> "UnreadyEni":
         """This ENI as one that can't be set up, and won't by itself."""
         interface = self.interface
-        return Unfit(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev, interface.subnets,
+        return UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev, interface.subnets,
                      vswitch_id=interface.vswitch_id)
 
 
-class Unfit(NamedTuple):
+class UnreadyEni(NamedTuple):
     """An ENI that metadata lists but that can't be set up now: what it has in the kernel stays as it is."""
 
     eni_id: str
     mac: str
     primary: bool
     reason: str
-    passing: bool
+    transient: bool
     """True when it may become fit by itself, so that waiting makes sense."""
     dev: str = ""
     """Its device, where there is one."""
     subnets: Tuple[Subnet, ...] = ()
     """What metadata tells of it, where that is whole."""
-    resting: bool = False
+    admin_down: bool = False
     """True when nothing is wrong: somebody wants it so."""
     vswitch_id: str = ""
 
@@ -120,7 +120,7 @@ class Unfit(NamedTuple):
         return label(self.eni_id, self.mac, self.dev)
 
 
-class Left(NamedTuple):
+class SkippedEni(NamedTuple):
     """An ENI that is left alone, as if it were not there; what is ours of it goes."""
 
     label: str

@@ -169,7 +169,7 @@ class Route(NamedTuple):
         return self._replace(options=(), prefsrc=None)
 
     @property
-    def is_pool(self) -> bool:
+    def is_local_prefix(self) -> bool:
         """Whether all addresses of the destination are this host's own."""
         return self.kind == "local" and self.table == LOCAL and self.dst.prefixlen < self.dst.max_prefixlen
 

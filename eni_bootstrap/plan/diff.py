@@ -10,15 +10,15 @@ from typing import AbstractSet, Dict, List, Sequence, Set
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.links import takes_others_along
-from eni_bootstrap.model.changes import Change, Conflict, Item, Made, Plan
+from eni_bootstrap.model.changes import Change, Conflict, Item, Plan, Record
 from eni_bootstrap.model.kernel import LinkGroup, LinkUp, Route, Rule, Snapshot
 from eni_bootstrap.plan.order import Order
-from eni_bootstrap.plan.ownership import NOTHING, Owned, owned
+from eni_bootstrap.plan.ownership import NOTHING, OwnedObjects, owned
 
 
 def plan(
-    decision: Decision, snapshot: Snapshot, made: Made, config: Config, former: Sequence[Config] = (),
-    left: Owned = NOTHING, in_use: AbstractSet[str] = frozenset()
+    decision: Decision, snapshot: Snapshot, made: Record, config: Config, former: Sequence[Config] = (),
+    left: OwnedObjects = NOTHING, in_use: AbstractSet[str] = frozenset()
 ) -> Plan:
     """The changes that lead from the snapshot to the decision. ``left``: what there is by ``former`` numbers.
 
@@ -27,7 +27,7 @@ def plan(
     ours = owned(snapshot, {eni.dev for eni in decision.enis} | decision.left, config)
     # A fence of ours with the wrong mark has to be made again.
     present_routes = {seen.route for seen in snapshot.routes if seen.route not in ours.routes or seen.route.hops
-                      or seen.protocol == config.protocol_guarded}
+                      or seen.protocol == config.protocol_networkd_safe}
     present_routes -= {seen.route for seen in snapshot.routes if seen.route in left.routes
                        and seen.protocol != _change("add", seen.route, config).protocol}
     by_key = {seen.route.key: seen.route for seen in snapshot.routes}
@@ -41,7 +41,7 @@ def plan(
                  for address in decision.addresses if address not in held]
 
     routes: List[Change] = []
-    pools: List[Change] = []
+    own_prefixes: List[Change] = []
     conflicts: List[Conflict] = []
     replaced: Set[Route] = set()
     for route in decision.routes:
@@ -49,7 +49,7 @@ def plan(
             continue
         holder = by_key.get(route.key)
         if holder is None:
-            (pools if route.is_pool else routes).append(_change("add", route, config))
+            (own_prefixes if route.is_local_prefix else routes).append(_change("add", route, config))
         elif holder in ours.routes or holder in left.routes:
             replaced.add(holder)
             routes.append(_change("replace", route, config))
@@ -59,9 +59,9 @@ def plan(
     rules: Dict[Rule, None] = dict.fromkeys(decision.rules)
     rules.update(dict.fromkeys(sorted(_kept_rules(decision, ours), key=lambda rule: (str(rule), rule.version))))
     present_rules = {seen.rule for seen in snapshot.rules
-                     if seen.protocol == config.protocol_guarded or seen not in ours.marks | left.marks}
+                     if seen.protocol == config.protocol_networkd_safe or seen not in ours.marks | left.marks}
     remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks | left.marks
-              if rule not in rules or protocol != config.protocol_guarded]
+              if rule not in rules or protocol != config.protocol_networkd_safe]
     remove += _without(snapshot, {
         route for route in (ours.routes | left.routes) - set(decision.routes) - replaced
         if route.table not in decision.kept_tables and not decision.kept_devs.intersection(route.devs())})
@@ -78,12 +78,12 @@ def plan(
     return Plan(
         tuple(_change("add", item, config) for item in to_links), order.made(routes),
         order.made(_change("add", rule, config) for rule in rules if rule not in present_rules),
-        tuple(addresses + pools), order.taken_back(remove),
+        tuple(addresses + own_prefixes), order.removed_flag(remove),
         tuple(conflicts))
 
 
 def withdrawal(
-    snapshot: Snapshot, made: Made, in_use: AbstractSet[str], config: Config, former: Sequence[Config] = ()
+    snapshot: Snapshot, made: Record, in_use: AbstractSet[str], config: Config, former: Sequence[Config] = ()
 ) -> Plan:
     """The changes that take back all that is ours. Needs no metadata: the kernel and the record tell.
 
@@ -100,10 +100,10 @@ def withdrawal(
     for group in {each.group for each in (Config(), config, *former)}:
         remove += _former_groups(made, snapshot, devs, config._replace(group=group))
     remove += _former_settings(made, snapshot, config)
-    return Plan(removals=Order([config, *former]).taken_back(dict.fromkeys(remove)))
+    return Plan(removals=Order([config, *former]).removed_flag(dict.fromkeys(remove)))
 
 
-def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Made, in_use: AbstractSet[str], config: Config
+def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Record, in_use: AbstractSet[str], config: Config
                 ) -> List[Change]:
     """Takes back the addresses that we put on these devices, and that we brought them up."""
     back = [_change("remove", address, config) for address in snapshot.addresses
@@ -114,7 +114,7 @@ def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Made, in_use: 
                    if link.up and link.name in devs & made.ups - used]
 
 
-def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
+def _kept_rules(decision: Decision, ours: OwnedObjects) -> Set[Rule]:
     """Rules of ENIs that stay as they are: those that lead to a kept table, and the fences of the same sources.
 
     A source or a device that belongs to an ENI that is set up is that one's by now, whoever had it before.
@@ -127,7 +127,7 @@ def _kept_rules(decision: Decision, ours: Owned) -> Set[Rule]:
     return kept | {rule for rule in ours.rules if rule.action == "unreachable" and (rule.src, rule.match) in selected}
 
 
-def _former_groups(made: Made, snapshot: Snapshot, devs: AbstractSet[str], config: Config) -> List[Change]:
+def _former_groups(made: Record, snapshot: Snapshot, devs: AbstractSet[str], config: Config) -> List[Change]:
     """The groups that these devices had before, of those that nobody has put into another one since.
 
     Who is in ours without a record was put there by udev's rule when it was plugged in, out of none.
@@ -138,7 +138,7 @@ def _former_groups(made: Made, snapshot: Snapshot, devs: AbstractSet[str], confi
     return [_change("add", LinkGroup(dev, group), config) for dev, group in sorted(former.items())]
 
 
-def _former_settings(made: Made, snapshot: Snapshot, config: Config) -> List[Change]:
+def _former_settings(made: Record, snapshot: Snapshot, config: Config) -> List[Change]:
     """What our links' settings were, of those that nobody has changed since."""
     return [_change("remove", done.setting._replace(value=done.former), config) for done in made.settings
             if done.setting in snapshot.settings]
@@ -146,8 +146,8 @@ def _former_settings(made: Made, snapshot: Snapshot, config: Config) -> List[Cha
 
 def _change(verb: str, item: Item, config: Config) -> Change:
     """What no device holds, a rule or a fence, bears the mark that nobody takes for a leftover."""
-    guarded = isinstance(item, Rule) or isinstance(item, Route) and not item.hops
-    return Change(verb, item, config.protocol_guarded if guarded else config.protocol)
+    networkd_safe = isinstance(item, Rule) or isinstance(item, Route) and not item.hops
+    return Change(verb, item, config.protocol_networkd_safe if networkd_safe else config.protocol)
 
 
 def _without(snapshot: Snapshot, routes: AbstractSet[Route]) -> List[Change]:

@@ -17,7 +17,7 @@ class Order:
     def made(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
         return tuple(sorted(changes, key=lambda change: self._place(change.item)))
 
-    def taken_back(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
+    def removed_flag(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
         def reverse(change: Change) -> Tuple[int, int, str, int, int]:
             rank, priority = self._place(change.item)
             # The text of a rule for all does not tell its IP version.
@@ -55,7 +55,7 @@ def _rank(item: Item) -> int:
     if isinstance(item, (LinkUp, LinkSetting)):
         return 1
     if isinstance(item, Route):
-        if item.is_pool:
+        if item.is_local_prefix:
             return 12
         if not item.hops:
             return 5  # the fence

@@ -8,7 +8,7 @@ from eni_bootstrap.model.changes import Item
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Route, Rule, SeenRule, Snapshot
 
 
-class Owned(NamedTuple):
+class OwnedObjects(NamedTuple):
     """What in a snapshot is ours."""
 
     routes: FrozenSet[Route]
@@ -17,7 +17,7 @@ class Owned(NamedTuple):
     """The rules with their protocols: one with each of our marks counts as two for the kernel."""
 
 
-def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
+def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> OwnedObjects:
     """Ours is what carries our protocol *and* lies in our bands; a default in main only through an ENI's device."""
     marks = {seen for seen in snapshot.rules if config.owns_rule(seen.rule, seen.protocol)}
     rules = {seen.rule for seen in marks}
@@ -25,10 +25,10 @@ def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> Owned:
     devs = set(eni_devs) | {rule.oif for rule in rules if rule.oif} | {dev for route in tables for dev in route.devs()}
     defaults = {route for route, protocol, _ in snapshot.routes if protocol == config.protocol
                 and route.table == MAIN and route.is_default and route.hops and devs.issuperset(route.devs())}
-    return Owned(frozenset(tables | defaults), frozenset(rules), frozenset(marks))
+    return OwnedObjects(frozenset(tables | defaults), frozenset(rules), frozenset(marks))
 
 
-NOTHING = Owned(frozenset(), frozenset(), frozenset())
+NOTHING = OwnedObjects(frozenset(), frozenset(), frozenset())
 
 
 def bears_kernels_mark(snapshot: Snapshot, config: Config) -> bool:
@@ -38,7 +38,7 @@ def bears_kernels_mark(snapshot: Snapshot, config: Config) -> bool:
                for seen in snapshot.routes)
 
 
-def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Config], config: Config) -> Owned:
+def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Config], config: Config) -> OwnedObjects:
     """What is ours by former numbers, and not by those in force.
 
     Where the bands of tables overlap, a table of the former ones counts as such: it may be another ENI's now.
@@ -54,10 +54,10 @@ def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Confi
                    and not (route.table == MAIN and protocols[route] == config.protocol)}
         marks |= {seen for seen in found.marks if moved and each.owns_table(seen.rule.table)
                   or not config.owns_rule(seen.rule, seen.protocol)}
-    return Owned(frozenset(routes), frozenset(seen.rule for seen in marks), frozenset(marks))
+    return OwnedObjects(frozenset(routes), frozenset(seen.rule for seen in marks), frozenset(marks))
 
 
-def unfinished(left: Owned, decision: Decision, snapshot: Snapshot, former: Config, config: Config) -> bool:
+def unfinished(left: OwnedObjects, decision: Decision, snapshot: Snapshot, former: Config, config: Config) -> bool:
     """Whether something by these former numbers is still to be made anew, or to go."""
     wanted: Set[Item] = {*decision.routes, *decision.rules}
     found: List[Tuple[Item, int]] = [(seen.route, seen.protocol) for seen in snapshot.routes
@@ -66,6 +66,6 @@ def unfinished(left: Owned, decision: Decision, snapshot: Snapshot, former: Conf
     return any(item not in wanted or protocol == former.protocol != config.protocol for item, protocol in found)
 
 
-def without(snapshot: Snapshot, left: Owned) -> Snapshot:
+def without(snapshot: Snapshot, left: OwnedObjects) -> Snapshot:
     return snapshot._replace(routes=tuple(seen for seen in snapshot.routes if seen.route not in left.routes),
                              rules=tuple(seen for seen in snapshot.rules if seen not in left.marks))

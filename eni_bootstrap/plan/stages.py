@@ -39,7 +39,7 @@ def staged(todo: Plan) -> Tuple[Plan, bool]:
     def waits(item: Item) -> bool:
         if isinstance(item, LinkAddress):
             return network_of(item.address) in waiting
-        if isinstance(item, Route) and item.is_pool:
+        if isinstance(item, Route) and item.is_local_prefix:
             return item.dst in waiting
         fence = isinstance(item, Rule) and item.action == "unreachable" and item.src in waiting
         return fence or isinstance(item, (Route, Rule)) and item.table in contested
@@ -94,7 +94,7 @@ class Refusals:
             self._selectors.add(_selector_of(network_of(item.address)))
         elif away and isinstance(item, Route):
             self._devs.update(item.devs())
-            if item.is_pool:
+            if item.is_local_prefix:
                 self._selectors.add(_selector_of(item.dst))
 
     def concern(self, change: Change) -> bool:
@@ -110,7 +110,7 @@ class Refusals:
                 return True
             return not item.oif and item.priority > self._missing.of(item, item.priority)
         if isinstance(item, Route):
-            if item.is_pool:
+            if item.is_local_prefix:
                 return not away and _selector_of(item.dst) in self._selectors
             return away and (item.version, item.table) in self._tables
         if isinstance(item, LinkAddress):
@@ -167,8 +167,8 @@ def sparing(changes: Sequence[Change], spared: Set[Family], decision: Decision, 
             return item.version == version and (item.oif == dev or own or stale)
         if isinstance(item, Route):
             fence = not item.hops and item.table in tables[family]
-            pool = item.is_pool and item.dst in sources[dev]
-            return item.version == version and (dev in item.devs() or fence or pool)
+            local_prefix = item.is_local_prefix and item.dst in sources[dev]
+            return item.version == version and (dev in item.devs() or fence or local_prefix)
         return isinstance(item, LinkAddress) and family == (item.dev, item.address.version)
 
     return _without(changes, lambda item: any(touches(item, family) for family in spared))

@@ -10,11 +10,11 @@ import textwrap
 from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from eni_bootstrap import __version__
-from eni_bootstrap.agent.waiting import unfit_text
+from eni_bootstrap.agent.waiting import unready_text
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision, decide
 from eni_bootstrap.metadata.parser import is_mac
-from eni_bootstrap.model.changes import Made
+from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.eni import Eni, Listing, Subnet
 from eni_bootstrap.model.kernel import (
     EVERYWHERE, IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Hop, Link, LinkAddress, LinkSetting, Network, Route, Rule,
@@ -159,7 +159,7 @@ def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> 
     if guessed:
         said.append("Names of links were not known and are assumed: {}.".format(
             ", ".join("{} is {}".format(eni.dev, eni.mac) for eni in guessed)))
-    said += ["LEFT OUT: " + unfit_text(member) for member in decision.unfit]
+    said += ["LEFT OUT: " + unready_text(member) for member in decision.unready]
     said += ["PROBLEM: " + problem for problem in decision.problems]
     return tuple(said + ["Remark: " + remark for remark in decision.remarks])
 
@@ -198,7 +198,7 @@ def consequence(rule: Rule, config: Config) -> str:
     if rule.priority == config.priority_main:
         return ("routes in main to what is no ENI (Docker, VPN) don't hold for an ENI's own addresses: such packets "
                 "leave by the ENI")
-    if rule.priority == config.priority_early:
+    if rule.priority == config.priority_without_ifgroup:
         return "what is more specific in main than an ENI's own routes comes first"
     if rule.oif:
         return "a socket that is bound to {} and has no source is routed by main".format(rule.oif)
@@ -263,4 +263,4 @@ def _decide(listing: Listing, links: Sequence[Link], held: Sequence[LinkAddress]
     snapshot = Snapshot(tuple(links), tuple(held), (), tuple(routes))
     over = frozenset((link.name, version) for link in links for version in (4, 6))
     config = config._replace(container_networks="manage", unattended=False)
-    return decide(listing, snapshot, Made(), over, config), snapshot
+    return decide(listing, snapshot, Record(), over, config), snapshot

@@ -31,7 +31,7 @@ def render(outline: Outline, config: Config) -> List[File]:
     lines += _list("routing-policy", [_rule(rule) for rule in outline.all_rules if _expressible(rule)])
     # What comes before main's specific routes is needed where there is a rule for those.
     lines += comments(not_expressed([rule for rule in outline.all_rules if not _expressible(rule)
-                                     and rule.priority != config.priority_early], config), indent="      ")
+                                     and rule.priority != config.priority_without_ifgroup], config), indent="      ")
     return [File(_PATH, "\n".join(lines) + "\n", _SECRET)]
 
 

@@ -11,7 +11,7 @@ from typing import Dict, Iterator, List, Mapping, Tuple
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.connmark import ruleset
 from eni_bootstrap.desired.decide import Decision
-from eni_bootstrap.model.changes import Item, Made, Ruleset
+from eni_bootstrap.model.changes import Item, Record, Ruleset
 from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.model.kernel import MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Network, Route, Rule
 from eni_bootstrap.plan.diff import plan
@@ -230,7 +230,7 @@ more() {{
 def render(listing: Listing, names: Mapping[str, str], config: Config) -> List[File]:
     """The script."""
     decision, snapshot = bare(listing, names, config)
-    changes = [change.item for change in plan(decision, snapshot, Made(), config).changes]
+    changes = [change.item for change in plan(decision, snapshot, Record(), config).changes]
     owners = Owners(decision)
     lines = _Lines(decision, owners, config)
     near = bare(listing, names, config, on_link=True)[0].routes
@@ -239,7 +239,7 @@ def render(listing: Listing, names: Mapping[str, str], config: Config) -> List[F
         if isinstance(item, (LinkGroup, LinkUp, LinkSetting)):
             parts["links"].append(lines.link(item))
         elif isinstance(item, Route):
-            parts["addresses" if item.is_pool else "routes"].append(lines.route(item, "" if item in near else "far"))
+            parts["addresses" if item.is_local_prefix else "routes"].append(lines.route(item, "" if item in near else "far"))
         elif isinstance(item, Rule):
             parts["rules"].append(lines.rule(item))
         else:
@@ -278,7 +278,7 @@ class _Lines:
         self._primary = [eni for eni in decision.enis if eni.primary]
         self._secondaries = [eni for eni in decision.enis if not eni.primary]
         self._macs = {eni.dev: eni.mac for eni in decision.enis}
-        self._macs.update((member.dev, member.mac) for member in decision.unfit if member.dev)
+        self._macs.update((member.dev, member.mac) for member in decision.unready if member.dev)
 
     def head(self) -> str:
         config = self._config
@@ -291,7 +291,7 @@ class _Lines:
     @property
     def _primary_dev(self) -> str:
         """Also of one that is left out: what main has by it counts."""
-        devs = [eni.dev for eni in self._primary] + [member.dev for member in self._decision.unfit if member.primary]
+        devs = [eni.dev for eni in self._primary] + [member.dev for member in self._decision.unready if member.primary]
         return devs[0] if devs else ""
 
     def link(self, item: Item) -> str:

@@ -6,7 +6,7 @@ from typing import List, Optional, Sequence, Set, Tuple
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.selection import leave_ignored
 from eni_bootstrap.desired.validation import refuse_stealing
-from eni_bootstrap.model.eni import Eni, Left, Listing, Subnet, Unfit, label
+from eni_bootstrap.model.eni import Eni, Listing, SkippedEni, Subnet, UnreadyEni, label
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Route
 from eni_bootstrap.render.assumed_host import ORIGIN, File, comments
 from eni_bootstrap.windows.desired import decide, is_near, not_here
@@ -173,7 +173,7 @@ def _route_commands(listing: Listing, snapshot: Optional[Snapshot], config: Conf
     decision = decide(listing, _without_ways(listing, snapshot), (), config)
     parts += [_SHARED.format(gateway) for gateway in _shared(decision.enis)]
     parts += [_remark(text) for text in decision.problems + decision.remarks]
-    parts += [_remark("{}: {}".format(member.label, member.reason)) for member in decision.unfit]
+    parts += [_remark("{}: {}".format(member.label, member.reason)) for member in decision.unready]
     for eni in decision.enis:
         if not eni.primary:
             parts.append(_remark(eni.label))
@@ -202,16 +202,16 @@ def _remarks(listing: Listing, config: Config) -> Tuple[List[Eni], List[str]]:
     return fit, problems + [member.text for member in left]
 
 
-def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[str], List[Left]]:
+def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[str], List[SkippedEni]]:
     """The ENIs that can be set up, as far as it can be told without a host; what can't be had; what is not wanted."""
     enis = [Eni(interface, Link(0, "", interface.mac), "") for interface in listing.interfaces]
-    sick = [Unfit(each.eni_id, each.mac, each.primary, each.reason, each.passing) for each in listing.sick]
-    fit, unfit = refuse_stealing(sorted(enis, key=lambda eni: not eni.primary), sick, ())
+    sick = [UnreadyEni(each.eni_id, each.mac, each.primary, each.reason, each.transient) for each in listing.sick]
+    fit, unready = refuse_stealing(sorted(enis, key=lambda eni: not eni.primary), sick, ())
     far = [eni for eni in fit if not eni.primary and not all(map(is_near, eni.subnets))]
-    unfit = sick + unfit + [eni.unfit("its gateway is outside its vSwitch, where Windows does not reach it")
+    unready = sick + unready + [eni.unready("its gateway is outside its vSwitch, where Windows does not reach it")
                             for eni in far]
-    fit, unfit, left = leave_ignored([eni for eni in fit if eni not in far], unfit, config.ignore, config.only)
-    return fit, not_here(config) + ["LEFT OUT: {}: {}".format(member.label, member.reason) for member in unfit], left
+    fit, unready, left = leave_ignored([eni for eni in fit if eni not in far], unready, config.ignore, config.only)
+    return fit, not_here(config) + ["LEFT OUT: {}: {}".format(member.label, member.reason) for member in unready], left
 
 
 def _shared(enis: Sequence[Eni]) -> List[Address]:

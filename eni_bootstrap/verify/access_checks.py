@@ -12,7 +12,7 @@ from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Network,
 from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host, words
 
 
-class Trial(NamedTuple):
+class AccessCheck(NamedTuple):
     """A packet, and what has to become of it."""
 
     what: str
@@ -22,15 +22,15 @@ class Trial(NamedTuple):
     """By one of these; none: it is refused."""
 
 
-def trials(
+def access_checks(
     enis: Sequence[Eni], working: AbstractSet[str], own: AbstractSet[Address], near: Dict[str, List[Address]],
     versions: Sequence[int], config: Config
-) -> Tuple[List[Trial], List[str]]:
+) -> Tuple[List[AccessCheck], List[str]]:
     """What to ask, and what can't be asked.
 
     ``working``: devices that are up. ``own``: this host's addresses. ``near``: by device, addresses behind it.
     """
-    found: List[Trial] = []
+    found: List[AccessCheck] = []
     remarks: List[str] = []
     for place, entry in enumerate(config.entries):
         what = "access entry on line {}".format(entry.line)
@@ -43,7 +43,7 @@ def trials(
                           if not any(_fits(other, query) for other in earlier)), None)
             if query is not None:
                 asked += 1
-                found.append(Trial(what, query, _devs(entry, version, enis, working)))
+                found.append(AccessCheck(what, query, _devs(entry, version, enis, working)))
         if not asked:
             remarks.append(what + ": the kernel can't be asked, its packets are forwarded ones or fit earlier entries")
     for version in versions:
@@ -51,7 +51,7 @@ def trials(
     return found, remarks
 
 
-def judge(asked: Sequence[Trial], answers: Sequence[Answer]) -> List[Verdict]:
+def judge(asked: Sequence[AccessCheck], answers: Sequence[Answer]) -> List[Verdict]:
     """A verdict for each trial."""
     found = []
     for trial, answer in zip(asked, answers):
@@ -115,7 +115,7 @@ def _fits(entry: Entry, query: Query) -> bool:
 
 def _spread_trials(
     enis: Sequence[Eni], working: AbstractSet[str], own: AbstractSet[Address], version: int, config: Config
-) -> Iterator[Trial]:
+) -> Iterator[AccessCheck]:
     for place, spread in enumerate(config.spreads):
         shares = {eni.dev for pattern, _ in spread.over for eni in named(pattern, enis) if eni.dev in working
                   and any(subnet.version == version for subnet in eni.interface.subnets)}
@@ -124,10 +124,10 @@ def _spread_trials(
             continue
         dst = some_host(blocks[0], set(own)) if blocks else INTERNET[version]
         if not any(_fits(entry, Query(dst)) for entry in config.entries):
-            yield Trial("balance on line {}".format(spread.line), Query(dst), tuple(sorted(shares)))
+            yield AccessCheck("balance on line {}".format(spread.line), Query(dst), tuple(sorted(shares)))
     primary = tuple(eni.dev for eni in enis if eni.primary)
     if config.spreads and version == 4 and primary:
-        yield Trial("balance", Query(some_host(SERVICES[4], set(own))), primary)
+        yield AccessCheck("balance", Query(some_host(SERVICES[4], set(own))), primary)
 
 
 def _target(query: Query) -> str:

@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
     """Why not, and what to do."""
 
 
-class Facts(NamedTuple):
+class VerifyInput(NamedTuple):
     """What the checks are made of."""
 
     enis: Tuple[Eni, ...]
@@ -71,7 +71,7 @@ class Facts(NamedTuple):
     """By device: the gateways that the ENI's own table may lead to."""
     full: bool = False
     """The primary goes by itself, too."""
-    barriers: Tuple[Route, ...] = ()
+    kill_switch_routes: Tuple[Route, ...] = ()
     """Main's default routes that lead nowhere: a VPN's kill-switch."""
     marks: Dict[str, int] = {}
     """By device: the mark of connections that came in by it."""
@@ -79,7 +79,7 @@ class Facts(NamedTuple):
     """IP versions of which main has no default route but ours: the primary, which follows main, may lead nowhere."""
 
 
-def small(facts: Facts) -> List[Check]:
+def quick_checks(facts: VerifyInput) -> List[Check]:
     """``apply``'s proof: one source of each ENI and family, to the internet, its own vSwitch and one other."""
     checks: List[Check] = []
     for eni, version, source in _askable(facts):
@@ -87,7 +87,7 @@ def small(facts: Facts) -> List[Check]:
     return checks + _marked(facts)
 
 
-def full(facts: Facts) -> List[Check]:
+def all_checks(facts: VerifyInput) -> List[Check]:
     """``verify``'s proof: every source to the internet, one source of each table to everything."""
     checks: List[Check] = []
     local = {held.address for held in facts.addresses}
@@ -108,14 +108,14 @@ def full(facts: Facts) -> List[Check]:
     return checks + _marked(facts)
 
 
-def unprovable(facts: Facts) -> List[Tuple[Eni, int]]:
+def unprovable(facts: VerifyInput) -> List[Tuple[Eni, int]]:
     """ENIs (and the IP version) of which no source can be asked: no address of theirs is on a link."""
     asked = {(eni.dev, version) for eni, version, _ in _askable(facts)}
     return [(eni, subnet.version) for eni in facts.enis for subnet in eni.interface.subnets
             if (eni.dev, subnet.version) not in asked and facts.sources[eni.dev]]
 
 
-def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: Facts, config: Config) -> List[Verdict]:
+def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: VerifyInput, config: Config) -> List[Verdict]:
     """A verdict for each check, and for each source that a check stands for."""
     paths = _Paths(facts.rules)
     verdicts: List[Verdict] = []
@@ -153,7 +153,7 @@ def may_be_tentative(verdicts: Sequence[Verdict]) -> bool:
     return all(verdict.ok or verdict.target == "received" and ":" in verdict.source for verdict in verdicts)
 
 
-def queue_jumpers(facts: Facts, config: Config) -> List[Tuple[Rule, str]]:
+def shadowing_rules(facts: VerifyInput, config: Config) -> List[Tuple[Rule, str]]:
     """Foreign rules in front of ours that catch one of our sources, and whose.
 
     A rule that is added without a priority lands in front of the lowest one that is there.
@@ -178,7 +178,7 @@ def strangers(rules: Iterable[SeenRule], config: Config) -> List[Rule]:
                               if config.owns_priority(rule.priority) and not config.owns_rule(rule, protocol)))
 
 
-def _askable(facts: Facts) -> List[Tuple[Eni, int, Address]]:
+def _askable(facts: VerifyInput) -> List[Tuple[Eni, int, Address]]:
     """One source of each ENI and family that the kernel can be asked about.
 
     Of IPv6 that is any, also an address of a delegated prefix that is on no link.
@@ -199,7 +199,7 @@ def _askable(facts: Facts) -> List[Tuple[Eni, int, Address]]:
     return found
 
 
-def _targets(eni: Eni, version: int, source: Address, facts: Facts, others: int) -> List[Check]:
+def _targets(eni: Eni, version: int, source: Address, facts: VerifyInput, others: int) -> List[Check]:
     subnet = next(subnet for subnet in eni.interface.subnets if subnet.version == version)
     checks = [_internet(eni, version, source, facts)]
     local = {held.address for held in facts.addresses}
@@ -221,7 +221,7 @@ def _targets(eni: Eni, version: int, source: Address, facts: Facts, others: int)
     return checks
 
 
-def _internet(eni: Eni, version: int, source: Optional[Address], facts: Facts) -> Check:
+def _internet(eni: Eni, version: int, source: Optional[Address], facts: VerifyInput) -> Check:
     """The primary follows main, unless told otherwise, wherever that leads but for another ENI; a secondary goes by
     itself."""
     query = Query(INTERNET[version], source)
@@ -231,11 +231,11 @@ def _internet(eni: Eni, version: int, source: Optional[Address], facts: Facts) -
         gateway for gateway in facts.gateways.get(eni.dev, ()) if gateway.version == version))
 
 
-def _others(eni: Eni, facts: Facts) -> Tuple[str, ...]:
+def _others(eni: Eni, facts: VerifyInput) -> Tuple[str, ...]:
     return tuple(other.dev for other in facts.enis if other is not eni)
 
 
-def _marked(facts: Facts) -> List[Check]:
+def _marked(facts: VerifyInput) -> List[Check]:
     """What bears an ENI's connection mark, of whatever source."""
     return [_internet(eni, subnet.version, None, facts)._replace(
         target="internet, forwarded", query=Query(INTERNET[subnet.version], mark=facts.marks[eni.dev]))
@@ -293,7 +293,7 @@ def words(answer: Answer, received: bool) -> str:
     return "by {}{} (table {})".format(answer.dev, via, table)
 
 
-def _blame(check: Check, answer: Answer, facts: Facts, config: Config) -> str:
+def _blame(check: Check, answer: Answer, facts: VerifyInput, config: Config) -> str:
     """Whose rule or route it is that makes the packet go another way."""
     if answer.error == errno.EXDEV:
         return "the reverse path filter refuses it: the way back is by another device"
@@ -312,7 +312,7 @@ def _blame(check: Check, answer: Answer, facts: Facts, config: Config) -> str:
         break
     if answer.table == MAIN:
         return "main sends {} by {}".format(answer.dst or "it", answer.dev or "nowhere")
-    for barrier in facts.barriers if answer.error else ():
+    for barrier in facts.kill_switch_routes if answer.error else ():
         if barrier.version == source.version:
             return "main refuses it for everybody: " + str(barrier)
     if answer.error:

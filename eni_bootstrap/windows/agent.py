@@ -6,7 +6,7 @@ import os
 import time
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from eni_bootstrap.agent.report import TAKEN_BACK, Report
+from eni_bootstrap.agent.report import REMOVED, Report
 from eni_bootstrap.agent.waiting import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
@@ -38,7 +38,7 @@ _FOR_WAITING = 0.8
 """The share of the time that may be waited in: PowerShell takes seconds to start, and the proof has to be asked for."""
 
 
-class World(NamedTuple):
+class Context(NamedTuple):
     """What a command works on."""
 
     fetch: Fetch
@@ -63,7 +63,7 @@ install, uninstall = installation.install, installation.uninstall
 
 
 class _Command(NamedTuple):
-    run: Callable[[World], Report]
+    run: Callable[[Context], Report]
     privileged: bool
 
 
@@ -78,7 +78,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
         _secure(observe.administrator(parsed.command, deadline), parsed, config, deadline)
     asking = client(config, deadline)
     try:
-        return chosen.run(World(asking.fetch, powershell.run, deadline, config, time.sleep))
+        return chosen.run(Context(asking.fetch, powershell.run, deadline, config, time.sleep))
     finally:
         asking.close()
 
@@ -104,12 +104,12 @@ def client(config: Config, deadline: Deadline, every_leaf: bool = False) -> Meta
     return client_of(config, deadline, has_ipv6_only, every_leaf)
 
 
-def apply(world: World) -> Report:
+def apply(world: Context) -> Report:
     """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
     try:
         view, changes, problems = _converge(world)
-    except _TakenBack:
-        return Report(remarks=(TAKEN_BACK,))
+    except _Removed:
+        return Report(remarks=(REMOVED,))
     problems = _problems(view.decision) + problems
     verdicts: List[Verdict] = []
     if _has_secondaries(view.decision):
@@ -118,13 +118,13 @@ def apply(world: World) -> Report:
     return Report(view.decision, tuple(changes), tuple(problems), view.decision.remarks, tuple(verdicts))
 
 
-def preview(world: World) -> Report:
+def preview(world: Context) -> Report:
     """What ``apply`` would do now; changes nothing."""
     view = _look(world, _listing(world))
     return Report(view.decision, view.plan.changes, tuple(_problems(view.decision)), view.decision.remarks)
 
 
-def verify(world: World) -> Report:
+def verify(world: Context) -> Report:
     """Ask Windows about every source that metadata gives; changes nothing."""
     view = _look(world, _listing(world))
     decision, snapshot = view.decision, view.snapshot
@@ -135,7 +135,7 @@ def verify(world: World) -> Report:
     return Report(decision, (), tuple(_problems(decision)), remarks, tuple(verdicts))
 
 
-def status(world: World) -> Report:
+def status(world: Context) -> Report:
     """What is installed and whether it works, from the record and Windows alone."""
     snapshot = observe.read(world.run, world.deadline)
     kept = observe.kept_record(snapshot)
@@ -151,11 +151,11 @@ def status(world: World) -> Report:
         if not owned([entry], snapshot) and snapshot.index_of(entry.guid) is not None]
     remarks = unwanted_text(world.config.ignore, world.config.only)
     if kept.is_taken_back(snapshot.boot):
-        remarks.append(TAKEN_BACK)
+        remarks.append(REMOVED)
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
 
-def remove(world: World) -> Report:
+def remove(world: Context) -> Report:
     """Take back all that is ours; needs no metadata."""
     with record.lock(world.deadline, world.sleep):
         snapshot = observe.read(world.run, world.deadline)
@@ -177,7 +177,7 @@ _COMMANDS: Dict[str, _Command] = {
 # Looking and making
 
 
-class _TakenBack(Exception):
+class _Removed(Exception):
     """Somebody wants nothing to be set up."""
 
 
@@ -199,13 +199,13 @@ def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, dead
         raise BootstrapError("{}: it was changed while it was being looked at; run it again".format(config_file.PATH))
 
 
-def _heed_removal(world: World, kept: Record, snapshot: Snapshot) -> None:
-    """Who runs apply by hand wants it all again; what runs by itself must not undo a removal, raises ``_TakenBack``."""
+def _heed_removal(world: Context, kept: Record, snapshot: Snapshot) -> None:
+    """Who runs apply by hand wants it all again; what runs by itself must not undo a removal, raises ``_Removed``."""
     if kept.is_taken_back(snapshot.boot) and world.config.unattended:
-        raise _TakenBack
+        raise _Removed
 
 
-def _converge(world: World) -> Tuple[_View, List[RouteChange], List[str]]:
+def _converge(world: Context) -> Tuple[_View, List[RouteChange], List[str]]:
     """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
     # Somebody may have disabled an adapter, or given it to a virtual machine, for good: what runs by itself waits once.
     missed = record.load().missed if world.config.unattended else frozenset()
@@ -244,19 +244,19 @@ def _converge(world: World) -> Tuple[_View, List[RouteChange], List[str]]:
     return view, changes, problems
 
 
-def _note_missed(world: World, view: _View) -> None:
-    missed = frozenset(member.mac for member in view.decision.unfit if member.passing)
+def _note_missed(world: Context, view: _View) -> None:
+    missed = frozenset(member.mac for member in view.decision.unready if member.transient)
     missed |= {member.eni.mac for member in view.decision.unaddressed}
     if missed != record.load().missed:
         with record.lock(world.deadline, world.sleep):
             record.save(record.load()._replace(missed=missed))
 
 
-def _listing(world: World) -> Listing:
+def _listing(world: Context) -> Listing:
     return consistent(world.fetch, world.deadline, world.sleep)[1]
 
 
-def _look(world: World, listing: Listing) -> _View:
+def _look(world: Context, listing: Listing) -> _View:
     """Read Windows, decide, compare."""
     snapshot = observe.read(world.run, world.deadline)
     recorded = observe.kept_record(snapshot).routes
@@ -264,7 +264,7 @@ def _look(world: World, listing: Listing) -> _View:
     return _View(listing, snapshot, recorded, decision, plan(listing, decision, snapshot, recorded))
 
 
-def _make(world: World, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple[List[RouteChange], List[str]]:
+def _make(world: Context, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple[List[RouteChange], List[str]]:
     """Make the changes: those made, and what was refused. What is ours is written down before it is made."""
     failures: Dict[RouteChange, str] = {}
     if todo.changes:
@@ -297,7 +297,7 @@ def _ours(view: _View, snapshot: Snapshot) -> List[WindowsRoute]:
     return [entry.route for entry in owned(view.plan.during, snapshot)]
 
 
-def _prove(world: World, questions: Sequence[proof.Question], snapshot: Snapshot) -> List[Verdict]:
+def _prove(world: Context, questions: Sequence[proof.Question], snapshot: Snapshot) -> List[Verdict]:
     answers: List[reader.Answer] = []
     for start in range(0, len(questions), _AT_ONCE):
         part = questions[start:start + _AT_ONCE]

@@ -16,7 +16,7 @@ from eni_bootstrap.desired.links import Unaddressed
 from eni_bootstrap.desired.matching import pair
 from eni_bootstrap.desired.selection import leave_ignored, left_text
 from eni_bootstrap.desired.validation import refuse_stealing
-from eni_bootstrap.model.eni import Eni, Listing, Subnet, Unfit
+from eni_bootstrap.model.eni import Eni, Listing, Subnet, UnreadyEni
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Network, Route, network_of
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Recorded, Snapshot, WindowsRoute
 
@@ -43,12 +43,12 @@ class Defaults(NamedTuple):
 def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], config: Config) -> Decision:
     """The whole decision. ``recorded``: what earlier runs have made, as far as it is known."""
     links = links_of(snapshot)
-    fit, unfit = pair(listing, links)
-    unfit = [_in_words(member, links) for member in unfit]
-    enis, thieves = refuse_stealing(fit, unfit, snapshot.addresses)
+    fit, unready = pair(listing, links)
+    unready = [_in_words(member, links) for member in unready]
+    enis, thieves = refuse_stealing(fit, unready, snapshot.addresses)
     enis, unable, remarks = _able(enis, snapshot)
-    unfit += thieves + unable
-    enis, unfit, left = leave_ignored(enis, unfit, config.ignore, config.only)
+    unready += thieves + unable
+    enis, unready, left = leave_ignored(enis, unready, config.ignore, config.only)
     remarks += left_text(enis, left, config.ignore)
     gone, said = _unlisted(listing, snapshot, recorded)
     remarks += said
@@ -78,9 +78,9 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
             problems += found.problems
             remarks += found.remarks
             routes += [found.wanted] if found.wanted is not None else []
-    kept = frozenset(gone) | {member.dev for member in unfit if member.dev}
+    kept = frozenset(gone) | {member.dev for member in unready if member.dev}
     return Decision(
-        tuple(enis), tuple(unfit), numbers={}, remarks=tuple(remarks), unaddressed=tuple(unaddressed),
+        tuple(enis), tuple(unready), numbers={}, remarks=tuple(remarks), unaddressed=tuple(unaddressed),
         sources={eni.dev: _sources(eni, snapshot) for eni in enis}, routes=tuple(routes), kept_devs=kept,
         problems=tuple(problems), left=frozenset(dev for member in left for dev in member.devs))
 
@@ -151,7 +151,7 @@ def not_here(config: Config) -> List[str]:
     return said
 
 
-def _in_words(member: Unfit, links: Sequence[Link]) -> Unfit:
+def _in_words(member: UnreadyEni, links: Sequence[Link]) -> UnreadyEni:
     """What ``pair`` says of links, in this system's words."""
     own = [link.name for link in links if link.mac == member.mac]
     if member.subnets and not own:
@@ -162,31 +162,31 @@ def _in_words(member: Unfit, links: Sequence[Link]) -> Unfit:
     return member
 
 
-def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[Unfit], List[str]]:
+def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[UnreadyEni], List[str]]:
     """The ENIs whose adapter is in use, without the IP versions that are switched off there, and whose gateway Windows
     can reach; the others; remarks."""
     fit: List[Eni] = []
-    unfit: List[Unfit] = []
+    unready: List[UnreadyEni] = []
     remarks: List[str] = []
     for eni in enis:
         if not eni.link.up:
-            unfit.append(eni.unfit("the adapter is disabled; Enable-NetAdapter switches it on"))
+            unready.append(eni.unready("the adapter is disabled; Enable-NetAdapter switches it on"))
             continue
         rest = tuple(subnet for subnet in eni.subnets if (eni.link.ifindex, subnet.version) in snapshot.metrics)
         off = " and ".join("IPv{}".format(subnet.version) for subnet in eni.subnets if subnet not in rest)
         if not rest:
             # Or the adapter is so new that Windows has not bound it yet.
-            unfit.append(eni.unfit("{} is switched off on the adapter".format(off))._replace(passing=True))
+            unready.append(eni.unready("{} is switched off on the adapter".format(off))._replace(transient=True))
             continue
         if off:
             remarks.append("{}: {} is switched off on the adapter and left out".format(eni.label, off))
         far = [str(subnet.gateway) for subnet in rest if not eni.primary and not is_near(subnet)]
         if far:
-            unfit.append(eni.unfit("its gateway {} is outside its vSwitch, where Windows does not reach it".format(
+            unready.append(eni.unready("its gateway {} is outside its vSwitch, where Windows does not reach it".format(
                 " and ".join(far))))
             continue
         fit.append(eni._replace(interface=eni.interface._replace(subnets=rest)))
-    return fit, unfit, remarks
+    return fit, unready, remarks
 
 
 def is_near(subnet: Subnet) -> bool:
