@@ -3,7 +3,8 @@
 from ipaddress import ip_address, ip_interface, ip_network
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.desired.decide import Record, decide
+from eni_bootstrap.desired.decide import decide
+from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.eni import Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.kernel import Hop, Link, LinkAddress, Route, SeenRoute, SeenRule, Snapshot
 

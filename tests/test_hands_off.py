@@ -79,7 +79,7 @@ def test_an_eni_is_named_by_whatever_it_has(word):
 def test_the_primary_is_never_left_alone(config):
     """With no other ENI there is nothing to be set up, though."""
     made = decided(three(), *THREE, config=config)
-    assert devs(made) == ["eth0"] and not made.rules and made.left == {"eth1", "eth2"}
+    assert devs(made) == ["eth0"] and not made.rules and made.skipped == {"eth1", "eth2"}
 
 
 def test_who_names_the_primary_is_told():

@@ -171,7 +171,7 @@ def test_a_listing_is_as_wanted_or_it_is_not():
 
 def test_numbers_are_the_tables():
     assert [rule.match.mark for rule in mark_rules(ONE, MARKING) if rule.priority == 7150] == [0x1000000, 0x2000000]
-    assert marked((), (), {}, {}, (4,), MARKING) == ([], [])
+    assert marked((), {4}, MARKING) == ([], [])
 
 
 # the kernel

@@ -18,7 +18,7 @@ def facts(world=None, *interfaces, **more):
     world = world or two_enis()
     made = decision(world, *(interfaces or (PRIMARY, ETH1)))
     rules = tuple(SeenRule(rule, OURS) for rule in made.rules)
-    return VerifyInput(made.enis, made.sources, world.addresses, more.pop("rules", rules), **more)
+    return VerifyInput(made.families, world.addresses, more.pop("rules", rules), **more)
 
 
 def asked(checks):
@@ -71,7 +71,7 @@ def test_a_probe_never_goes_to_an_address_of_this_host():
 
 def test_an_eni_without_an_address_on_its_link_is_not_proven_in_silence():
     bare = two_enis()._replace(addresses=two_enis().addresses[:1])
-    assert [(eni.dev, version) for eni, version in unprovable(facts(bare))] == [("eth1", 4)]
+    assert [family.key for family in unprovable(facts(bare))] == [("eth1", 4)]
     assert not unprovable(facts())
 
 

@@ -163,11 +163,11 @@ def test_a_second_plan_is_empty_and_remove_restores_everything(situation):
 def test_a_decision_keeps_within_its_bounds(situation):
     listing, snapshot = situation
     decision = decide(listing, snapshot, Record(), everybody_gave_up(snapshot), CONFIG)
-    tables = [numbers.table for numbers in decision.numbers.values()]
+    tables = [decision.table_of(eni.dev) for eni in decision.enis]
     assert len(tables) == len(set(tables)) and all(map(CONFIG.owns_table, tables))
     assert len(decision.routes) == len({route.key for route in decision.routes})
     assert len(decision.rules) == len(set(decision.rules))
-    by_table = {numbers.table: dev for dev, numbers in decision.numbers.items()}
+    by_table = {family.table: family.dev for family in decision.families}
     secondaries = {eni.dev for eni in decision.enis if not eni.primary}
     for route in decision.routes:
         if route.table == MAIN:
@@ -182,8 +182,8 @@ def test_a_decision_keeps_within_its_bounds(situation):
         if rule.src is None:
             assert rule.oif in secondaries or rule.table == MAIN and rule.suppress_prefixlength == 0
         else:
-            assert rule.src.prefixlen > 0 and (rule.action == "unreachable" or rule.src in decision.sources[
-                by_table[rule.table]])
+            assert rule.src.prefixlen > 0 and (rule.action == "unreachable" or rule.src in decision.sources_of(
+                by_table[rule.table]))
     if not secondaries:
         assert not decision.rules and not decision.routes and not decision.groups
 
@@ -216,9 +216,12 @@ def test_an_eni_keeps_its_table_whatever_comes_and_goes(situation, data):
     made = made._replace(ups=made.ups - {dev}, groups=tuple(each for each in made.groups if each.dev != dev),
                          addresses=frozenset(held for held in made.addresses if held.dev != dev))
     later, _, _, _ = apply_once(fewer, without, made)
-    for name, numbers in later.numbers.items():
-        if not any(eni.primary and eni.dev == name for eni in later.enis):
-            assert numbers.table == decision.numbers[name].table
+    for family in later.families:
+        if not family.primary:
+            before = next(before for before in decision.families if before.key == family.key)
+            assert family.table == before.table
+            # The number of a displaced one follows from its name, which may mean its position.
+            assert family.number == before.number or family.table >= 1100
 
 
 # on a real kernel

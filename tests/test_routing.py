@@ -258,17 +258,17 @@ class TestWhatStays:
     def test_of_a_sick_eni(self):
         sick = SickInterface("eni-1", mac(1), False, "no gateway", True)
         made = decision(two_enis(routes=self.ours, rules=[(self.rule, OURS)]), PRIMARY, sick=[sick])
-        assert 1001 in made.kept_tables and "eth1" in made.kept_devs
+        assert (1001, 4) in made.kept_tables and "eth1" in made.kept_devs
         assert [rule.priority for rule in made.rules] == [7100, 7600], "the primary's part is needed as long"
 
     def test_of_a_link_that_metadata_no_longer_lists(self):
         made = decision(two_enis(routes=self.ours), PRIMARY)
-        assert 1001 in made.kept_tables and any("does not list it any more" in remark for remark in made.remarks)
+        assert (1001, 4) in made.kept_tables and any("does not list it any more" in remark for remark in made.remarks)
 
     def test_of_an_eni_that_can_t_be_found_everything_that_nobody_claims(self):
         sick = SickInterface("eni-1", mac(1), False, "no gateway", True)
         world = two_enis(rules=[(self.rule, OURS)], links=[link(0)])
-        assert 1001 in decision(world, PRIMARY, sick=[sick]).kept_tables
+        assert (1001, 4) in decision(world, PRIMARY, sick=[sick]).kept_tables
 
     def test_not_of_an_eni_that_a_complete_list_lacks_and_whose_link_is_gone(self):
         assert not decision(two_enis(rules=[(self.rule, OURS)], links=[link(0)]), PRIMARY).kept_tables
@@ -283,7 +283,7 @@ class TestWhatStays:
 def test_order_in_the_metadata_changes_nothing():
     world = two_enis(links=[link(2), link(0), link(1)])
     one, other = decision(world, PRIMARY, ETH1, ETH2), decision(world, ETH2, ETH1, PRIMARY)
-    assert (one.rules, one.routes, one.numbers) == (other.rules, other.routes, other.numbers)
+    assert (one.rules, one.routes, one.families) == (other.rules, other.routes, other.families)
     assert CONFIG.protocol == OURS
 
 

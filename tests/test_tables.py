@@ -10,7 +10,7 @@ from tests.build import (
 
 
 def tables(made):
-    return {eni.dev: made.numbers[eni.dev].table for eni in made.enis}
+    return {eni.dev: made.table_of(eni.dev) for eni in made.enis}
 
 
 def named(*names):

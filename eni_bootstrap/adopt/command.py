@@ -81,7 +81,7 @@ def _sound(world: Context, view: Observation) -> Set[str]:
     facts = prove.few_facts(world, view)
     verdicts = prove.prove(world, quick_checks(facts), facts) if decision.rules else []
     unsound = {verdict.eni for verdict in verdicts if not verdict.ok}
-    unsound |= {eni.label for eni, _ in unprovable(facts)}
+    unsound |= {family.label for family in unprovable(facts)}
     missing = [change.item for change in view.plan.routes + view.plan.rules]
     missing += [conflict.wanted for conflict in view.plan.conflicts]
     for_all = any(isinstance(item, Rule) and item.table == MAIN for item in missing)

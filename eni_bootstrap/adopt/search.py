@@ -20,7 +20,7 @@ from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.main_table import MainTable
 from eni_bootstrap.desired.routes import main_defaults
 from eni_bootstrap.model.changes import Change
-from eni_bootstrap.model.eni import Eni, Listing, Subnet
+from eni_bootstrap.model.eni import EniFamily, Listing, Subnet
 from eni_bootstrap.model.host import Line, Script
 from eni_bootstrap.model.kernel import (
     ANY, MAIN, UNKNOWN, Hop, Network, Route, Rule, SeenRoute, SeenRule, Snapshot, network_of,
@@ -51,7 +51,7 @@ class Adoption(NamedTuple):
 
 def places(listing: Listing, rules: Sequence[SeenRule], scripts: Sequence[Script], config: Config) -> Set[int]:
     """The tables that ``adoption`` wants to look into."""
-    own = {source for interface in listing.interfaces for subnet in interface.subnets for source in _sources(subnet)}
+    own = {source for interface in listing.interfaces for subnet in interface.subnets for source in subnet.sources}
     found = {rule.table for rule, protocol in rules
              if not config.owns_rule(rule, protocol) and _is_plain(rule) and rule.src in own}
     for script in scripts:
@@ -75,25 +75,34 @@ def adoption(decision: Decision, snapshot: Snapshot, scripts: Sequence[Script], 
 
 
 class _Owner(NamedTuple):
-    """One family of an ENI, and its table."""
+    """An address family of an ENI, and what its own table holds of it."""
 
-    eni: Eni
-    subnet: Subnet
-    table: int
-    sources: FrozenSet[Network]
+    family: EniFamily
     ways: FrozenSet[Route]
-    """The ENI's own in that table, ``_bare``: its default, its vSwitch, its gateway, the fence."""
+    """``_bare``: its default, its vSwitch, its gateway, the fence."""
 
     @property
     def version(self) -> int:
-        return self.subnet.version
+        return self.family.version
+
+    @property
+    def dev(self) -> str:
+        return self.family.dev
+
+    @property
+    def table(self) -> int:
+        return self.family.table
+
+    @property
+    def sources(self) -> Tuple[Network, ...]:
+        return self.family.subnet.sources
 
     @property
     def hops(self) -> Tuple[Hop, ...]:
-        return (Hop(self.eni.dev, self.subnet.gateway),)
+        return (self.family.hop,)
 
     def has(self, route: Route) -> bool:
-        return route.version == self.version and _bare(route, self.subnet) in self.ways
+        return route.version == self.version and _bare(route, self.family.subnet) in self.ways
 
 
 class _Search:
@@ -102,8 +111,7 @@ class _Search:
     def __init__(self, decision: Decision, snapshot: Snapshot, scripts: Sequence[Script], config: Config,
                  sound: Optional[AbstractSet[str]]) -> None:
         self._decision, self._snapshot, self._config, self._sound = decision, snapshot, config, sound
-        self._owners = [_owner(eni, subnet, decision) for eni in decision.enis if not eni.primary
-                        for subnet in eni.interface.subnets]
+        self._owners = [_owner(family, decision) for family in decision.families if not family.primary]
         self._wanted = {route.key: route for route in decision.routes}
         self._ours: Set[Rule] = set()
         self._leading: Dict[Tuple[int, int], List[SeenRule]] = defaultdict(list)
@@ -145,7 +153,7 @@ class _Search:
                 reason = self._why_not(owner, table)
                 if reason:
                     named = [_words(seen.rule) for seen in led] or [str(seen.route) for seen in held]
-                    self.left += ["{} ({}): {}".format(what, owner.eni.dev, reason) for what in named]
+                    self.left += ["{} ({}): {}".format(what, owner.dev, reason) for what in named]
                     continue
                 for rule, protocol in led:
                     if rule in self._ours and not protocol:
@@ -225,7 +233,7 @@ class _Search:
         return ""
 
     def _is_sound(self, owner: _Owner) -> bool:
-        return self._sound is None or owner.eni.dev in self._sound
+        return self._sound is None or owner.dev in self._sound
 
     # main
 
@@ -244,14 +252,13 @@ class _Search:
                     taken.append((owner, seen))
         rest = self._snapshot._replace(routes=tuple(
             seen for seen in self._snapshot.routes if seen not in [each for _, each in taken]))
-        secondaries = [eni for eni in self._decision.enis if not eni.primary]
-        wanted = main_defaults(secondaries, self._primaries, self._decision.numbers, MainTable(rest, config), config)
+        wanted = main_defaults(self._decision.families, self._primaries, MainTable(rest, config), config)
         present = {seen.route for seen in rest.routes}
         made: List[Change] = []
         gone: List[Change] = []
         for owner, (route, protocol, _) in taken:
             own = [each for each in wanted if each.hops == owner.hops]
-            if not own and not any(owner.eni.dev in each.devs() for each in present
+            if not own and not any(owner.dev in each.devs() for each in present
                                    if each.table == MAIN and each.is_default and each.version == owner.version):
                 self._leave_in_main(owner, route, "the kernel would not take ours")
             elif route in own:
@@ -273,7 +280,7 @@ class _Search:
             route.version, self._primaries)
 
     def _leave_in_main(self, owner: _Owner, route: Route, reason: str) -> None:
-        self._left_in_main.add((owner.eni.dev, owner.version))
+        self._left_in_main.add((owner.dev, owner.version))
         self.left.append("{}: {}".format(route, reason))
 
     # boot scripts
@@ -295,7 +302,7 @@ class _Search:
                     owner, why_not = self._owner_of(item)
                     reason = reason or why_not
                     if owner is not None:
-                        devs.add(owner.eni.dev)
+                        devs.add(owner.dev)
                 if not started:
                     reason = reason or "nothing starts eni-bootstrap at boot instead; run eni-bootstrap install first"
                 if reason:
@@ -307,7 +314,7 @@ class _Search:
     def _mentions(self, text: str) -> bool:
         """Whether it is about routes or rules of a secondary ENI."""
         words = set(re.split("[^\\w.:@\udc80-\udcff-]+", text.split("#")[0]))
-        names = {owner.eni.dev for owner in self._owners} | {
+        names = {owner.dev for owner in self._owners} | {
             str(source.network_address) for owner in self._owners for source in owner.sources}
         return bool(names & words) and bool(re.search(r"\b(ip|route)\s", text))
 
@@ -324,24 +331,19 @@ class _Search:
                 continue
             if isinstance(item, Rule) or item.table != MAIN:
                 reason = self._why_not(owner, item.table)
-            elif (owner.eni.dev, owner.version) in self._left_in_main or not self._is_worse(item):
-                reason = "main's default route by {} stays as it is".format(owner.eni.dev)
+            elif (owner.dev, owner.version) in self._left_in_main or not self._is_worse(item):
+                reason = "main's default route by {} stays as it is".format(owner.dev)
             else:
                 reason = ""
             return owner, reason or ("" if self._is_sound(owner) else _UNPROVEN)
         return None, "it does not match an ENI's own address and gateway"
 
 
-def _owner(eni: Eni, subnet: Subnet, decision: Decision) -> _Owner:
-    table = decision.numbers[eni.dev].table
-    own = (subnet.vswitch, network_of(subnet.gateway))
-    ways = frozenset(_bare(route, subnet) for route in decision.routes if route.table == table
-                     and route.version == subnet.version and (route.is_default or route.dst in own))
-    return _Owner(eni, subnet, table, _sources(subnet), ways)
-
-
-def _sources(subnet: Subnet) -> FrozenSet[Network]:
-    return frozenset([network_of(address) for address in subnet.addresses] + list(subnet.prefixes))
+def _owner(family: EniFamily, decision: Decision) -> _Owner:
+    own = (family.vswitch, network_of(family.gateway))
+    return _Owner(family, frozenset(
+        _bare(route, family.subnet) for route in decision.routes if route.table == family.table
+        and route.version == family.version and (route.is_default or route.dst in own)))
 
 
 def _bare(route: Route, subnet: Subnet) -> Route:

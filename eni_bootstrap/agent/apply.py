@@ -141,7 +141,7 @@ def make(world: Context, changes: Sequence[Change], refusals: Optional[Refusals]
 def refusal(failure: Failure, decision: Optional[Decision] = None) -> str:
     """Names the ENI whose table or device it is."""
     whose = [eni.label + ": " for eni in decision.enis
-             if _is_about(failure.change.item, eni, decision.numbers[eni.dev].table)] if decision else []
+             if _is_about(failure.change.item, eni, decision.table_of(eni.dev))] if decision else []
     return "{}the kernel refuses '{}': {}".format("".join(whose[:1]), failure.change, failure.reason)
 
 
@@ -152,8 +152,8 @@ def _is_about(item: Item, eni: Eni, table: int) -> bool:
 
 
 def concerns(item: Item, eni: Eni, decision: Decision) -> bool:
-    own = isinstance(item, Rule) and item.src in decision.sources[eni.dev]
-    return own or _is_about(item, eni, decision.numbers[eni.dev].table)
+    own = isinstance(item, Rule) and item.src in decision.sources_of(eni.dev)
+    return own or _is_about(item, eni, decision.table_of(eni.dev))
 
 
 def in_place(todo: Plan) -> Tuple[str, ...]:

@@ -33,9 +33,8 @@ def apply(world: Context) -> Report:
     facts = prove.few_facts(world, view)
     verdicts: List[Verdict] = []
     if decision.rules:
-        waited_for = {(member.eni, member.version) for member in decision.unaddressed}
-        problems += [prove.unprovable_text(*member) for member in prove.unprovable_ones(facts, world.config)
-                     if member not in waited_for]
+        problems += [prove.unprovable_text(family) for family in prove.unprovable_ones(facts, world.config)
+                     if family not in decision.unaddressed]
         verdicts = prove.prove(world, quick_checks(facts), facts)
     remarks = decision.remarks + in_place(view.plan) + among_ours(view.snapshot.rules, view.config)
     return Report(decision, tuple(changes), tuple(problems), remarks, tuple(verdicts))
@@ -74,11 +73,11 @@ def verify_of(world: Context, view: Observation) -> Report:
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
     local = prove.local_destinations(world, eni_devs, view.snapshot)
     held = tuple(at_parents(view.snapshot.links, view.snapshot.addresses))
-    facts = VerifyInput(decision.enis, decision.sources, held, view.snapshot.rules, local,
-                  prove.gateways(decision), world.config.primary == "full", prove.kill_switch_routes(view.snapshot),
-                  prove.marks_of(decision.marked, world.config),
-                  prove.no_default(view.snapshot, world.config))
-    problems += [prove.unprovable_text(*member) for member in prove.unprovable_ones(facts, world.config)]
+    facts = VerifyInput(
+        decision.families, held, view.snapshot.rules, local, prove.gateways(decision), world.config.primary == "full",
+        prove.kill_switch_routes(view.snapshot), prove.marks_of(decision.marked, world.config),
+        prove.no_default(view.snapshot, world.config))
+    problems += [prove.unprovable_text(family) for family in prove.unprovable_ones(facts, world.config)]
     remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
                 for route in prove.shared_routes(view.snapshot, eni_devs)]
     jumpers = shadowing_rules(facts, world.config)
@@ -90,7 +89,7 @@ def verify_of(world: Context, view: Observation) -> Report:
     verdicts += tried
     remarks += untried
     remarks.append("looked at {} sources of {} ENIs, and from one source of each to {} local devices".format(
-        sum(len(sources) for sources in facts.sources.values()), len(facts.enis),
+        sum(len(family.sources) for family in facts.families), len(facts.enis),
         len({dev for _, dev in local})))
     return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
 
@@ -104,15 +103,14 @@ def status(world: Context) -> Report:
     decision = recall(snapshot, world.config)
     members: List[Marked] = []
     if world.config.connection_marks:
-        tables = {dev: numbers.table for dev, numbers in decision.numbers.items()}
-        members, _ = marked(decision.enis, (), tables, {}, (4, 6), world.config)
-    facts = VerifyInput(decision.enis, decision.sources, tuple(at_parents(links, snapshot.addresses)), rules,
-                  marks=prove.marks_of(members, world.config),
-                  no_default=prove.no_default(snapshot, world.config))
+        members, _ = marked(decision.ways, {4, 6}, world.config)
+    facts = VerifyInput(
+        decision.families, tuple(at_parents(links, snapshot.addresses)), rules,
+        marks=prove.marks_of(members, world.config), no_default=prove.no_default(snapshot, world.config))
     verdicts = prove.prove(world, all_checks(facts), facts)
     proven = {verdict.eni for verdict in verdicts}
     problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
-        eni.label, decision.numbers[eni.dev].table) for eni in decision.enis if eni.label not in proven]
+        eni.label, decision.table_of(eni.dev)) for eni in decision.enis if eni.label not in proven]
     remarks = (advice(world.managers) if world.managers is not None else []) + world.competing_agents()
     made = record.load(links)
     see_table(world, members, made, rules, problems, remarks)

@@ -8,7 +8,7 @@ from eni_bootstrap.desired.cni import band_tables, leave_contained, parents
 from eni_bootstrap.desired.decide import Decision, decide
 from eni_bootstrap.desired.matching import likely, pair
 from eni_bootstrap.desired.selection import unwanted_text
-from eni_bootstrap.desired.tables import Memory, wanted
+from eni_bootstrap.desired.tables import Memory, tables_to_read
 from eni_bootstrap.host.network_managers import Managers
 from eni_bootstrap.kernel import record
 from eni_bootstrap.kernel.kernel import Kernel
@@ -132,7 +132,7 @@ def _look_by(
                   or unfinished(outdated(whole, devs, [each], config), decision, whole, each, config))
     numberings = found + (config.numbering,) if decision.rules else found
     ours = made.ups.union(held.dev for held in made.addresses)
-    in_use = devs_in_use(world, links, ours & decision.left - decision.used,
+    in_use = devs_in_use(world, links, ours & decision.skipped - decision.used,
                          {each.protocol for each in (config, *former)})
     return Observation(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
                 () if numberings == (Config().numbering,) else numberings,
@@ -164,4 +164,6 @@ def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], 
     enis, unready = pair(listing, links)
     devs = {eni.dev for eni in enis} | {member.dev for member in unready}
     devs |= {rule.oif for rule, protocol in rules if config.owns_rule(rule, protocol)}
-    return devs & {link.name for link in links}, wanted(enis, with_spare_tables, config)
+    names = [eni.link.name for eni in enis if not eni.primary]
+    names += [member.link for member in unready if member.link and not member.primary]
+    return devs & {link.name for link in links}, tables_to_read(names, with_spare_tables, config)

@@ -11,7 +11,7 @@ from eni_bootstrap.desired.cni import at_parents
 from eni_bootstrap.desired.connmark import Marked, value
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.changes import Change
-from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.eni import EniFamily
 from eni_bootstrap.model.kernel import MAIN, Address, Answer, Hop, Query, Route, Snapshot, natural
 from eni_bootstrap.verify import access_checks
 from eni_bootstrap.verify.checks import (
@@ -50,7 +50,7 @@ def try_entries(world: Context, snapshot: Snapshot, decision: Decision, config: 
     near = {dev: [some_host(route.dst, own) for route in world.kernel.specific_routes(dev, LOCAL_DEVICES)]
             for entry in config.entries for dev in entry.iifs if dev in devs}
     versions = sorted({rule.version for rule in decision.rules})
-    asked, remarks = access_checks.access_checks(decision.enis, snapshot.working, own, near, versions, config)
+    asked, remarks = access_checks.access_checks(decision.ways, snapshot.working, own, near, versions, config)
     asked = [trial for trial in asked if not trial.query.iif or trial.query.iif in devs]
     return access_checks.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
 
@@ -105,10 +105,10 @@ def takers(before: Dict[str, Answer], after: Dict[str, Answer], done: Sequence[C
 def few_facts(world: Context, view: Observation) -> VerifyInput:
     """What ``quick_checks`` needs."""
     held = tuple(at_parents(view.snapshot.links, world.kernel.addresses()))
-    return VerifyInput(view.decision.enis, view.decision.sources, held,
-                 gateways=gateways(view.decision), full=world.config.primary == "full",
-                 kill_switch_routes=kill_switch_routes(view.snapshot), marks=marks_of(view.decision.marked, world.config),
-                 no_default=no_default(view.snapshot, world.config))
+    return VerifyInput(
+        view.decision.families, held, gateways=gateways(view.decision), full=world.config.primary == "full",
+        kill_switch_routes=kill_switch_routes(view.snapshot), marks=marks_of(view.decision.marked, world.config),
+        no_default=no_default(view.snapshot, world.config))
 
 
 def local_destinations(world: Context, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
@@ -124,10 +124,10 @@ def local_destinations(world: Context, eni_devs: Set[str], snapshot: Snapshot) -
 
 def gateways(decision: Decision) -> Dict[str, Tuple[Address, ...]]:
     """By device: the ENI's gateway first, then those of the user's routes through it."""
-    found = {eni.dev: [subnet.gateway for subnet in eni.interface.subnets] for eni in decision.enis}
+    found = {eni.dev: [family.gateway for family in decision.families if family.eni is eni] for eni in decision.enis}
     for route in decision.routes:
         for hop in route.hops:
-            if hop.gateway is not None and hop.dev in found and route.table == decision.numbers[hop.dev].table:
+            if hop.gateway is not None and hop.dev in found and route.table == decision.table_of(hop.dev):
                 found[hop.dev].append(hop.gateway)
     return {dev: tuple(dict.fromkeys(gateways)) for dev, gateways in found.items()}
 
@@ -149,10 +149,11 @@ def shared_routes(snapshot: Snapshot, eni_devs: Set[str]) -> List[Route]:
             and eni_devs.intersection(seen.route.devs()) and not eni_devs.issuperset(seen.route.devs())]
 
 
-def unprovable_ones(facts: VerifyInput, config: Config) -> List[Tuple[Eni, int]]:
+def unprovable_ones(facts: VerifyInput, config: Config) -> List[EniFamily]:
     """Where the configuration says that no address is put on a link, nothing is wrong with one that has none."""
     return [] if config.assign == "none" else unprovable(facts)
 
 
-def unprovable_text(eni: Eni, version: int) -> str:
-    return "{}: none of its IPv{} addresses is on its link; the kernel can't be asked".format(eni.label, version)
+def unprovable_text(family: EniFamily) -> str:
+    return "{}: none of its IPv{} addresses is on its link; the kernel can't be asked".format(
+        family.label, family.version)

@@ -106,7 +106,7 @@ def _eni(report: Report, decision: Decision, place: int) -> Dict[str, Any]:
     verdicts = [verdict for verdict in report.verdicts if verdict.eni == eni.label]
     return {
         "eni": eni.interface.eni_id, "mac": eni.interface.mac, "device": eni.dev, "primary": eni.primary,
-        "table": _table(decision, eni.dev), "sources": [str(source) for source in decision.sources[eni.dev]],
+        "table": _table(decision, eni.dev), "sources": [str(source) for source in decision.sources_of(eni.dev)],
         "gateways": [str(subnet.gateway) for subnet in eni.interface.subnets],
         "ok": all(verdict.ok for verdict in verdicts) if verdicts else None,
     }
@@ -125,14 +125,14 @@ def _enis(report: Report) -> List[str]:
         ways = "".join(", via {}".format(subnet.gateway) for subnet in eni.interface.subnets
                        if subnet.gateway not in subnet.addresses)  # status does not know that of a link that is down
         lines.append("{}{}: {}{}{}{}".format(
-            eni.label, " primary" if eni.primary else "", _count(len(decision.sources[eni.dev]), "source"),
+            eni.label, " primary" if eni.primary else "", _count(len(decision.sources_of(eni.dev)), "source"),
             ", table {}".format(table) if used else "", ways, state))
     return lines
 
 
 def _table(decision: Decision, dev: str) -> Optional[int]:
     """Nothing where the system has no tables for ENIs."""
-    return decision.numbers[dev].table if dev in decision.numbers else None
+    return decision.table_of(dev) or None
 
 
 def _uses(routes: Sequence[Route], table: Optional[int]) -> bool:

@@ -5,9 +5,8 @@ from typing import AbstractSet, Dict, FrozenSet, List, Tuple
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
-from eni_bootstrap.desired.links import Unaddressed
 from eni_bootstrap.model.deadline import SPEAK_EVERY, Deadline
-from eni_bootstrap.model.eni import UnreadyEni
+from eni_bootstrap.model.eni import EniFamily, UnreadyEni
 
 LOG = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Patience:
         """Whether to wait for another look; says what for, and how long still, when it lasts."""
         waits = [(self._config.interface_wait - self._age(member.mac), unready_text(member))
                  for member in decision.unready if member.transient and member.mac not in self._missed]
-        waits += [(self._config.address_wait - self._age((member.eni.dev, member.version)) + POLL,
+        waits += [(self._config.address_wait - self._age((member.dev, member.version)) + POLL,
                    unaddressed_text(member)) for member in decision.unaddressed]
         waits = [(min(left, self._deadline.remaining() - POLL), what) for left, what in waits]
         waits = [(left, what) for left, what in waits if left > 0]
@@ -62,5 +61,5 @@ def problems_of(decision: Decision) -> List[str]:
     return [unready_text(member) for member in decision.unready] + list(decision.problems)
 
 
-def unaddressed_text(member: Unaddressed) -> str:
-    return "{}: the link has no IPv{} address".format(member.eni.label, member.version)
+def unaddressed_text(member: EniFamily) -> str:
+    return "{}: the link has no IPv{} address".format(member.label, member.version)

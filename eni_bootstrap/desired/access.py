@@ -15,26 +15,18 @@ just these and what comes from the upper half, which main gets before.
 """
 
 import itertools
-from typing import AbstractSet, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from eni_bootstrap.config.settings import Config, Entry
+from eni_bootstrap.config.settings import Config, Entry, Spread
+from eni_bootstrap.desired.egress import Egress, named_egresses
 from eni_bootstrap.desired.main_table import neighbour
-from eni_bootstrap.desired.matching import named, names
-from eni_bootstrap.model.eni import Eni, UnreadyEni
+from eni_bootstrap.desired.matching import named
+from eni_bootstrap.model.eni import EniFamily
 from eni_bootstrap.model.kernel import (
-    ANY, EVERYWHERE, IPV6_METRIC, MAIN, SERVICES, SOURCELESS, UPPER_HALF, Hop, Match, Network, Route, Rule,
+    ANY, EVERYWHERE, IPV6_METRIC, MAIN, SERVICES, SOURCELESS, UPPER_HALF, Match, Network, Route, Rule,
 )
 
 _ICMP = {1: 4, 58: 6}
-
-
-class Way(NamedTuple):
-    """Where an ENI that an entry names can be left by."""
-
-    dev: str
-    primary: bool
-    tables: Dict[int, int]
-    """By IP version; a family that the ENI has not is missing."""
 
 
 class Policy(NamedTuple):
@@ -46,39 +38,42 @@ class Policy(NamedTuple):
     remarks: List[str]
 
 
-def policy(
-    enis: Sequence[Eni], unready: Sequence[UnreadyEni], tables: Dict[str, int], kept: Dict[str, List[int]],
-    sources: Dict[str, List[Network]], working: AbstractSet[str], versions: Iterable[int], config: Config
-) -> Policy:
-    """``tables``: by device. ``kept``: tables of ours that ENIs have that can't be set up now, by their devices.
-    ``working``: devices that are up."""
-    found = Policy([], [], [], [])
-    steered = bool(config.spreads) or any(entry.via for entry in config.entries)
-    for version in sorted(versions):
-        if steered:
-            found.rules.extend(_spared(enis, sources, version, config))
+def policy(families: Sequence[EniFamily], ways: Sequence[Egress], working: AbstractSet[str],
+           versions: AbstractSet[int], config: Config) -> Policy:
+    """Rules and routes for all entries and spreads. ``working``: devices that are up and have a carrier."""
+    parts = [_spared(families, versions, config)]
     last = max((place for place, entry in enumerate(config.entries) if entry.answer), default=-1)
-    for place, entry in enumerate(config.entries):
-        found.remarks.extend(_shadow(entry, config.entries[:place]))
-        way, problem = _way(entry, enis, unready, tables, kept) if entry.via else (None, [])
-        found.problems.extend(problem)
-        for version in sorted(versions):
-            open_way = way is not None and (way.primary or version in way.tables and way.dev in working)
-            found.rules.extend(_in_front(entry, place, version, open_way, place < last, config))
-            if entry.via:
-                found.rules.extend(_sent(entry, config.priority_entry + 2 * place, way, version))
-    _balance(found, enis, working, sorted(versions), config)
+    parts += [_entry(place, place < last, ways, working, versions, config) for place in range(len(config.entries))]
+    parts.append(_balance(families, working, sorted(versions), config))
+    return Policy(
+        [rule for part in parts for rule in part.rules], [route for part in parts for route in part.routes],
+        [problem for part in parts for problem in part.problems], [remark for part in parts for remark in part.remarks])
+
+
+def _entry(place: int, jumps: bool, ways: Sequence[Egress], working: AbstractSet[str], versions: AbstractSet[int],
+           config: Config) -> Policy:
+    """One access entry. ``jumps``: refusals follow, which must not catch what it sends."""
+    entry = config.entries[place]
+    found = Policy([], [], [], list(_shadow(entry, config.entries[:place])))
+    own, problems = _egress(entry, ways) if entry.via else ({}, [])  # type: Dict[int, Egress], List[str]
+    found.problems.extend(problems)
+    for version in sorted(versions):
+        way = own.get(version)
+        is_open = way is not None and (way.primary or bool(way.table) and way.dev in working)
+        found.rules.extend(_in_front(entry, place, version, is_open, jumps, config))
+        if entry.via:
+            found.rules.extend(_sent(entry, config.priority_entry + 2 * place, way, version))
     return found
 
 
-def _in_front(entry: Entry, place: int, version: int, open_way: bool, jumps: bool, config: Config) -> Iterator[Rule]:
+def _in_front(entry: Entry, place: int, version: int, is_open: bool, jumps: bool, config: Config) -> Iterator[Rule]:
     """Refusals, and the jump over those that follow.
 
     Where an IPv6 look-up without a source is refused the kernel goes on with a source of its own choice
     (ip6_dst_lookup_tail, kernel 6.18), which is the primary's: only here that is refused, too, while the ENI is down.
     """
     action = entry.answer
-    if not action and version == 6 and not open_way:
+    if not action and version == 6 and not is_open:
         action = "unreachable"
     for src, match in matches(entry, version) if action or jumps else ():
         priority = config.priority_refusal + place
@@ -88,17 +83,19 @@ def _in_front(entry: Entry, place: int, version: int, open_way: bool, jumps: boo
             yield Rule(version, priority, src, action="goto", goto=config.priority_main, match=match)
 
 
-def _spared(enis: Sequence[Eni], sources: Dict[str, List[Network]], version: int, config: Config) -> Iterator[Rule]:
+def _spared(families: Sequence[EniFamily], versions: AbstractSet[int], config: Config) -> Policy:
     """What the entries and the balance must not catch: the primary's sources and the cloud's services."""
-    for eni in enis:
-        for src in sources[eni.dev] if eni.primary else ():
-            if src.version == version:
-                yield Rule(version, config.priority_rest, src, table=MAIN)
-    yield Rule(version, config.priority_services, table=MAIN, match=Match(dst=SERVICES[version]))
+    rules = []
+    if config.spreads or any(entry.via for entry in config.entries):
+        for version in sorted(versions):
+            rules += [Rule(version, config.priority_rest, src, table=MAIN) for family in families
+                      if family.primary and family.version == version for src in family.sources]
+            rules.append(Rule(version, config.priority_services, table=MAIN, match=Match(dst=SERVICES[version])))
+    return Policy(rules, [], [], [])
 
 
-def _sent(entry: Entry, priority: int, way: Optional[Way], version: int) -> Iterator[Rule]:
-    table = MAIN if way and way.primary else way.tables.get(version, 0) if way else 0
+def _sent(entry: Entry, priority: int, way: Optional[Egress], version: int) -> Iterator[Rule]:
+    table = 0 if way is None else MAIN if way.primary else way.table
     for src, match in matches(entry, version):
         if table:
             yield Rule(version, priority, src, table=table, match=match)
@@ -106,22 +103,16 @@ def _sent(entry: Entry, priority: int, way: Optional[Way], version: int) -> Iter
             yield Rule(version, priority + 1, src, action="unreachable", match=match)
 
 
-def _way(entry: Entry, enis: Sequence[Eni], unready: Sequence[UnreadyEni], tables: Dict[str, int], kept: Dict[str, List[int]]
-         ) -> Tuple[Optional[Way], List[str]]:
-    """The way by the ENI of an entry; none, and why, when there is none: then its traffic is refused."""
+def _egress(entry: Entry, ways: Sequence[Egress]) -> Tuple[Dict[int, Egress], List[str]]:
+    """By IP version: the egress that an access entry resolves to; none, and why, where its traffic is refused."""
     where = "access entry on line {}: ".format(entry.line)
-    fitting = named(entry.via, enis)
+    fitting = named_egresses(entry.via, ways)
     if len(fitting) > 1:
-        return None, [where + "via {} names several ENIs ({}); its traffic is refused".format(
-            entry.via, ", ".join(eni.dev for eni in fitting))]
-    if fitting:
-        eni = fitting[0]
-        return Way(eni.dev, eni.primary, {subnet.version: tables[eni.dev] for subnet in eni.interface.subnets}), []
-    for member in unready:
-        if names(entry.via, member.eni_id, member.mac, (member.dev,)):
-            left = kept.get(member.dev, [])  # what is wrong with the ENI is said already
-            return Way(member.dev, False, {4: left[0], 6: left[0]}) if left else None, []
-    return None, [where + "no ENI is named {}; its traffic is refused".format(entry.via)]
+        return {}, [where + "via {} names several ENIs ({}); its traffic is refused".format(
+            entry.via, ", ".join(own[0].dev or own[0].mac for own in fitting.values()))]
+    for own in fitting.values():
+        return {way.version: way for way in own}, []  # where it can't be set up, that is said already
+    return {}, [where + "no ENI is named {}; its traffic is refused".format(entry.via)]
 
 
 def matches(entry: Entry, version: int) -> Iterator[Tuple[Optional[Network], Match]]:
@@ -170,35 +161,27 @@ def shadowed(other: Entry, one: Entry) -> bool:
             and spans(one.dports, other.dports) and spans(one.users, other.users))
 
 
-def _balance(
-    found: Policy, enis: Sequence[Eni], working: AbstractSet[str], versions: Sequence[int], config: Config
-) -> None:
+def _balance(families: Sequence[EniFamily], working: AbstractSet[str], versions: Sequence[int], config: Config
+             ) -> Policy:
     """The table of the spreads and what leads there; an ENI that is down gets no share."""
+    found = Policy([], [], [], [])
     routes: Dict[Tuple[int, Network, int, int], Route] = {}
     near: Dict[Route, None] = {}
     for spread in config.spreads:
-        shares: Dict[str, Tuple[Eni, int]] = {}
-        for pattern, weight in spread.over:
-            fitting = named(pattern, enis)
-            if not fitting:
-                found.problems.append("balance on line {}: no ENI is named {}; the others carry its share".format(
-                    spread.line, pattern))
-            for eni in fitting:
-                shares.setdefault(eni.dev, (eni, weight))
+        shares, problems = _shares(spread, families)
+        found.problems.extend(problems)
         for version in versions:
-            hops = [Hop(eni.dev, subnet.gateway, weight) for eni, weight in shares.values() if eni.dev in working
-                    for subnet in eni.interface.subnets if subnet.version == version]
-            blocks = [block for block in spread.dst or EVERYWHERE.values() if block.version == version]
-            if not hops:
-                continue
+            hops = [family.hop._replace(weight=weight) for family, weight in shares
+                    if family.version == version and family.dev in working]
             for number, hop in enumerate(hops):
                 # Two ENIs in one vSwitch have one gateway: the routes to it differ in their metrics.
                 near.update((route._replace(metric=IPV6_METRIC + number), None)
                             for route in neighbour(config.table_spread, hop))
             alone = [hop._replace(weight=1) for hop in hops] if len(hops) == 1 else hops
-            for block in blocks:
-                route = Route(config.table_spread, block, tuple(alone), metric=0 if version == 4 else IPV6_METRIC)
-                routes.setdefault(route.key, route)
+            for block in spread.dst or EVERYWHERE.values():
+                if hops and block.version == version:
+                    route = Route(config.table_spread, block, tuple(alone), metric=0 if version == 4 else IPV6_METRIC)
+                    routes.setdefault(route.key, route)
     found.routes.extend(itertools.chain(near, routes.values()))
     for version in sorted({route.version for route in routes.values()}):
         src, match = SOURCELESS[version]
@@ -206,3 +189,19 @@ def _balance(
             found.rules.append(Rule(6, config.priority_foreign, UPPER_HALF, table=MAIN))
         found.rules.append(Rule(version, config.priority_near, src, table=MAIN, suppress_prefixlength=0, match=match))
         found.rules.append(Rule(version, config.priority_spread, src, table=config.table_spread, match=match))
+    return found
+
+
+def _shares(spread: Spread, families: Sequence[EniFamily]) -> Tuple[List[Tuple[EniFamily, int]], List[str]]:
+    """The families that a spread names, each with the first weight that it is given; and what names none."""
+    enis = list({family.dev: family.eni for family in families}.values())
+    weights: Dict[str, int] = {}
+    problems = []
+    for pattern, weight in spread.over:
+        fitting = named(pattern, enis)
+        if not fitting:
+            problems.append("balance on line {}: no ENI is named {}; the others carry its share".format(
+                spread.line, pattern))
+        for eni in fitting:
+            weights.setdefault(eni.dev, weight)
+    return [(family, weight) for dev, weight in weights.items() for family in families if family.dev == dev], problems

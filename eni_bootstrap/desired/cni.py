@@ -11,8 +11,7 @@ address of this host: what containers have is in their own namespaces.
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.desired.matching import likely
-from eni_bootstrap.desired.selection import left
+from eni_bootstrap.desired.matching import likely, skip
 from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.model.eni import Eni, SkippedEni, UnreadyEni
 from eni_bootstrap.model.host import ContainerNetwork
@@ -58,10 +57,10 @@ def leave_contained(
     secondaries: List[Union[Eni, UnreadyEni]] = [eni for eni in enis if not eni.primary]
     secondaries += [member for member in unready if not member.primary]
     for eni in secondaries:
-        own = left(eni, "", used=True)
+        own = skip(eni, "", used=True)
         use = _use(own, eni.mac, links, addresses, memory, networks) if eni.mac in here else _absence(networks)
         if use:
-            contained[eni.mac] = own._replace(reason="because {}; {}".format(use, _OVERRIDE))
+            contained.setdefault(eni.mac, own._replace(reason="because {}; {}".format(use, _OVERRIDE)))
     return ([eni for eni in enis if eni.mac not in contained],
             [member for member in unready if member.mac not in contained], list(contained.values()))
 

@@ -15,11 +15,11 @@ All of it is one table of nftables. A rule has constants only: old versions of n
 
 import hashlib
 import re
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import AbstractSet, List, NamedTuple, Sequence, Tuple
 
 from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.egress import Egress
 from eni_bootstrap.model.changes import TABLE
-from eni_bootstrap.model.eni import Eni, UnreadyEni
 from eni_bootstrap.model.kernel import MAIN, Match, Rule, bytes_of
 
 _HOOK = "type filter hook prerouting priority -150; policy accept;"
@@ -41,32 +41,23 @@ class Marked(NamedTuple):
     versions: Tuple[int, ...]
 
 
-def marked(
-    enis: Sequence[Eni], unready: Sequence[UnreadyEni], tables: Dict[str, int], kept: Dict[str, List[int]],
-    versions: Iterable[int], config: Config
-) -> Tuple[List[Marked], List[str]]:
-    """The ENIs whose connections are marked, and what is wrong with the others.
-
-    ``tables``: by device. ``kept``: tables of ours that ENIs have that can't be set up now: those go on, too.
-    """
+def marked(ways: Sequence[Egress], versions: AbstractSet[int], config: Config) -> Tuple[List[Marked], List[str]]:
+    """The ENIs whose connections are marked, by number; and what is wrong with the others."""
     found: List[Marked] = []
     problems: List[str] = []
-    every = set(versions)
-    candidates = [(eni.label, eni.dev, tables[eni.dev], eni.primary,
-                   {subnet.version for subnet in eni.interface.subnets} & every) for eni in enis]
-    candidates += [(member.label, member.dev, kept[member.dev][0], member.primary, every)
-                   for member in unready if kept.get(member.dev)]
     lowest = config.connection_marks & -config.connection_marks
     most = config.connection_marks // lowest if lowest else 0
-    for label, dev, table, primary, own in candidates:
-        number = table - config.table_primary + 1
+    for way in {way.dev: way for way in ways if way.table}.values():
+        number = way.table - config.table_primary + 1
         if number > most:
             problems.append("{}: its connections are not marked: table {} would be number {}, and the mask {:#x} has "
-                            "room for {}".format(label, table, number, config.connection_marks, most))
-        elif not _QUOTABLE.match(dev):
-            problems.append("{}: its connections are not marked: nft can't be told a name like {}".format(label, dev))
+                            "room for {}".format(way.label, way.table, number, config.connection_marks, most))
+        elif not _QUOTABLE.match(way.dev):
+            problems.append("{}: its connections are not marked: nft can't be told a name like {}".format(
+                way.label, way.dev))
         else:
-            found.append(Marked(dev, number, table, primary, tuple(sorted(own))))
+            own = {each.version for each in ways if each.dev == way.dev and each.table}
+            found.append(Marked(way.dev, number, way.table, way.primary, tuple(sorted(own & versions))))
     return sorted(found, key=lambda member: member.number), problems
 
 

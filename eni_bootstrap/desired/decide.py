@@ -14,28 +14,28 @@ The fence is a route for IPv4 and a rule for IPv6. With a worse route behind a g
 IPv6 prefers the worse route and never probes the gateway again (kernel 6.18: silent for 60 s; with a rule 0.01 s).
 """
 
-from typing import Dict, FrozenSet, List, NamedTuple, Sequence, Set, Tuple
+from typing import AbstractSet, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.desired.access import policy
-from eni_bootstrap.desired.cni import at_parents, children, leave_contained
+from eni_bootstrap.desired.access import Policy, policy
+from eni_bootstrap.desired.cni import at_parents, children
 from eni_bootstrap.desired.connmark import Marked, mark_rules, marked
-from eni_bootstrap.desired.links import Unaddressed, link_changes, link_groups, link_settings
+from eni_bootstrap.desired.egress import Egress, egresses
+from eni_bootstrap.desired.kept import Kept, kept
+from eni_bootstrap.desired.links import LinkChanges, link_changes, link_groups, link_settings
 from eni_bootstrap.desired.main_table import MainTable
-from eni_bootstrap.desired.matching import pair, possible
 from eni_bootstrap.desired.routes import (
-    eni_routes, first_of_each_key, local_prefixes, main_defaults, primary_default, via_own_gateway, vswitch_routes,
+    family_routes, first_of_each_key, local_prefixes, main_defaults, primary_default, via_own_gateway,
 )
-from eni_bootstrap.desired.rules import eni_rules
-from eni_bootstrap.desired.selection import leave_admin_down, leave_ignored, leave_out_ipv6, left_text
-from eni_bootstrap.desired.sources import add_configured_sources, all_sources, on_link_addresses
-from eni_bootstrap.desired.tables import Memory, Numbers, assign
-from eni_bootstrap.desired.validation import refuse_stealing
+from eni_bootstrap.desired.rules import family_rules, main_rule
+from eni_bootstrap.desired.selection import Selection, select
+from eni_bootstrap.desired.sources import with_configured_sources, with_sources
+from eni_bootstrap.desired.tables import Memory, assign, natural_numbers
 from eni_bootstrap.model.changes import Record
-from eni_bootstrap.model.eni import Eni, Listing, SkippedEni, UnreadyEni
+from eni_bootstrap.model.eni import Eni, EniFamily, Listing, UnreadyEni
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import (
-    LOCAL, MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Network, Route, Rule, Snapshot, network_of,
+    LOCAL, LinkAddress, LinkGroup, LinkSetting, LinkUp, Network, Route, Rule, Snapshot,
 )
 
 _NAMED = 3
@@ -43,18 +43,19 @@ _NAMED = 3
 
 
 class Decision(NamedTuple):
-    """What should be, and what stays out of it."""
+    """What the kernel should hold, and what stays out of it."""
 
-    enis: Tuple[Eni, ...]
-    unready: Tuple[UnreadyEni, ...]
-    numbers: Dict[str, Numbers]
-    """By device."""
-    remarks: Tuple[str, ...]
+    enis: Tuple[Eni, ...] = ()
+    """Those that are set up, the primary first; maybe in one of their address families only."""
+    families: Tuple[EniFamily, ...] = ()
+    """These ENIs' address families that are set up."""
+    unready: Tuple[UnreadyEni, ...] = ()
+    remarks: Tuple[str, ...] = ()
     """What an operator should know although nothing is wrong."""
-    unaddressed: Tuple[Unaddressed, ...]
+    problems: Tuple[str, ...] = ()
+    """What the configuration asks for and can't be had."""
+    unaddressed: Tuple[EniFamily, ...] = ()
     """Still to be waited for."""
-    sources: Dict[str, List[Network]]
-    """By device: what packets of the ENI come from."""
     displaced: bool = False
     """Somebody else uses an ENI's natural table."""
 
@@ -67,187 +68,153 @@ class Decision(NamedTuple):
 
     dropped_addresses: Tuple[LinkAddress, ...] = ()
     """Addresses that we added and that the cloud took away."""
-    kept_tables: FrozenSet[int] = frozenset()
-    """Tables of ours whose ENI must stay as it is."""
-    kept_devs: FrozenSet[str] = frozenset()
-    problems: Tuple[str, ...] = ()
-    """What the configuration asks for and can't be had."""
+    kept_tables: FrozenSet[Tuple[int, int]] = frozenset()
+    """Table and IP version: what of ours stays as it is, because its ENI can't be looked after."""
+    kept_families: FrozenSet[Tuple[str, int]] = frozenset()
+    """Device and IP version of these ENIs."""
+    ways: Tuple[Egress, ...] = ()
+    """By which packets can be sent: also by what can't be set up now and has been."""
     marked: Tuple[Marked, ...] = ()
     """The ENIs whose connections are marked."""
-    left: FrozenSet[str] = frozenset()
+    skipped: FrozenSet[str] = frozenset()
     """Devices of ENIs that are left alone."""
     used: FrozenSet[str] = frozenset()
     """Of these, somebody else's."""
     children: FrozenSet[str] = frozenset()
     """Macvlans and the like of the ENIs' devices: what addresses they bear is the ENIs', too."""
 
+    @property
+    def kept_devs(self) -> FrozenSet[str]:
+        return frozenset(dev for dev, _ in self.kept_families)
+
+    @property
+    def untouched_devs(self) -> FrozenSet[str]:
+        """Devices of which nothing at all is looked after."""
+        return self.kept_devs.difference(eni.dev for eni in self.enis)
+
+    def table_of(self, dev: str) -> int:
+        """The routing table of the ENI with this device; 0: none."""
+        return next((family.table for family in self.families if family.dev == dev), 0)
+
+    def sources_of(self, dev: str) -> List[Network]:
+        """What packets of the ENI with this device come from: IPv4, then IPv6."""
+        return [source for family in self.families if family.dev == dev for source in family.sources]
+
 
 def decide(
-    listing: Listing, snapshot: Snapshot, made: Record, address_wait_expired: FrozenSet[Tuple[str, int]], config: Config,
-    networks: Sequence[ContainerNetwork] = (),
+    listing: Listing, snapshot: Snapshot, record: Record, address_wait_expired: AbstractSet[Tuple[str, int]],
+    config: Config, networks: Sequence[ContainerNetwork] = (),
 ) -> Decision:
     """The whole decision.
 
-    ``address_wait_expired`` has the (device, IP version) that no DHCP client has addressed for long enough; ``networks`` are
-    the container networks that are configured here.
+    ``address_wait_expired`` has the (device, IP version) that no DHCP client has addressed for long enough;
+    ``networks`` are the container networks that are configured here.
     """
-    fit, unready = pair(listing, snapshot.links)
-    enis, thieves = refuse_stealing(fit, unready, snapshot.addresses)
-    enis, without, switched_off = leave_out_ipv6(enis, snapshot.links)
-    unready += thieves + without
-    memory = Memory(snapshot, config)
-    enis, unready, left = leave_ignored(enis, unready, config.ignore, config.only)
-    if config.container_networks == "leave":
-        enis, unready, contained = leave_contained(
-            enis, unready, snapshot.links, snapshot.addresses, memory, networks)
-        left += contained
-    if config.unattended:
-        enis, admin_down = leave_admin_down(enis, snapshot.links, made.ups | made.seen_up)
-        unready += admin_down
-    main = MainTable(snapshot, config)
-    on_link = on_link_addresses(snapshot.addresses)
-    behind = on_link_addresses(at_parents(snapshot.links, snapshot.addresses))
-    sources = {eni.dev: all_sources(eni, behind, listing) for eni in enis}
-    problems = add_configured_sources(sources, enis, config)
+    memory, main = Memory(snapshot, config), MainTable(snapshot, config)
+    chosen = select(listing, snapshot, record, memory, networks, config)
+    found, unknown = with_configured_sources(
+        with_sources(chosen.enis, at_parents(snapshot.links, snapshot.addresses), listing), chosen.enis, config)
+    spared = kept(chosen, found, snapshot, memory)
+    assigned = assign(found, natural_numbers(chosen.secondaries), spared.others_tables(found, memory), memory, main,
+                      config)
+    families = assigned.families
+    chosen = chosen._replace(
+        enis=tuple(eni for eni in chosen.enis if eni.dev in {family.dev for family in families}),
+        unready=chosen.unready + tuple(eni.unready(reason) for eni, reason in assigned.failed))
+    spared = kept(chosen, families, snapshot, memory) if assigned.failed else spared
+    links = link_changes(families, snapshot, record, address_wait_expired, config)
+    settings, unsettled = link_settings(chosen.enis, config)
+    prefixes = [route for family in families for route in local_prefixes(family)] \
+        if config.prefixes == "local" else []
+    decision = _outline(chosen, families, spared, links, config)._replace(
+        children=frozenset(link.name for link in children(snapshot.links, _own_devs(chosen, spared))),
+        settings=tuple(settings), displaced=assigned.displaced, routes=tuple(prefixes),
+        problems=(*unknown, *unsettled),
+        remarks=(*spared.remarks, *chosen.remarks, *assigned.remarks, *links.remarks))
+    versions = _versions(families, spared, memory, config)
+    if not versions:  # one ENI: nothing is installed
+        return decision._replace(ups=(), unaddressed=())
+    groups, without_group = link_groups(chosen.enis, chosen.unready, snapshot, config)
+    tables = _tables(decision, versions, bool(groups), main, config)
+    ways = egresses(families, chosen.unready, memory)
+    members, unmarked = marked(ways, versions, config) if config.connection_marks else ([], [])
+    asked = policy(families, ways, snapshot.working, versions, config) \
+        if config.entries or config.spreads else Policy([], [], [], [])
+    return decision._replace(
+        groups=tuple(groups), ways=tuple(ways), marked=tuple(members),
+        routes=(*tables.routes, *asked.routes, *decision.routes),
+        rules=(*tables.rules, *mark_rules(members, config), *asked.rules),
+        remarks=(*decision.remarks, *without_group, *tables.remarks, *asked.remarks),
+        problems=(*decision.problems, *unmarked, *asked.problems))
 
-    kept_tables, gone_devs, remarks = _kept(enis, unready, left, sources, snapshot, behind, memory)
-    remarks += left_text(enis, left, config.ignore)
 
-    def base_routes(eni: Eni, table: int) -> List[Route]:
-        if eni.primary and config.primary != "full":
-            return vswitch_routes(eni, table, main)
-        return [route for route in eni_routes(eni, table, main) if route.hops or not eni.primary]
+def _outline(chosen: Selection, families: Sequence[EniFamily], spared: Kept, links: LinkChanges, config: Config
+             ) -> Decision:
+    """The decision as far as it needs no table."""
+    own = _own_devs(chosen, spared)
+    whole = config.prefixes != "local" or not (chosen.unready or spared.tables)
+    return Decision(
+        chosen.enis, tuple(families), tuple(member for member in chosen.unready if not member.admin_down),
+        unaddressed=links.unaddressed, ups=links.ups, addresses=links.addresses, dropped_addresses=links.dropped,
+        kept_tables=spared.tables if whole else spared.tables | {(LOCAL, 4), (LOCAL, 6)}, kept_families=spared.devs,
+        skipped=frozenset(dev for member in chosen.skipped for dev in member.devs) - own,
+        used=frozenset(dev for member in chosen.skipped for dev in member.devs if member.used) - own)
 
-    numbers, displaced, failed = assign(enis, sources, base_routes, kept_tables, memory, config)
-    remarks += switched_off + displaced
-    remarks += ["{}: {}".format(member.label, member.reason) for member in unready if member.admin_down]
-    with_spare_tables = bool(displaced or failed)
-    unready += [eni.unready(reason) for eni, reason in failed]
-    enis = [eni for eni in enis if eni.dev in numbers]
 
-    secondaries = [eni for eni in enis if not eni.primary]
-    kept_rules = {rule for rule in memory.own_rules if rule.table in kept_tables}
-    versions = {subnet.version for eni in secondaries for subnet in eni.interface.subnets}
-    versions |= {rule.version for rule in kept_rules if rule.table != config.table_primary}
-    kept_devs = frozenset(gone_devs) | {member.dev for member in unready if member.dev}
-    ours = kept_devs.union(*(eni.devs for eni in enis))
-    outline = Decision(
-        tuple(enis), tuple(member for member in unready if not member.admin_down), numbers, tuple(remarks), unaddressed=(),
-        sources=sources, displaced=with_spare_tables,
-        kept_tables=kept_tables.union([LOCAL] if config.prefixes == "local" and (unready or kept_tables) else []),
-        kept_devs=kept_devs, left=frozenset(dev for member in left for dev in member.devs) - ours,
-        used=frozenset(dev for member in left for dev in member.devs if member.used) - ours,
-        children=frozenset(link.name for link in children(snapshot.links, ours)))
-    ups, addresses, dropped, unaddressed, said = link_changes(enis, on_link, snapshot, made, address_wait_expired, config)
-    remarks += said
-    if config.entries:
-        versions |= {subnet.version for eni in enis for subnet in eni.interface.subnets}
-    settings, said = link_settings(enis, config)
-    problems += said
-    outline = outline._replace(settings=tuple(settings))
-    own_prefixes = [local_prefix for eni in enis for local_prefix in local_prefixes(eni)] if config.prefixes == "local" else []
-    if not versions:
-        return outline._replace(remarks=tuple(remarks), addresses=tuple(addresses), dropped_addresses=tuple(dropped),
-                                routes=tuple(own_prefixes), problems=tuple(problems))
+def _own_devs(chosen: Selection, spared: Kept) -> Set[str]:
+    """The devices of ENIs that are not left alone."""
+    return {dev for dev, _ in spared.devs}.union(*(eni.devs for eni in chosen.enis))
 
-    groups, without_group = link_groups(enis, unready, snapshot, config)
-    if without_group:
-        remarks.append(without_group)
-    primary_devs = {eni.dev for eni in enis if eni.primary} | {member.dev for member in unready if member.primary}
-    defaults = main_defaults(secondaries, primary_devs, numbers, main, config)
-    secondary_devs = ({eni.dev for eni in secondaries} | outline.kept_devs) - primary_devs
 
-    routes: List[Route] = []
-    rules: List[Rule] = [
-        Rule(version, config.priority_main, table=MAIN, suppress_prefixlength=0,
-             suppress_ifgroup=config.group if groups else None)
-        for version in sorted(versions)
-    ]
-    for eni in enis:
-        table = numbers[eni.dev].table
-        own = base_routes(eni, table)
-        copies = main.copies(eni.dev, table, config.copies)
-        others = [other for other in enis if other is not eni]
-        if eni.primary:
-            own += via_own_gateway(eni, table, others, secondary_devs, copies.routes, main)
+def _versions(families: Iterable[EniFamily], spared: Kept, memory: Memory, config: Config) -> Set[int]:
+    """The IP versions in which something is set up: those of secondaries; of all that access entries are for."""
+    found = {family.version for family in families if not family.primary or config.entries}
+    return found | {rule.version for rule in memory.own_rules
+                    if (rule.table, rule.version) in spared.tables and rule.table != config.table_primary}
+
+
+class _Tables(NamedTuple):
+    """What the ENIs' own tables and main should hold, and what leads there."""
+
+    routes: List[Route]
+    rules: List[Rule]
+    remarks: List[str]
+
+
+def _tables(decision: Decision, versions: AbstractSet[int], with_ifgroup: bool, main: MainTable, config: Config
+            ) -> _Tables:
+    """The routes and rules of all ENIs. What no version of ``versions`` is for is left out."""
+    families = [family for family in decision.families if family.version in versions]
+    primary_devs = {eni.dev for eni in decision.enis if eni.primary}
+    primary_devs |= {member.dev for member in decision.unready if member.primary}
+    secondary_devs = decision.kept_devs.union(family.dev for family in decision.families) - primary_devs
+    defaults = main_defaults(families, primary_devs, main, config)
+    found = _Tables([], [main_rule(version, with_ifgroup, config) for version in sorted(versions)], [])
+    for family in families:
+        own = family_routes(family, main, config)
+        copies = main.copies(family, config.copies)
+        if family.primary:
+            own += via_own_gateway(family, families, secondary_devs, copies.routes, main)
             own += copies.routes if config.primary == "full" else primary_default(
-                eni, table, secondary_devs, defaults, main)
-            own = [route for route in own if route.version in versions]
+                family, secondary_devs, defaults, main)
         else:
             own += copies.routes
-            if not groups:
-                own += via_own_gateway(eni, table, others, {other.dev for other in others} | outline.kept_devs,
-                                list(copies.closed), main)
-        if copies.left_out and (config.primary == "full" or not eni.primary):
-            remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
-                           "does not hold for its addresses".format(eni.label, config.copies, table))
-        if copies.closed:
-            there = set(own)
-            remarks += _closed_text(eni, table, [route for fence, route in copies.closed.items() if fence in there])
-        routes += first_of_each_key(own)
-        rules += eni_rules(eni, table, sources[eni.dev], versions, without_ifgroup=not groups, config=config)
-    kept = {member.dev: memory.tables_of(member.dev, []) for member in unready}
-    tables = {dev: own.table for dev, own in numbers.items()}
-    members: List[Marked] = []
-    if config.connection_marks:
-        members, unmarked = marked(enis, unready, tables, kept, versions, config)
-        rules += mark_rules(members, config)
-        problems += unmarked
-    if config.entries or config.spreads:
-        asked = policy(enis, unready, tables, kept, sources, snapshot.working, versions, config)
-        rules += asked.rules
-        routes += asked.routes
-        remarks += asked.remarks
-        problems += asked.problems
-    return outline._replace(
-        problems=tuple(problems), marked=tuple(members),
-        remarks=tuple(remarks), unaddressed=tuple(unaddressed), ups=tuple(ups), groups=tuple(groups),
-        addresses=tuple(addresses), dropped_addresses=tuple(dropped), routes=tuple(routes + defaults + own_prefixes),
-        rules=tuple(rules),
-    )
+            if not with_ifgroup:
+                others = decision.kept_devs.union(each.dev for each in families) - {family.dev}
+                own += via_own_gateway(family, families, others, list(copies.closed), main)
+        if copies.left_out and (config.primary == "full" or not family.primary):
+            found.remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
+                                 "does not hold for its addresses".format(family.label, config.copies, family.table))
+        there = set(own) if copies.closed else set()
+        found.remarks.extend(_closed_text(family, [route for fence, route in copies.closed.items() if fence in there]))
+        found.routes.extend(first_of_each_key(own))
+        found.rules.extend(family_rules(family, with_ifgroup, config))
+    found.routes.extend(defaults)
+    return found._replace(remarks=list(dict.fromkeys(found.remarks)))
 
 
-def _closed_text(eni: Eni, table: int, routes: Sequence[Route]) -> List[str]:
+def _closed_text(family: EniFamily, routes: Sequence[Route]) -> List[str]:
     more = len(routes) - _NAMED
     return ["{}: table {} can't have a copy of {}{}: it refuses what the ENI's addresses send there, unless you put a "
-            "route of your own into it".format(eni.label, table, ", ".join(map(str, routes[:_NAMED])),
+            "route of your own into it".format(family.label, family.table, ", ".join(map(str, routes[:_NAMED])),
                                                " and of {} more".format(more) if more > 0 else "")] if routes else []
-
-
-def _kept(
-    enis: Sequence[Eni], unready: Sequence[UnreadyEni], left: Sequence[SkippedEni], sources: Dict[str, List[Network]],
-    snapshot: Snapshot, on_link: Dict[str, List[LinkAddress]], memory: Memory
-) -> Tuple[FrozenSet[int], List[str], List[str]]:
-    """Tables of ours that must stay as they are, devices that metadata no longer lists, and what to say of those.
-
-    An ENI's things go only when a complete list lacks it *and* its link is gone. Where a listed ENI can't be found in
-    the kernel at all, anything that nobody claims may be its own, so all of that stays.
-    """
-    kept: Set[int] = set()
-    remarks: List[str] = []
-    gone: List[str] = []
-    lost = False
-    for member in unready:
-        own = [network_of(address) for subnet in member.subnets for address in subnet.addresses]
-        own += [network_of(held.address) for held in on_link.get(member.dev, ())]
-        tables = memory.tables_of(member.dev, own)
-        kept.update(tables)
-        lost = lost or not (tables or member.dev)
-    listed = {eni.dev for eni in enis} | {eni.link.name for eni in enis} | {member.dev for member in unready}
-    listed.update(dev for member in left for dev in member.devs)
-    for link in possible(snapshot.links):
-        if link.name in listed:
-            continue
-        own = [network_of(held.address) for held in on_link.get(link.name, ())]
-        tables = memory.tables_of(link.name, own, by_name=False)
-        if tables:
-            kept.update(tables)
-            gone.append(link.name)
-            remarks.append("{} ({}): metadata does not list it any more; what was set up for it stays until the link "
-                           "goes".format(link.name, link.mac))
-    claimed = {table for eni in enis for table in memory.tables_of(eni.dev, sources[eni.dev])}
-    if lost:
-        left_tables = {table for member in left for dev in member.devs or ("",)
-                       for table in memory.tables_of(dev, member.sources)}
-        kept |= memory.tables() - left_tables - {MAIN}
-    return frozenset(kept - claimed), gone, remarks

@@ -1,36 +1,29 @@
 """What should be of the ENIs' links: their group, up or not, an address. PURE."""
 
 from collections import defaultdict
-from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import named
 from eni_bootstrap.model.changes import Record
-from eni_bootstrap.model.eni import Eni, Subnet, UnreadyEni
+from eni_bootstrap.model.eni import Eni, EniFamily, Subnet, UnreadyEni
 from eni_bootstrap.model.kernel import Address, LinkAddress, LinkGroup, LinkSetting, LinkUp, Snapshot
-
-
-class Unaddressed(NamedTuple):
-    """A link that is up and has no address of a family that its ENI has."""
-
-    eni: Eni
-    version: int
 
 
 def link_groups(
     enis: Sequence[Eni], unready: Sequence[UnreadyEni], snapshot: Snapshot, config: Config
-) -> Tuple[List[LinkGroup], str]:
+) -> Tuple[List[LinkGroup], List[str]]:
     """Our interface group on every ENI's device; none at all, and why, where one belongs to somebody else's."""
     if not config.group:
-        return [], ""
+        return [], []
     devs = {eni.dev: eni.label for eni in enis}
     devs.update({member.dev: member.label for member in unready if member.dev})
     present = {link.name: link for link in snapshot.links if link.name in devs}
     for name, link in sorted(present.items()):
         if link.group not in (0, config.group):
-            return [], ("{}: belongs to interface group {}, which is somebody else's; going without a group: routes in "
-                        "main that overlap an ENI's are less exact".format(devs[name], link.group))
-    return [LinkGroup(name, config.group) for name, link in sorted(present.items()) if not link.master], ""
+            return [], ["{}: belongs to interface group {}, which is somebody else's; going without a group: routes in "
+                        "main that overlap an ENI's are less exact".format(devs[name], link.group)]
+    return [LinkGroup(name, config.group) for name, link in sorted(present.items()) if not link.master], []
 
 
 def link_settings(enis: Sequence[Eni], config: Config) -> Tuple[List[LinkSetting], List[str]]:
@@ -47,71 +40,110 @@ def link_settings(enis: Sequence[Eni], config: Config) -> Tuple[List[LinkSetting
     return list(found.values()), problems
 
 
-def link_changes(
-    enis: Sequence[Eni], on_link: Dict[str, List[LinkAddress]], snapshot: Snapshot, made: Record,
-    address_wait_expired: FrozenSet[Tuple[str, int]], config: Config,
-) -> Tuple[List[LinkUp], List[LinkAddress], List[LinkAddress], List[Unaddressed], List[str]]:
-    """Links to bring up, addresses to add, addresses of ours to drop, links to wait for, and remarks.
+class LinkChanges(NamedTuple):
+    """Links and addresses as they should be."""
+
+    ups: Tuple[LinkUp, ...] = ()
+    """Links to be up."""
+    addresses: Tuple[LinkAddress, ...] = ()
+    """Addresses that should be there and are ours, or are to become so."""
+    dropped: Tuple[LinkAddress, ...] = ()
+    """Addresses of ours to take off."""
+    unaddressed: Tuple[EniFamily, ...] = ()
+    """Links still to be waited for: somebody else may address them."""
+    remarks: Tuple[str, ...] = ()
+
+
+def link_changes(families: Sequence[EniFamily], snapshot: Snapshot, record: Record,
+                 address_wait_expired: AbstractSet[Tuple[str, int]], config: Config) -> LinkChanges:
+    """What is to be done to links and their addresses.
 
     A secondary's link that carries no address of a family gets one when nobody else is coming to address it: when it
     was down, when it was we who addressed it before, or when nobody came for long enough. The ENI's other addresses
     (``assign: all``) come behind that one, the primary's too.
     """
-    ups: List[LinkUp] = []
-    wanted: List[LinkAddress] = []
-    dropped: List[LinkAddress] = []
-    waiting: List[Unaddressed] = []
-    remarks: List[str] = []
-    up = {link.name for link in snapshot.links if link.up}
-    holders: Dict[Address, Set[str]] = defaultdict(set)
-    for each in snapshot.addresses:
-        holders[each.address].add(each.dev)
-    for eni in enis:
-        if not eni.primary and eni.dev == eni.link.name:  # a master is somebody's deliberate set-up
-            ups.append(LinkUp(eni.dev))
-        ours = {address for address in made.addresses if address.dev == eni.dev}
-        for subnet in eni.interface.subnets:
-            held = [held for held in on_link.get(eni.dev, ()) if held.address.version == subnet.version]
-            stale = [mine for mine in held if mine in ours and not _stays(mine, subnet, held, config)
-                     and not takes_others_along(mine, held, made)]
-            left = [other for other in held if other not in stale]
-            dropped += stale
-            lead = _lead(subnet, left)
-            if not subnet.addresses or config.assign == "none":
-                continue
-            if lead is None and LinkUp(eni.dev) in ups and (not left or config.assign == "all"):
-                first = LinkAddress(eni.dev, subnet.addresses[0], _length(subnet, left))
-                elsewhere = holders[first.address] - {eni.dev}
-                nobody_comes = eni.dev not in up or any(
-                    mine.address.version == subnet.version and not _is_extra(mine, subnet) for mine in ours)
-                if first._replace(deprecated=True) in ours.intersection(left):
-                    lead = first
-                elif elsewhere:
-                    remarks.append(_is_elsewhere(eni, first.address, elsewhere))
-                elif not nobody_comes and (eni.dev, subnet.version) not in address_wait_expired:
-                    waiting.append(Unaddressed(eni, subnet.version))
-                elif subnet.version == 6 or ours.issuperset(left):
-                    lead = first
-                    if subnet.version == 4:  # what is there would stay in front of it
-                        dropped += left
-                        left = []
-                else:
-                    remarks.append("{}: its address {} is not on its link, which has others; no more are put there"
-                                   .format(eni.label, first.address))
-                if lead is not None:
-                    wanted.append(lead)
-            wanted += [mine for mine in left if mine in ours and (lead is None or mine.address != lead.address
-                                                                  or mine == lead)]
-            if lead is None or config.assign != "all":
-                continue
-            for address in subnet.addresses:
-                elsewhere = holders[address] - {eni.dev}
-                if elsewhere:
-                    remarks.append(_is_elsewhere(eni, address, elsewhere))
-                elif address != lead.address and all(other.address != address for other in left):
-                    wanted.append(LinkAddress(eni.dev, address, _length(subnet, [lead]),
-                                              deprecated=subnet.version == 6))
-    return ups, list(dict.fromkeys(wanted)), dropped, waiting, remarks
+    search = _AddressSearch(snapshot, record, address_wait_expired, config)
+    parts = [search.changes(family) for family in families]
+    # A master (a bond, a bridge) is somebody's deliberate set-up.
+    ups = {LinkUp(family.dev): None for family in families if not family.primary and family.dev == family.eni.link.name}
+    return LinkChanges(
+        tuple(ups),
+        tuple(dict.fromkeys(address for part in parts for address in part.addresses)),
+        tuple(address for part in parts for address in part.dropped),
+        tuple(family for part in parts for family in part.unaddressed),
+        tuple(remark for part in parts for remark in part.remarks))
+
+
+class _AddressSearch:
+    """Which addresses an ENI's device should carry, one address family at a time."""
+
+    def __init__(self, snapshot: Snapshot, record: Record, address_wait_expired: AbstractSet[Tuple[str, int]],
+                 config: Config) -> None:
+        self._record, self._expired, self._config = record, address_wait_expired, config
+        self._up = {link.name for link in snapshot.links if link.up}
+        self._on_link: Dict[Tuple[str, int], List[LinkAddress]] = defaultdict(list)
+        self._holders: Dict[Address, Set[str]] = defaultdict(set)
+        for held in snapshot.addresses:
+            self._on_link[held.dev, held.address.version].append(held)
+            self._holders[held.address].add(held.dev)
+
+    def changes(self, family: EniFamily) -> LinkChanges:
+        """The family's addresses to add, to keep and to take off."""
+        subnet, record, config = family.subnet, self._record, self._config
+        held = self._on_link[family.key]
+        ours = {address for address in record.addresses if address.dev == family.dev}
+        stale = [mine for mine in held if mine in ours and not _stays(mine, subnet, held, config)
+                 and not takes_others_along(mine, held, record)]
+        rest = [other for other in held if other not in stale]
+        if not family.addresses or config.assign == "none":
+            return LinkChanges(dropped=tuple(stale))
+        lead = _lead(subnet, rest)
+        first = LinkChanges()
+        is_plain = not family.primary and family.dev == family.eni.link.name
+        if lead is None and is_plain and (not rest or config.assign == "all"):
+            first = self._first_address(family, rest, ours)
+            lead = next(iter(first.addresses), None)
+            rest = [other for other in rest if other not in first.dropped]
+        kept = [mine for mine in rest if mine in ours and (
+            lead is None or mine.address != lead.address or mine == lead)]
+        more, remarks = self._other_addresses(family, lead, rest) if lead and config.assign == "all" else ([], [])
+        return LinkChanges(
+            (), (*first.addresses, *kept, *more), (*stale, *first.dropped), first.unaddressed,
+            (*first.remarks, *remarks))
+
+    def _first_address(self, family: EniFamily, rest: Sequence[LinkAddress], ours: AbstractSet[LinkAddress]
+                       ) -> LinkChanges:
+        """The address that a link without one gets; or why not, or not yet."""
+        subnet = family.subnet
+        first = LinkAddress(family.dev, family.addresses[0], _length(subnet, rest))
+        elsewhere = self._holders[first.address] - {family.dev}
+        nobody_comes = family.dev not in self._up or any(
+            mine.address.version == family.version and not _is_extra(mine, subnet) for mine in ours)
+        if first._replace(deprecated=True) in ours & set(rest):
+            return LinkChanges(addresses=(first,))
+        if elsewhere:
+            return LinkChanges(remarks=(_is_elsewhere(family, first.address, elsewhere),))
+        if not nobody_comes and family.key not in self._expired:
+            return LinkChanges(unaddressed=(family,))
+        if family.version == 6:
+            return LinkChanges(addresses=(first,))
+        if ours >= set(rest):  # what is there would stay in front of it
+            return LinkChanges(addresses=(first,), dropped=tuple(rest))
+        return LinkChanges(remarks=("{}: its address {} is not on its link, which has others; no more are put there"
+                                    .format(family.label, first.address),))
+
+    def _other_addresses(self, family: EniFamily, lead: LinkAddress, rest: Sequence[LinkAddress]
+                         ) -> Tuple[List[LinkAddress], List[str]]:
+        """The ENI's other addresses, behind the leading one."""
+        wanted, remarks = [], []
+        for address in family.addresses:
+            elsewhere = self._holders[address] - {family.dev}
+            if elsewhere:
+                remarks.append(_is_elsewhere(family, address, elsewhere))
+            elif address != lead.address and all(other.address != address for other in rest):
+                wanted.append(LinkAddress(family.dev, address, _length(family.subnet, [lead]),
+                                          deprecated=family.version == 6))
+        return wanted, remarks
 
 
 def _stays(mine: LinkAddress, subnet: Subnet, held: Sequence[LinkAddress], config: Config) -> bool:
@@ -146,7 +178,7 @@ def _length(subnet: Subnet, beside: Sequence[LinkAddress]) -> int:
                 subnet.vswitch.prefixlen)
 
 
-def _is_elsewhere(eni: Eni, address: Address, devs: Set[str]) -> str:
+def _is_elsewhere(eni: EniFamily, address: Address, devs: Set[str]) -> str:
     return "{}: its address {} is on {}, and so is not put on its own link".format(eni.label, address, min(devs))
 
 

@@ -2,12 +2,12 @@
 
 import itertools
 from collections import defaultdict
-from typing import Dict, Iterable, List, NamedTuple, Set
+from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Set
 
-from eni_bootstrap.config.settings import Config
+from eni_bootstrap.config.settings import Config, fence
+from eni_bootstrap.model.eni import EniFamily
 from eni_bootstrap.model.kernel import (
-    IPV6_METRIC, MAIN, PROTOCOL_KERNEL, UNREACHABLE_METRIC, Address, Hop, Network, Route, SeenRoute, Snapshot,
-    network_of,
+    IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Address, Hop, Network, Route, SeenRoute, Snapshot, network_of,
 )
 
 
@@ -62,27 +62,30 @@ class MainTable:
         return {route.dst for dev in devs for route, protocol, _ in self._specific.get(dev, ())
                 if protocol != PROTOCOL_KERNEL or route.dst.prefixlen < route.dst.max_prefixlen}
 
-    def copies(self, dev: str, table: int, most: int) -> "Copies":
-        """The user's own routes through a device as routes of a table."""
+    def copies(self, family: EniFamily, most: int) -> "Copies":
+        """The user's own routes through an ENI as routes of its table. ``most``: of both IP versions together."""
         found: List[Route] = []
         closed: Dict[Network, Route] = {}
-        for route, protocol, expires in self._specific.get(dev, ()):
+        for route, protocol, expires in self._specific.get(family.dev, ()):
             if protocol not in (PROTOCOL_KERNEL, self._protocol) and not expires:
-                hops = tuple(hop._replace(weight=1) for hop in route.hops if hop.dev == dev)
+                hops = tuple(hop._replace(weight=1) for hop in route.hops if hop.dev == family.dev)
                 if not any(hop.other for hop in hops):
-                    found.append(route._replace(table=table, hops=hops))
+                    found.append(route._replace(table=family.table, hops=hops))
                 elif route.dst not in closed or route.metric < closed[route.dst].metric:
                     closed[route.dst] = route
         found = [route for route in found if route.dst not in closed or route.metric < closed[route.dst].metric]
         reached = {route.dst for route in found}
-        fences = {Route(table, dst, kind="unreachable", metric=UNREACHABLE_METRIC): route
-                  for dst, route in closed.items() if dst not in reached}
+        fences = {fence(family.table, dst): route for dst, route in closed.items() if dst not in reached}
         found = list(itertools.chain(fences, found))
-        neighbours = [near for route in found[:most] for hop in route.hops for near in neighbour(table, hop)]
-        return Copies(neighbours + found[:most], len(found) > most, fences)
+        own = [route for route in found[:most] if route.version == family.version]
+        neighbours = [near for route in own for hop in route.hops for near in neighbour(family.table, hop)]
+        return Copies(neighbours + own, len(found) > most, {
+            refusal: route for refusal, route in fences.items() if route.version == family.version})
 
-    def is_own(self, seen: SeenRoute) -> bool:
-        return seen.protocol == self._protocol
+    def others_defaults(self, version: int, devs: AbstractSet[str]) -> List[Route]:
+        """The default routes of an IP version without those of ours that go by these devices only."""
+        return [seen.route for seen in self.defaults if seen.route.version == version
+                and not (seen.protocol == self._protocol and devs >= set(seen.route.devs()))]
 
     def has_better(self, version: int, metric: int) -> bool:
         """Whether somebody else's default route comes before one of this metric.
@@ -91,12 +94,12 @@ class MainTable:
         is none on purpose.
         """
         return any(seen.route.version == version and seen.route.metric < metric and not seen.route.tos
-                   and not self.is_own(seen) for seen in self.defaults)
+                   and seen.protocol != self._protocol for seen in self.defaults)
 
-    def metric(self, version: int, devs: Set[str]) -> int:
+    def metric(self, version: int, devs: AbstractSet[str]) -> int:
         """The best metric of a default route through one of the devices; for none, the worst that may still come."""
         return min((seen.route.metric for seen in self.defaults
-                    if seen.route.version == version and devs.intersection(seen.route.devs())),
+                    if seen.route.version == version and not devs.isdisjoint(seen.route.devs())),
                    default=self._missing)
 
 

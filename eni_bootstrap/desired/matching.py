@@ -6,9 +6,9 @@ child its parent's, a bond's ports the bond's.
 """
 
 from fnmatch import fnmatchcase
-from typing import Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 
-from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, UnreadyEni
+from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, SkippedEni, UnreadyEni
 from eni_bootstrap.model.kernel import Link, natural
 
 
@@ -19,13 +19,14 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unrea
     by_index = {link.ifindex: link for link in links}
 
     def give_up(interface: NetworkInterface, reason: str, transient: bool = False, dev: str = "") -> None:
-        unready.append(UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, transient, dev, interface.subnets,
-                           vswitch_id=interface.vswitch_id))
+        unready.append(UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, transient, dev,
+                                  interface.subnets, vswitch_id=interface.vswitch_id, link=dev))
 
     for sick in listing.sick:
         own = own_links(sick.mac, links)
         dev = own[0].name if len(own) == 1 else ""
-        unready.append(UnreadyEni(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.transient, dev))
+        unready.append(UnreadyEni(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.transient, dev,
+                                  vswitch_id=sick.vswitch_id, version=sick.version, link=dev))
     for interface in listing.interfaces:
         own = own_links(interface.mac, links)
         if not own:
@@ -82,6 +83,12 @@ def likely(links: Sequence[Link]) -> List[Eni]:
     """Whatever may be an ENI, as long as nobody tells: without addresses."""
     return [Eni(NetworkInterface("", link.mac, False, ()), link, link.name)
             for link in links if link.mac and link in own_links(link.mac, [link])]
+
+
+def skip(eni: Union[Eni, UnreadyEni], reason: str, used: bool = False) -> SkippedEni:
+    """An ENI, ready or not, as one that is left alone."""
+    return SkippedEni(eni.label, eni.devs, tuple(source for subnet in eni.subnets for source in subnet.sources),
+                      reason, used)
 
 
 def names(pattern: str, eni_id: str, mac: str, devs: Iterable[str], vswitch_id: str = "") -> bool:

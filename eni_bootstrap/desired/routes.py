@@ -1,12 +1,11 @@
 """The routes of an ENI's table, and those of main and local that belong to it. PURE."""
 
 from ipaddress import IPv6Network
-from typing import Dict, Iterable, List, Sequence, Set, Tuple
+from typing import AbstractSet, Dict, Iterable, List, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config, fence
 from eni_bootstrap.desired.main_table import MainTable, neighbour
-from eni_bootstrap.desired.tables import Numbers
-from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.eni import EniFamily
 from eni_bootstrap.model.kernel import EVERYWHERE, IPV6_METRIC, LOCAL, MAIN, UNREACHABLE_METRIC, Hop, Network, Route
 
 _LINK_LOCAL = IPv6Network("fe80::/64")
@@ -21,61 +20,59 @@ def first_of_each_key(routes: Iterable[Route]) -> List[Route]:
     return list(found.values())
 
 
-def eni_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
-    """A secondary's table: its vSwitch, its default, its fence."""
-    routes = vswitch_routes(eni, table, main)
-    for subnet in eni.interface.subnets:
-        version = subnet.version
-        routes += neighbour(table, Hop(eni.dev, subnet.gateway))
-        routes.append(Route(table, EVERYWHERE[version], (Hop(eni.dev, subnet.gateway),), metric=_METRIC[version]))
-        if version == 4:
-            routes.append(fence(table))
-        else:
-            routes.append(Route(table, _LINK_LOCAL, (Hop(eni.dev),), metric=IPV6_METRIC))
+def family_routes(family: EniFamily, main: MainTable, config: Config) -> List[Route]:
+    """What an ENI's table holds of one address family whatever else there is on the host.
+
+    A secondary: its vSwitch, its default, its fence. The primary: its vSwitch, and with ``primary: full`` a default
+    without a fence.
+    """
+    routes = _vswitch_route(family, main)
+    if family.primary and config.primary != "full":
+        return routes
+    routes += neighbour(family.table, family.hop)
+    routes.append(_by_gateway(family, EVERYWHERE[family.version]))
+    if family.version == 6:
+        routes.append(Route(family.table, _LINK_LOCAL, (Hop(family.dev),), metric=IPV6_METRIC))
+    elif not family.primary:
+        routes.append(fence(family.table))
     return routes
 
 
-def local_prefixes(eni: Eni) -> List[Route]:
+def local_prefixes(family: EniFamily) -> List[Route]:
     """All addresses of the ENI's delegated prefixes as this host's own."""
-    return [Route(LOCAL, prefix, (Hop("lo"),), "local", _METRIC[prefix.version])
-            for subnet in eni.interface.subnets for prefix in subnet.prefixes]
+    return [Route(LOCAL, prefix, (Hop("lo"),), "local", _METRIC[prefix.version]) for prefix in family.prefixes]
 
 
-def vswitch_routes(eni: Eni, table: int, main: MainTable) -> List[Route]:
+def _vswitch_route(family: EniFamily, main: MainTable) -> List[Route]:
     """The ENI's own vSwitch, directly on its link.
 
     IPv6 only where main has it so: DHCPv6 gives a /128 and no on-link prefix, then neighbours are reached by the
     gateway.
     """
-    return [
-        Route(table, subnet.vswitch, (Hop(eni.dev),), metric=_METRIC[subnet.version])
-        for subnet in eni.interface.subnets
-        if subnet.version == 4 or main.on_link(subnet.vswitch, eni.dev)
-    ]
+    if family.version == 6 and not main.on_link(family.vswitch, family.dev):
+        return []
+    return [Route(family.table, family.vswitch, (Hop(family.dev),), metric=_METRIC[family.version])]
 
 
-def via_own_gateway(
-    eni: Eni, table: int, others: Sequence[Eni], other_devs: Set[str], own_copies: List[Route], main: MainTable
-) -> List[Route]:
+def _by_gateway(family: EniFamily, dst: Network) -> Route:
+    return Route(family.table, dst, (family.hop,), metric=_METRIC[family.version])
+
+
+def via_own_gateway(family: EniFamily, others: Sequence[EniFamily], other_devs: AbstractSet[str],
+                    own_copies: Sequence[Route], main: MainTable) -> List[Route]:
     """By the ENI's own gateway: all that main would send through another ENI.
 
     Where main has a more specific route of the user's through this very ENI inside such a destination, that one is
     copied, since nothing would fall through to it any more.
     """
-    routes: List[Route] = []
-    for subnet in eni.interface.subnets:
-        away = {dst for dst in main.destinations(other_devs) if dst.version == subnet.version}
-        away |= {other.vswitch for member in others for other in member.interface.subnets
-                 if other.version == subnet.version}
-        if subnet.version == 4 or main.on_link(subnet.vswitch, eni.dev):
-            away.discard(subnet.vswitch)
-        blocks = _blocks(away)
-        copies = [route for route in own_copies if route.version == subnet.version and _inside(route.dst, blocks)]
-        routes += copies
-        routes += neighbour(table, Hop(eni.dev, subnet.gateway)) if away else []
-        for dst in sorted(away - {route.dst for route in copies}):
-            routes.append(Route(table, dst, (Hop(eni.dev, subnet.gateway),), metric=_METRIC[subnet.version]))
-    return routes
+    away = {dst for dst in main.destinations(other_devs) if dst.version == family.version}
+    away |= {other.vswitch for other in others if other.version == family.version and other.eni is not family.eni}
+    if _vswitch_route(family, main):
+        away.discard(family.vswitch)
+    blocks = _blocks(away)
+    copies = [route for route in own_copies if _inside(route.dst, blocks)]
+    near = neighbour(family.table, family.hop) if away else []
+    return copies + near + [_by_gateway(family, dst) for dst in sorted(away - {route.dst for route in copies})]
 
 
 def _inside(network: Network, blocks: Set[Tuple[int, int]]) -> bool:
@@ -89,8 +86,8 @@ def _blocks(networks: Iterable[Network]) -> Set[Tuple[int, int]]:
             for block in networks}
 
 
-def main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: Dict[str, Numbers], main: MainTable,
-                  config: Config) -> List[Route]:
+def main_defaults(families: Sequence[EniFamily], primary_devs: AbstractSet[str], main: MainTable, config: Config
+                  ) -> List[Route]:
     """A default route in main for each secondary to which the operating system gave none, worse than the primary's.
 
     Some systems (Ubuntu 16, wicked) make none for a second interface; then nothing is reachable from its device. Where
@@ -98,37 +95,31 @@ def main_defaults(secondaries: Sequence[Eni], primary_devs: Set[str], numbers: D
     table, is still to come, or is not wanted.
     """
     found: List[Route] = []
-    for eni in secondaries:
-        for subnet in eni.interface.subnets:
-            version = subnet.version
-            others = [seen.route for seen in main.defaults
-                      if seen.route.version == version and not (main.is_own(seen) and seen.route.devs() == (eni.dev,))]
-            if any(eni.dev in route.devs() for route in others) or main.elsewhere(subnet.gateway, eni.dev):
-                continue
-            taken = {route.metric for route in others} | {route.metric for route in found if route.version == version}
-            metric = max(main.metric(version, primary_devs), config.metric_least) \
-                + config.metric_step * numbers[eni.dev].order
-            while metric in taken:
-                metric += 1
-            if metric >= UNREACHABLE_METRIC or not main.has_better(version, metric):
-                continue  # the primary's is the worst there is, so that nothing can be worse, or there is none
-            found.append(Route(MAIN, EVERYWHERE[version], (Hop(eni.dev, subnet.gateway),), metric=metric))
+    for family in families:
+        if family.primary or main.elsewhere(family.gateway, family.dev):
+            continue
+        others = main.others_defaults(family.version, {family.dev})
+        if any(family.dev in route.devs() for route in others):
+            continue
+        taken = {route.metric for route in others + found if route.version == family.version}
+        metric = max(main.metric(family.version, primary_devs), config.metric_least) \
+            + config.metric_step * family.number
+        while metric in taken:
+            metric += 1
+        # Else the primary's is the worst there is, so that nothing can be worse, or there is none.
+        if metric < UNREACHABLE_METRIC and main.has_better(family.version, metric):
+            found.append(Route(MAIN, EVERYWHERE[family.version], (family.hop,), metric=metric))
     return found
 
 
-def primary_default(eni: Eni, table: int, secondary_devs: Set[str], added: Sequence[Route], main: MainTable
+def primary_default(family: EniFamily, secondary_devs: AbstractSet[str], added: Sequence[Route], main: MainTable
                     ) -> List[Route]:
     """The primary's own default, where main's best one goes by a secondary: its sources must not follow that.
 
     Two IPv6 defaults of one metric (router advertisements on both links) share the traffic; so does a multipath one.
     """
-    routes = []
-    for subnet in eni.interface.subnets:
-        defaults = [seen.route for seen in main.defaults
-                    if not (main.is_own(seen) and secondary_devs.issuperset(seen.route.devs()))] + list(added)
-        defaults = [route for route in defaults if route.version == subnet.version]
-        best = min((route.metric for route in defaults), default=0)
-        if any(secondary_devs.intersection(route.devs()) for route in defaults if route.metric == best):
-            routes.append(Route(table, EVERYWHERE[subnet.version], (Hop(eni.dev, subnet.gateway),),
-                                metric=_METRIC[subnet.version]))
-    return routes
+    defaults = main.others_defaults(family.version, secondary_devs)
+    defaults += [route for route in added if route.version == family.version]
+    best = min((route.metric for route in defaults), default=0)
+    by_secondary = any(not secondary_devs.isdisjoint(route.devs()) for route in defaults if route.metric == best)
+    return [_by_gateway(family, EVERYWHERE[family.version])] if by_secondary else []

@@ -1,35 +1,37 @@
 """The policy rules of an ENI. PURE."""
 
-from typing import List, Set
+from typing import List
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.model.eni import Eni
-from eni_bootstrap.model.kernel import Network, Rule
+from eni_bootstrap.model.eni import EniFamily
+from eni_bootstrap.model.kernel import MAIN, Rule
 
 
-def eni_rules(eni: Eni, table: int, sources: List[Network], versions: Set[int], without_ifgroup: bool, config: Config
-              ) -> List[Rule]:
+def main_rule(version: int, with_ifgroup: bool, config: Config) -> Rule:
+    """Main's specific routes for every source: all but those by an ENI, which are in our interface group."""
+    return Rule(version, config.priority_main, table=MAIN, suppress_prefixlength=0,
+                suppress_ifgroup=config.group if with_ifgroup else None)
+
+
+def family_rules(family: EniFamily, with_ifgroup: bool, config: Config) -> List[Rule]:
     """What leads an ENI's packets to its table.
 
-    ``without_ifgroup``: without an interface group main's specific routes can't be told apart, so that the table's own specific
-    ones must come before them.
+    Without an interface group main's specific routes by an ENI can't be told from others, so that the table's own
+    specific ones must come before all of main's.
     """
+    version, table = family.version, family.table
     rules: List[Rule] = []
-    for src in sources:
-        version = src.version
-        if version not in versions:
-            continue
-        if without_ifgroup:
+    for src in family.sources:
+        if not with_ifgroup:
             rules.append(Rule(version, config.priority_without_ifgroup, src, table=table, suppress_prefixlength=0))
-        if eni.primary:
+        if family.primary:
             rules.append(Rule(version, config.priority_primary, src, table=table))
             continue
-        whole = src.prefixlen == src.max_prefixlen
-        priority = config.priority_address if whole else config.priority_prefix
+        is_address = src.prefixlen == src.max_prefixlen
+        priority = config.priority_address if is_address else config.priority_prefix
         rules.append(Rule(version, priority, src, table=table))
         if version == 6:
             rules.append(Rule(version, config.priority_fence, src, action="unreachable"))
-    if not eni.primary:
-        rules += [Rule(subnet.version, config.priority_device, oif=eni.dev, table=table)
-                  for subnet in eni.interface.subnets]
+    if not family.primary:
+        rules.append(Rule(version, config.priority_device, oif=family.dev, table=table))
     return rules

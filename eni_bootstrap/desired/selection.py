@@ -1,11 +1,56 @@
 """Which ENIs are set up and which are left alone: the configuration, IPv6 switched off, links taken down. PURE."""
 
-from typing import AbstractSet, List, Sequence, Tuple, Union
+from typing import AbstractSet, Dict, List, NamedTuple, Sequence, Tuple
 
-from eni_bootstrap.desired.matching import named, names
-from eni_bootstrap.desired.sources import sources_of
-from eni_bootstrap.model.eni import Eni, SkippedEni, UnreadyEni
-from eni_bootstrap.model.kernel import Link
+from eni_bootstrap.config.settings import Config
+from eni_bootstrap.desired.cni import leave_contained
+from eni_bootstrap.desired.matching import named, names, pair, skip
+from eni_bootstrap.desired.tables import Memory
+from eni_bootstrap.desired.validation import refuse_stealing
+from eni_bootstrap.model.changes import Record
+from eni_bootstrap.model.eni import Eni, Listing, SkippedEni, UnreadyEni
+from eni_bootstrap.model.host import ContainerNetwork
+from eni_bootstrap.model.kernel import Link, Snapshot
+
+
+class Selection(NamedTuple):
+    """What becomes of each listed ENI."""
+
+    enis: Tuple[Eni, ...]
+    """To be set up, in natural order, the primary first; maybe without an address family that can't be."""
+    unready: Tuple[UnreadyEni, ...]
+    """Can't be set up now, whole or one address family: what they have stays."""
+    skipped: Tuple[SkippedEni, ...]
+    """Left alone: what is ours of them goes."""
+    secondaries: Dict[str, str]
+    """Device -> link name of all listed secondaries that have a link, but the ignored ones."""
+    remarks: Tuple[str, ...]
+
+
+def select(listing: Listing, snapshot: Snapshot, record: Record, memory: Memory, networks: Sequence[ContainerNetwork],
+           config: Config) -> Selection:
+    """Join the listing with the links, and sort out whom not to set up. ``networks``: configured on this host."""
+    paired, unpaired = pair(listing, snapshot.links)
+    honest, thieves = refuse_stealing(paired, unpaired, snapshot.addresses)
+    able, without, no_ipv6 = leave_out_ipv6(honest, snapshot.links)
+    allowed, unready, ignored = leave_ignored(able, unpaired + thieves + without, config.ignore, config.only)
+    free, sick, contained = allowed, unready, []  # type: List[Eni], List[UnreadyEni], List[SkippedEni]
+    if config.container_networks == "leave":
+        free, sick, contained = leave_contained(
+            allowed, unready, snapshot.links, snapshot.addresses, memory, networks)
+    up, admin_down = free, []  # type: List[Eni], List[UnreadyEni]
+    if config.unattended:
+        up, admin_down = leave_admin_down(free, snapshot.links, record.ups | record.seen_up)
+    secondaries = {eni.dev: eni.link.name for eni in allowed if not eni.primary}
+    secondaries.update((member.dev, member.link) for member in unready if member.link and not member.primary)
+    skipped = ignored + contained
+    return Selection(
+        tuple(up), tuple(sick + admin_down), tuple(skipped), secondaries,
+        (*left_text(up, skipped, config.ignore), *no_ipv6, *_admin_down_text(admin_down)))
+
+
+def _admin_down_text(unready: Sequence[UnreadyEni]) -> List[str]:
+    return ["{}: {}".format(member.label, member.reason) for member in unready]
 
 
 def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[UnreadyEni], List[str]]:
@@ -28,12 +73,13 @@ def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni
 
 
 def leave_admin_down(enis: Sequence[Eni], links: Sequence[Link], once_up: AbstractSet[str]
-                  ) -> Tuple[List[Eni], List[UnreadyEni]]:
+                     ) -> Tuple[List[Eni], List[UnreadyEni]]:
     """The ENIs without the secondaries whose link somebody has taken down: it was up once, and is not now."""
     down = {link.name for link in links if not link.up}
     admin_down = [eni for eni in enis if not eni.primary and eni.dev in down and eni.dev in once_up]
     reason = "its link has been taken down and is left so"
-    return ([eni for eni in enis if eni not in admin_down], [eni.unready(reason)._replace(admin_down=True) for eni in admin_down])
+    return ([eni for eni in enis if eni not in admin_down],
+            [eni.unready(reason)._replace(admin_down=True) for eni in admin_down])
 
 
 def leave_ignored(enis: Sequence[Eni], unready: Sequence[UnreadyEni], ignore: Sequence[str], only: Sequence[str]
@@ -52,12 +98,12 @@ def leave_ignored(enis: Sequence[Eni], unready: Sequence[UnreadyEni], ignore: Se
         member.eni_id, member.mac, member.devs, member.vswitch_id, bool(member.vswitch_id))]
     reason = "as the configuration says"
     return ([eni for eni in enis if eni not in ignored], [member for member in unready if member not in spared],
-            [left(eni, reason) for eni in ignored] + [left(member, reason) for member in spared])
+            [skip(eni, reason) for eni in ignored] + [skip(member, reason) for member in spared])
 
 
 def left_text(enis: Sequence[Eni], left_ones: Sequence[SkippedEni], ignore: Sequence[str]) -> List[str]:
     """What to say of those that are left alone, and of a primary that somebody has named and that is not."""
-    return [member.text for member in left_ones] + [
+    return list(dict.fromkeys(member.text for member in left_ones)) + [
         "{}: ignore names it, but it is the primary ENI, which is never left alone".format(eni.label)
         for eni in enis if eni.primary and any(
             named(word, [eni]) for word in ignore if not set("*?[").intersection(word))]
@@ -67,8 +113,3 @@ def unwanted_text(ignore: Sequence[str], only: Sequence[str]) -> List[str]:
     """What the configuration leaves alone, where it can't be told which ENIs these are."""
     said = "left alone, as the configuration says: {}{}"
     return [said.format(but, ", ".join(words)) for but, words in (("", ignore), ("all but ", only)) if words]
-
-
-def left(eni: Union[Eni, UnreadyEni], reason: str, used: bool = False) -> SkippedEni:
-    """An ENI, fit or not, as one that is left alone."""
-    return SkippedEni(eni.label, eni.devs, tuple(sources_of(eni.subnets)), reason, used)

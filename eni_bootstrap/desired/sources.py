@@ -1,67 +1,61 @@
 """What an ENI's packets come from. PURE."""
 
-from collections import defaultdict
-from typing import Dict, Iterable, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
-from eni_bootstrap.config.settings import Config
+from eni_bootstrap.config.settings import Config, Source
 from eni_bootstrap.desired.matching import named
-from eni_bootstrap.model.eni import Eni, Listing, Subnet
+from eni_bootstrap.model.eni import Eni, EniFamily, Listing, Subnet
 from eni_bootstrap.model.kernel import Address, LinkAddress, Network, network_of
 
 
-def sources_of(subnets: Sequence[Subnet]) -> List[Network]:
-    """All that an ENI's packets come from."""
-    claims = [network_of(address) for subnet in subnets for address in subnet.addresses]
-    return claims + [prefix for subnet in subnets for prefix in subnet.prefixes]
+def with_sources(enis: Sequence[Eni], addresses: Sequence[LinkAddress], listing: Listing) -> List[EniFamily]:
+    """Each ENI in each of its address families, with its sources; IPv4 first.
+
+    Sources are what metadata gives it and what else its link, or a child of that, bears inside its vSwitch (HAVIP,
+    keepalived). ``addresses``: ``at_parents``.
+    """
+    return [EniFamily(eni, subnet, _sources(eni, subnet, addresses, listing)) for eni in enis for subnet in eni.subnets]
 
 
-def all_sources(eni: Eni, on_link: Dict[str, List[LinkAddress]], listing: Listing) -> List[Network]:
-    """All that metadata gives the ENI, and what sits on its link, or a child of it, inside its vSwitch (HAVIP,
-    keepalived)."""
-    addresses: List[Address] = []
-    prefixes: List[Network] = []
-    for subnet in eni.interface.subnets:
-        known = set(subnet.addresses)
-        addresses += subnet.addresses
-        prefixes += subnet.prefixes
-        for address in (held.address for held in on_link.get(eni.dev, ())):
-            if address.version == subnet.version and address in subnet.vswitch and address not in known:
-                if not _claimed_by_another(address, eni, listing):
-                    known.add(address)
-                    addresses.append(address)
-    return [network_of(address) for address in addresses] + prefixes
+def _sources(eni: Eni, subnet: Subnet, addresses: Sequence[LinkAddress], listing: Listing) -> Tuple[Network, ...]:
+    more = {held.address: None for held in addresses
+            if held.dev == eni.dev and held.address.version == subnet.version and held.address in subnet.vswitch
+            and held.address not in subnet.addresses and not _is_another_s(held.address, eni, listing)}
+    return tuple(map(network_of, subnet.addresses + tuple(more))) + subnet.prefixes
 
 
-def add_configured_sources(sources: Dict[str, List[Network]], enis: Sequence[Eni], config: Config) -> List[str]:
-    """Add what the configuration gives to ENIs; what is wrong with that."""
-    problems = []
+def _is_another_s(address: Address, eni: Eni, listing: Listing) -> bool:
+    return any(
+        address in subnet.addresses or any(address in prefix for prefix in subnet.prefixes)
+        for other in listing.interfaces if other.mac != eni.mac for subnet in other.subnets)
+
+
+def with_configured_sources(families: Sequence[EniFamily], enis: Sequence[Eni], config: Config
+                            ) -> Tuple[List[EniFamily], List[str]]:
+    """The same with what the configuration gives to ENIs; and what of that can't be had."""
+    found = {family.key: family for family in families}
+    problems: List[str] = []
     for extra in config.extra:
         where = "sources on line {}: ".format(extra.line)
         fitting = named(extra.eni, enis)
         if len(fitting) != 1 or fitting[0].primary:
             problems.append(where + "{} names {}".format(extra.eni, "no ENI" if not fitting else "the primary ENI"
                             if len(fitting) == 1 else "several ENIs"))
-            continue
-        own = sources[fitting[0].dev]
-        for network in extra.networks:
-            owner = next((dev for dev, others in sources.items() if others is not own and any(
-                network.overlaps(other) for other in others if other.version == network.version)), "")
-            if owner:
-                problems.append(where + "{} is {}'s".format(network, owner))
-            elif network not in own:
-                own.append(network)
+        else:
+            problems += [where + problem for problem in _add(found, fitting[0], extra)]
+    return list(found.values()), problems
+
+
+def _add(found: Dict[Tuple[str, int], EniFamily], eni: Eni, extra: Source) -> List[str]:
+    problems = []
+    for network in extra.networks:
+        owner = next((family.dev for family in found.values() if family.eni is not eni and any(
+            network.overlaps(other) for other in family.sources if other.version == network.version)), "")
+        own = found.get((eni.dev, network.version))
+        if owner:
+            problems.append("{} is {}'s".format(network, owner))
+        elif own is None:
+            problems.append("{} has no IPv{} that is set up, and so not {}".format(eni.dev, network.version, network))
+        elif network not in own.sources:
+            found[own.key] = own._replace(sources=own.sources + (network,))
     return problems
-
-
-def _claimed_by_another(address: Address, eni: Eni, listing: Listing) -> bool:
-    return any(
-        address in subnet.addresses or any(address in prefix for prefix in subnet.prefixes)
-        for other in listing.interfaces if other.mac != eni.interface.mac for subnet in other.subnets
-    )
-
-
-def on_link_addresses(addresses: Iterable[LinkAddress]) -> Dict[str, List[LinkAddress]]:
-    held: Dict[str, List[LinkAddress]] = defaultdict(list)
-    for address in addresses:
-        held[address.dev].append(address)
-    return held

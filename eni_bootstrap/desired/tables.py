@@ -9,11 +9,13 @@ ifindex: both change when an ENI is bound.
 
 import re
 from collections import defaultdict
-from typing import Callable, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
+from typing import AbstractSet, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.model.eni import Eni
-from eni_bootstrap.model.kernel import LOCAL, Network, Route, Rule, Snapshot
+from eni_bootstrap.desired.main_table import MainTable
+from eni_bootstrap.desired.routes import family_routes
+from eni_bootstrap.model.eni import Eni, EniFamily
+from eni_bootstrap.model.kernel import LOCAL, Network, Route, Rule, Snapshot, natural
 
 
 class Memory:
@@ -62,99 +64,133 @@ class Memory:
         return found | {rule.table for rule in self.own_rules if rule.action == "lookup"}
 
 
-class Numbers(NamedTuple):
-    """The numbers of one ENI."""
+class Assignment(NamedTuple):
+    """Which ENI has which table and number."""
 
-    table: int
-    order: int
-    """n of the default route's metric: 1 for eth1."""
+    families: Tuple[EniFamily, ...]
+    """Those of the ENIs that have got a table, with it."""
+    failed: Tuple[Tuple[Eni, str], ...] = ()
+    """The ENIs that have got none, and why."""
+    remarks: Tuple[str, ...] = ()
+
+    @property
+    def displaced(self) -> bool:
+        """Whether somebody else uses an ENI's natural table."""
+        return bool(self.failed or self.remarks)
 
 
-def orders(secondaries: Sequence[Eni]) -> Dict[str, int]:
+def natural_numbers(links: Mapping[str, str]) -> Dict[str, int]:
     """n of each secondary by its device: the number in eth<n>, up to 99, else the position in natural order, from 1.
 
-    ``secondaries`` are in natural order.
+    ``links``: device -> name of the ENI's own link, of all listed secondaries that have a link and are not ignored. A
+    sick one counts: nobody's number depends on another one's health.
     """
     found = {}
-    for position, eni in enumerate(secondaries, start=1):
-        named = re.match(r"eth([1-9][0-9]?)$", eni.link.name)
-        found[eni.dev] = int(named.group(1)) if named else position
+    for position, dev in enumerate(sorted(links, key=lambda dev: natural(links[dev])), start=1):
+        named = re.match(r"eth([1-9][0-9]?)$", links[dev])
+        found[dev] = int(named.group(1)) if named else position
     return found
 
 
-def wanted(enis: Sequence[Eni], with_spare_tables: bool, config: Config) -> Set[int]:
-    """The ids that ``assign`` wants to look into: the natural ones, and when those are not free the spare ones."""
-    ids = {config.table_primary + n for n in orders([eni for eni in enis if not eni.primary]).values()}
-    ids.add(config.table_primary)
+def tables_to_read(links: Sequence[str], with_spare_tables: bool, config: Config) -> Set[int]:
+    """The ids that ``assign`` may want to look into: the natural ones, and when those are not free the spare ones.
+
+    ``links``: the names of all listed ENIs' links, of which some may be ignored.
+    """
+    ids = {config.table_primary + n for n in natural_numbers({name: name for name in links}).values()}
+    ids.update(range(config.table_primary, config.table_primary + len(links)))
     if with_spare_tables:
-        ids.update(_spare(enis, config))
+        ids.update(_spare(len(links), config))
     return {table for table in ids if config.owns_table(table)}
 
 
-def _spare(enis: Sequence[Eni], config: Config) -> range:
+def _spare(count: int, config: Config) -> range:
     """Ids for displaced ENIs: as many as there are ENIs, and as many again that others may hold."""
-    return range(config.table_displaced, config.table_displaced + 2 * len(enis))
+    return range(config.table_displaced, config.table_displaced + 2 * count)
 
 
-def assign(
-    enis: Sequence[Eni],
-    sources: Dict[str, List[Network]],
-    base_routes: Callable[[Eni, int], List[Route]],
-    kept: FrozenSet[int],
-    memory: Memory,
-    config: Config,
-) -> Tuple[Dict[str, Numbers], List[str], List[Tuple[Eni, str]]]:
-    """A table for each ENI.
+def assign(families: Sequence[EniFamily], numbers: Mapping[str, int], kept: AbstractSet[int], memory: Memory,
+           main: MainTable, config: Config) -> Assignment:
+    """A table for each ENI: the one that it has, else its natural one, else the lowest spare one.
 
-    ``sources`` has each device's sources; ``base_routes`` tells what an ENI would put into a table; ``kept`` are the
-    tables of ENIs that must stay as they are. Returns the numbers by device, remarks, and the ENIs that got none.
+    ``numbers``: ``natural_numbers``. ``kept``: tables of ENIs that must stay as they are.
     """
-    secondaries = [eni for eni in enis if not eni.primary]
-    order = orders(secondaries)
-    home = {eni.dev: config.table_primary + order.get(eni.dev, 0) for eni in enis}
-    taken = set(kept)
-    given: Dict[str, int] = {}
-    reasons: Dict[str, str] = {}
-    remarks: List[str] = []
+    search = _TableSearch(families, numbers, kept, memory, main, config)
+    search.keep()
+    displaced = search.give_natural()
+    return search.give_spare(displaced)
 
-    def trouble(eni: Eni, table: int, fresh: bool) -> str:
-        return _trouble(eni, table, set(sources[eni.dev]), base_routes(eni, table), memory, fresh)
 
-    def give(eni: Eni, table: int) -> None:
-        given[eni.dev] = table
-        taken.add(table)
+class _TableSearch:
+    """Who has got which table so far."""
 
-    # Those who have one keep it; the natural owner first.
-    claims = [(table != home[eni.dev], place, table, eni)
-              for place, eni in enumerate(enis) for table in memory.tables_of(eni.dev, sources[eni.dev])]
-    for _, _, table, eni in sorted(claims, key=lambda claim: claim[:3]):
-        if eni.dev not in given and table not in taken and not trouble(eni, table, fresh=False):
-            give(eni, table)
+    def __init__(self, families: Sequence[EniFamily], numbers: Mapping[str, int], kept: AbstractSet[int],
+                 memory: Memory, main: MainTable, config: Config) -> None:
+        self._families, self._memory, self._main, self._config = families, memory, main, config
+        self._numbers = numbers
+        self._enis = list({family.dev: family.eni for family in families}.values())
+        self._taken = set(kept)
+        self._given: Dict[str, int] = {}
 
-    displaced: List[Eni] = []
-    for eni in sorted(enis, key=lambda eni: not eni.link.name.startswith("eth")):  # eth1's 1001 is eth1's
-        if eni.dev in given:
-            continue
-        table = home[eni.dev]
-        reason = "it is taken by another ENI" if table in taken else trouble(eni, table, table not in memory.tables())
-        if not reason and table < config.table_displaced:
-            give(eni, table)
-            continue
-        displaced.append(eni)
-        reasons[eni.dev] = "table {} is not free: {}".format(table, reason or "it is out of range")
+    def keep(self) -> None:
+        """Who has a table keeps it; where two have one, its natural owner."""
+        claims = [(table != self._natural(eni), place, table, eni) for place, eni in enumerate(self._enis)
+                  for table in self._memory.tables_of(eni.dev, self._sources(eni))]
+        for _, _, table, eni in sorted(claims, key=lambda claim: claim[:3]):
+            if eni.dev not in self._given and table not in self._taken and not self._trouble(eni, table, fresh=False):
+                self._give(eni, table)
 
-    used = set(memory.foreign_routes) | set(memory.foreign_rules) | memory.tables()
-    failed = []
-    for eni in displaced:
-        free = (table for table in _spare(enis, config)
-                if table not in taken and table not in used and config.owns_table(table))
-        table = next(free, 0)
-        if table:
-            give(eni, table)
-            remarks.append("{}: {}; table {} instead".format(eni.label, reasons[eni.dev], table))
-        else:
-            failed.append((eni, "{}; none from {} on is".format(reasons[eni.dev], config.table_displaced)))
-    return {dev: Numbers(table, order.get(dev, 0)) for dev, table in given.items()}, remarks, failed
+    def give_natural(self) -> Dict[str, str]:
+        """To those without one their natural table; why not, by device, to the others."""
+        displaced = {}
+        for eni in sorted(self._enis, key=lambda eni: not eni.link.name.startswith("eth")):  # eth1's 1001 is eth1's
+            if eni.dev in self._given:
+                continue
+            table = self._natural(eni)
+            reason = "it is taken by another ENI" if table in self._taken else self._trouble(
+                eni, table, table not in self._memory.tables())
+            if not reason and table < self._config.table_displaced:
+                self._give(eni, table)
+            else:
+                displaced[eni.dev] = "table {} is not free: {}".format(table, reason or "it is out of range")
+        return displaced
+
+    def give_spare(self, displaced: Mapping[str, str]) -> Assignment:
+        """To the displaced ones a spare table; all together."""
+        memory, config = self._memory, self._config
+        used = set(memory.foreign_routes) | set(memory.foreign_rules) | memory.tables()
+        remarks, failed = [], []
+        for eni in [eni for eni in self._enis if eni.dev in displaced]:
+            table = next((table for table in _spare(len(self._enis), config) if table not in self._taken
+                          and table not in used and config.owns_table(table)), 0)
+            if table:
+                self._give(eni, table)
+                remarks.append("{}: {}; table {} instead".format(eni.label, displaced[eni.dev], table))
+            else:
+                failed.append((eni, "{}; none from {} on is".format(displaced[eni.dev], config.table_displaced)))
+        return Assignment(tuple(
+            family._replace(table=self._given[family.dev], number=self._number(family.dev))
+            for family in self._families if family.dev in self._given), tuple(failed), tuple(remarks))
+
+    def _number(self, dev: str) -> int:
+        """It follows the table, so that who keeps that keeps its default route's metric in main, too."""
+        table, config = self._given[dev], self._config
+        return table - config.table_primary if table < config.table_displaced else self._numbers.get(dev, 0)
+
+    def _natural(self, eni: Eni) -> int:
+        return self._config.table_primary + self._numbers.get(eni.dev, 0)
+
+    def _sources(self, eni: Eni) -> List[Network]:
+        return [source for family in self._families if family.eni is eni for source in family.sources]
+
+    def _give(self, eni: Eni, table: int) -> None:
+        self._given[eni.dev] = table
+        self._taken.add(table)
+
+    def _trouble(self, eni: Eni, table: int, fresh: bool) -> str:
+        ours = [route for family in self._families if family.eni is eni
+                for route in family_routes(family._replace(table=table), self._main, self._config)]
+        return _trouble(eni, table, set(self._sources(eni)), ours, self._memory, fresh)
 
 
 def _trouble(eni: Eni, table: int, sources: Set[Network], ours: List[Route], memory: Memory, fresh: bool) -> str:

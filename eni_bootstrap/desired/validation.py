@@ -2,8 +2,7 @@
 
 from typing import List, Sequence, Set, Tuple
 
-from eni_bootstrap.desired.sources import sources_of
-from eni_bootstrap.model.eni import Eni, NetworkInterface, UnreadyEni
+from eni_bootstrap.model.eni import Eni, NetworkInterface, Subnet, UnreadyEni
 from eni_bootstrap.model.kernel import CLOUD_SERVICES, Address, LinkAddress, Network, network_of
 
 
@@ -18,10 +17,10 @@ def refuse_stealing(
     """
     primaries: Set[Network] = set()
     for subnets in [eni.interface.subnets for eni in enis if eni.primary]:
-        primaries.update(sources_of(subnets))
+        primaries.update(_claims(subnets))
     for other in others:
         if other.primary:
-            primaries.update(sources_of(other.subnets))
+            primaries.update(_claims(other.subnets))
             primaries.update(network_of(own.address) for own in held if own.dev == other.dev)
     fit: List[Eni] = []
     refused: List[UnreadyEni] = []
@@ -34,7 +33,7 @@ def refuse_stealing(
         if reason:
             refused.append(eni.unready(reason))
         else:
-            claims = sources_of(eni.interface.subnets)
+            claims = _claims(eni.interface.subnets)
             taken.update(claims)
             wide += [network for network in claims if network.prefixlen < network.max_prefixlen]
             fit.append(eni)
@@ -77,7 +76,7 @@ def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Netw
             inside = prefix.network_address in subnet.vswitch and prefix.prefixlen >= subnet.vswitch.prefixlen
             if not inside:
                 return "metadata gives it the prefix {}, which is outside its vSwitch {}".format(prefix, subnet.vswitch)
-    for network in sources_of(interface.subnets):
+    for network in _claims(interface.subnets):
         single = network.prefixlen == network.max_prefixlen
         if network in primaries or any(
                 _overlap(other, network) for other in (wide if single else primaries) if other in primaries):
@@ -91,3 +90,7 @@ def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Netw
 def _overlap(one: Network, other: Network) -> bool:
     return one.version == other.version and (
         one.network_address in other or other.network_address in one)
+
+
+def _claims(subnets: Sequence[Subnet]) -> List[Network]:
+    return [source for subnet in subnets for source in subnet.sources]

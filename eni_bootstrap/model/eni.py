@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Tuple
 
-from eni_bootstrap.model.kernel import Address, Link, Network
+from eni_bootstrap.model.kernel import Address, Hop, Link, Network, network_of
 
 
 class Subnet(NamedTuple):
@@ -23,6 +23,11 @@ class Subnet(NamedTuple):
     def version(self) -> int:
         """4 or 6."""
         return self.vswitch.version
+
+    @property
+    def sources(self) -> Tuple[Network, ...]:
+        """What the ENI's packets come from, as far as metadata says: its addresses, then its delegated prefixes."""
+        return tuple(map(network_of, self.addresses)) + self.prefixes
 
 
 class NetworkInterface(NamedTuple):
@@ -49,10 +54,14 @@ class SickInterface(NamedTuple):
     """What is wrong, in words for an operator."""
     transient: bool
     """True when it may become whole by itself (a leaf is missing: attaching or detaching), so waiting makes sense."""
+    version: int = 0
+    """The one address family that can't be used, 4 or 6; 0: the whole ENI."""
+    vswitch_id: str = ""
 
 
 class Listing(NamedTuple):
-    """One complete answer of the metadata service: every MAC that it lists is in one of the two."""
+    """One complete answer of the metadata service: every MAC that it lists is in one of the two, or, where one of its
+    two address families can't be used, in both."""
 
     interfaces: Tuple[NetworkInterface, ...]
     sick: Tuple[SickInterface, ...]
@@ -90,12 +99,72 @@ class Eni(NamedTuple):
     def unready(self, reason: str) -> "UnreadyEni":
         """This ENI as one that can't be set up, and won't by itself."""
         interface = self.interface
-        return UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev, interface.subnets,
-                     vswitch_id=interface.vswitch_id)
+        return UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev,
+                          interface.subnets, vswitch_id=interface.vswitch_id, link=self.link.name)
+
+
+class EniFamily(NamedTuple):
+    """One ENI in one address family: what is healthy or sick, has sources, and leaves by one gateway.
+
+    Both families of an ENI have the same table and number.
+    """
+
+    eni: Eni
+    subnet: Subnet
+    sources: Tuple[Network, ...] = ()
+    """What its packets come from: its addresses as /32 or /128, then its delegated prefixes."""
+    table: int = 0
+    """The routing table; 0: none yet, or a system that has none for ENIs."""
+    number: int = 0
+    """n of the default route's metric in main: 1 for eth1, 0 for the primary."""
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.subnet.vswitch.version
+
+    @property
+    def dev(self) -> str:
+        return self.eni.dev
+
+    @property
+    def key(self) -> Tuple[str, int]:
+        """Device and address family."""
+        return self.eni.dev, self.subnet.vswitch.version
+
+    @property
+    def primary(self) -> bool:
+        return self.eni.interface.primary
+
+    @property
+    def label(self) -> str:
+        return self.eni.label
+
+    @property
+    def vswitch(self) -> Network:
+        return self.subnet.vswitch
+
+    @property
+    def gateway(self) -> Address:
+        return self.subnet.gateway
+
+    @property
+    def addresses(self) -> Tuple[Address, ...]:
+        return self.subnet.addresses
+
+    @property
+    def prefixes(self) -> Tuple[Network, ...]:
+        return self.subnet.prefixes
+
+    @property
+    def hop(self) -> Hop:
+        """The way out by the ENI's gateway."""
+        return Hop(self.eni.dev, self.subnet.gateway)
 
 
 class UnreadyEni(NamedTuple):
-    """An ENI that metadata lists but that can't be set up now: what it has in the kernel stays as it is."""
+    """An ENI, or one of its address families, that metadata lists but that can't be set up now: what it has in the
+    kernel stays as it is."""
 
     eni_id: str
     mac: str
@@ -110,6 +179,15 @@ class UnreadyEni(NamedTuple):
     admin_down: bool = False
     """True when nothing is wrong: somebody wants it so."""
     vswitch_id: str = ""
+    version: int = 0
+    """The one address family that can't be set up, 4 or 6; 0: the whole ENI."""
+    link: str = ""
+    """The name of its own link, where there is one; ``dev`` may be the bond or bridge that carries it."""
+
+    @property
+    def versions(self) -> Tuple[int, ...]:
+        """The address families that can't be set up."""
+        return (self.version,) if self.version else (4, 6)
 
     @property
     def devs(self) -> Tuple[str, ...]:

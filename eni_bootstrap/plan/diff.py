@@ -24,7 +24,7 @@ def plan(
 
     An ENI that is left alone loses what is ours of its link, too; ``in_use`` as for ``withdrawal``.
     """
-    ours = owned(snapshot, {eni.dev for eni in decision.enis} | decision.left, config)
+    ours = owned(snapshot, {eni.dev for eni in decision.enis} | decision.skipped, config)
     # A fence of ours with the wrong mark has to be made again.
     present_routes = {seen.route for seen in snapshot.routes if seen.route not in ours.routes or seen.route.hops
                       or seen.protocol == config.protocol_networkd_safe}
@@ -64,14 +64,15 @@ def plan(
               if rule not in rules or protocol != config.protocol_networkd_safe]
     remove += _without(snapshot, {
         route for route in (ours.routes | left.routes) - set(decision.routes) - replaced
-        if route.table not in decision.kept_tables and not decision.kept_devs.intersection(route.devs())})
+        if (route.table, route.version) not in decision.kept_tables
+        and decision.kept_families.isdisjoint((dev, route.version) for dev in route.devs())})
     remove += [_change("remove", address, config) for address in decision.dropped_addresses]
-    remove += _links_back(decision.left - decision.used, snapshot, made, in_use, config)
-    everybody = {link.name for link in snapshot.links} - decision.kept_devs
-    remove += _former_groups(made, snapshot, decision.left if decision.groups else everybody, config)
+    remove += _links_back(decision.skipped - decision.used, snapshot, made, in_use, config)
+    everybody = {link.name for link in snapshot.links} - decision.untouched_devs
+    remove += _former_groups(made, snapshot, decision.skipped if decision.groups else everybody, config)
     asked = {(setting.dev, setting.name) for setting in decision.settings}
     remove += [change for change in _former_settings(made, snapshot, config)
-               if change.item[:2] not in asked and change.item[0] not in decision.kept_devs]
+               if change.item[:2] not in asked and change.item[0] not in decision.untouched_devs]
     for group in {each.group for each in (Config(), *former)} - {config.group}:  # udev's rule knows the usual one only
         remove += _former_groups(made, snapshot, everybody, config._replace(group=group))
     order = Order([config, *former])
@@ -119,10 +120,10 @@ def _kept_rules(decision: Decision, ours: OwnedObjects) -> Set[Rule]:
 
     A source or a device that belongs to an ENI that is set up is that one's by now, whoever had it before.
     """
-    given = {source for eni in decision.enis for source in decision.sources[eni.dev]}
-    devs = {eni.dev for eni in decision.enis}
-    kept = {rule for rule in ours.rules if rule.action == "lookup" and rule.table in decision.kept_tables
-            and rule.src not in given and rule.oif not in devs}
+    given = {source for family in decision.families for source in family.sources}
+    devs = {family.key for family in decision.families}
+    kept = {rule for rule in ours.rules if rule.action == "lookup" and (rule.table, rule.version) in decision.kept_tables
+            and rule.src not in given and (rule.oif, rule.version) not in devs}
     selected = {(rule.src, rule.match) for rule in kept}
     return kept | {rule for rule in ours.rules if rule.action == "unreachable" and (rule.src, rule.match) in selected}
 

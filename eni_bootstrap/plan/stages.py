@@ -145,8 +145,8 @@ def _selector_of(source: Network) -> Selector:
 
 def families_of(routes: Iterable[Route], decision: Decision) -> Set[Family]:
     """Whose routes these are; those in main are nobody's condition."""
-    return {(dev, route.version) for route in routes for dev, numbers in decision.numbers.items()
-            if numbers.table == route.table}
+    return {(eni.dev, route.version) for route in routes for eni in decision.enis
+            if decision.table_of(eni.dev) == route.table}
 
 
 def sparing(changes: Sequence[Change], spared: Set[Family], decision: Decision, memory: Memory) -> Tuple[Change, ...]:
@@ -154,9 +154,9 @@ def sparing(changes: Sequence[Change], spared: Set[Family], decision: Decision, 
 
     What belongs to an ENI that is well is not spared, whatever table it is led to at present.
     """
-    sources: Dict[str, Set[Network]] = {dev: set(own) for dev, own in decision.sources.items()}
+    sources: Dict[str, Set[Network]] = {eni.dev: set(decision.sources_of(eni.dev)) for eni in decision.enis}
     well = {source for dev, own in sources.items() for source in own if (dev, source.version) not in spared}
-    tables = {(dev, version): set(memory.tables_of(dev, sources[dev])) | {decision.numbers[dev].table}
+    tables = {(dev, version): set(memory.tables_of(dev, sources[dev])) | {decision.table_of(dev)}
               for dev, version in spared}
 
     def touches(item: Item, family: Family) -> bool:

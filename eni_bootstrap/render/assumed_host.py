@@ -211,9 +211,9 @@ class Owners:
     """Whose a route or rule is, by device; nobody's: ""."""
 
     def __init__(self, decision: Decision) -> None:
-        self._tables = {numbers.table: dev for dev, numbers in decision.numbers.items()}
+        self._tables = {family.table: family.dev for family in decision.families}
         self._sources: Dict[Network, str] = {
-            source: dev for dev, sources in decision.sources.items() for source in sources}
+            source: family.dev for family in decision.families for source in family.sources}
 
     def of(self, item: Union[Route, Rule]) -> str:
         if item.table in self._tables:

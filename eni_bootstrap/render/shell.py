@@ -309,7 +309,7 @@ class _Lines:
         dev = self._owners.of(route)
         if route.table == MAIN:
             return self._on(dev, "main_default", dev, _family(route), str(route.hops[0].gateway),
-                            str(self._decision.numbers[dev].order))
+                            str(next(family.number for family in self._decision.families if family.dev == dev)))
         mark = str(self._config.protocol) if route.hops else '"$guard"'
         words = route.text(["proto", mark], ["onlink"] if route.onlink else []).split()
         to = "default" if route.is_default else str(route.dst)

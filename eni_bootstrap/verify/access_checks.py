@@ -6,8 +6,7 @@ from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequ
 
 from eni_bootstrap.config.settings import Config, Entry, Span
 from eni_bootstrap.desired.access import matches, shadowed
-from eni_bootstrap.desired.matching import named
-from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.desired.egress import Egress, named_egresses
 from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Network, Query
 from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host, words
 
@@ -23,12 +22,12 @@ class AccessCheck(NamedTuple):
 
 
 def access_checks(
-    enis: Sequence[Eni], working: AbstractSet[str], own: AbstractSet[Address], near: Dict[str, List[Address]],
+    ways: Sequence[Egress], working: AbstractSet[str], own: AbstractSet[Address], near: Dict[str, List[Address]],
     versions: Sequence[int], config: Config
 ) -> Tuple[List[AccessCheck], List[str]]:
     """What to ask, and what can't be asked.
 
-    ``working``: devices that are up. ``own``: this host's addresses. ``near``: by device, addresses behind it.
+    ``ways``: by which packets may be sent. ``working``: devices that are up. ``own``: this host's addresses. ``near``: by device, addresses behind it.
     """
     found: List[AccessCheck] = []
     remarks: List[str] = []
@@ -43,36 +42,36 @@ def access_checks(
                           if not any(_fits(other, query) for other in earlier)), None)
             if query is not None:
                 asked += 1
-                found.append(AccessCheck(what, query, _devs(entry, version, enis, working)))
+                found.append(AccessCheck(what, query, _devs(entry, version, ways, working)))
         if not asked:
             remarks.append(what + ": the kernel can't be asked, its packets are forwarded ones or fit earlier entries")
     for version in versions:
-        found += _spread_trials(enis, working, own, version, config)
+        found += _spread_checks(ways, working, own, version, config)
     return found, remarks
 
 
 def judge(asked: Sequence[AccessCheck], answers: Sequence[Answer]) -> List[Verdict]:
-    """A verdict for each trial."""
+    """A verdict for each check."""
     found = []
-    for trial, answer in zip(asked, answers):
-        ok = not answer.error and answer.dev in trial.devs if trial.devs else bool(answer.error)
-        expected = "by " + " or ".join(trial.devs) if trial.devs else "refused"
+    for check, answer in zip(asked, answers):
+        ok = not answer.error and answer.dev in check.devs if check.devs else bool(answer.error)
+        expected = "by " + " or ".join(check.devs) if check.devs else "refused"
         reason = ""
         if not ok:
             by_main = answer.table == MAIN and answer.dev
             reason = "main sends it by {}, which comes first".format(answer.dev) if by_main else "run apply"
-        found.append(Verdict(trial.what, str(trial.query.src or "any"), _target(trial.query), ok, expected,
+        found.append(Verdict(check.what, str(check.query.src or "any"), _target(check.query), ok, expected,
                              words(answer, False), reason=reason))
     return found
 
 
-def _devs(entry: Entry, version: int, enis: Sequence[Eni], working: AbstractSet[str]) -> Tuple[str, ...]:
-    fitting = named(entry.via, enis) if entry.via else []
+def _devs(entry: Entry, version: int, ways: Sequence[Egress], working: AbstractSet[str]) -> Tuple[str, ...]:
+    fitting = named_egresses(entry.via, ways) if entry.via else {}
     if len(fitting) != 1:
         return ()
-    (eni,) = fitting
-    has = any(subnet.version == version for subnet in eni.interface.subnets)
-    return (eni.dev,) if has and eni.dev in working or eni.primary else ()
+    (own,) = fitting.values()
+    return tuple(way.dev for way in own if way.version == version
+                 and (way.primary or way.table and way.dev in working))
 
 
 def _packets(
@@ -113,19 +112,19 @@ def _fits(entry: Entry, query: Query) -> bool:
             and (entry.mark is None or query.mark & entry.mark[1] == entry.mark[0]))
 
 
-def _spread_trials(
-    enis: Sequence[Eni], working: AbstractSet[str], own: AbstractSet[Address], version: int, config: Config
+def _spread_checks(
+    ways: Sequence[Egress], working: AbstractSet[str], own: AbstractSet[Address], version: int, config: Config
 ) -> Iterator[AccessCheck]:
     for place, spread in enumerate(config.spreads):
-        shares = {eni.dev for pattern, _ in spread.over for eni in named(pattern, enis) if eni.dev in working
-                  and any(subnet.version == version for subnet in eni.interface.subnets)}
+        shares = {way.dev for pattern, _ in spread.over for own in named_egresses(pattern, ways).values()
+                  for way in own if way.version == version and way.dev in working}
         blocks = [block for block in spread.dst if block.version == version]
         if not shares or spread.dst and not blocks:
             continue
         dst = some_host(blocks[0], set(own)) if blocks else INTERNET[version]
         if not any(_fits(entry, Query(dst)) for entry in config.entries):
             yield AccessCheck("balance on line {}".format(spread.line), Query(dst), tuple(sorted(shares)))
-    primary = tuple(eni.dev for eni in enis if eni.primary)
+    primary = tuple(way.dev for way in ways if way.primary and way.version == version)
     if config.spreads and version == 4 and primary:
         yield AccessCheck("balance", Query(some_host(SERVICES[4], set(own))), primary)
 

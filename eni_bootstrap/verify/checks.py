@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.eni import Eni, EniFamily
 from eni_bootstrap.model.kernel import (
     MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule, network_of,
 )
@@ -59,9 +59,8 @@ class Verdict(NamedTuple):
 class VerifyInput(NamedTuple):
     """What the checks are made of."""
 
-    enis: Tuple[Eni, ...]
-    sources: Dict[str, List[Network]]
-    """By device: what must leave by it."""
+    families: Tuple[EniFamily, ...]
+    """What must leave by itself, from all of its sources."""
     addresses: Tuple[LinkAddress, ...]
     rules: Tuple[SeenRule, ...] = ()
     """Needed where a source stands for others, and to say who is to blame."""
@@ -78,12 +77,16 @@ class VerifyInput(NamedTuple):
     no_default: FrozenSet[int] = frozenset()
     """IP versions of which main has no default route but ours: the primary, which follows main, may lead nowhere."""
 
+    @property
+    def enis(self) -> Tuple[Eni, ...]:
+        return tuple({family.dev: family.eni for family in self.families}.values())
+
 
 def quick_checks(facts: VerifyInput) -> List[Check]:
     """``apply``'s proof: one source of each ENI and family, to the internet, its own vSwitch and one other."""
     checks: List[Check] = []
-    for eni, version, source in _askable(facts):
-        checks += _targets(eni, version, source, facts, others=1)
+    for family, source in _askable(facts):
+        checks += _targets(family, source, facts, others=1)
     return checks + _marked(facts)
 
 
@@ -91,28 +94,22 @@ def all_checks(facts: VerifyInput) -> List[Check]:
     """``verify``'s proof: every source to the internet, one source of each table to everything."""
     checks: List[Check] = []
     local = {held.address for held in facts.addresses}
-    for eni, version, source in _askable(facts):
-        checks += _targets(eni, version, source, facts, others=len(facts.enis))
-        checks += [Check(eni, "device " + dev, Query(dst, source), dev)
-                   for dst, dev in facts.local if dst.version == version]
-        sources = [network for network in facts.sources[eni.dev] if network.version == version
-                   and network != network_of(source)]
-        silent = tuple(network for network in sources if version == 4 and network.network_address not in local)
-        for network in sources:
-            if network not in silent:
-                checks.append(_internet(eni, version, network.network_address, facts))
-        if silent:
-            place = next(place for place, check in enumerate(checks)
-                         if check.eni is eni and check.query.src == source and check.target == "internet")
-            checks[place] = checks[place]._replace(stands_for=silent)
+    others = len(facts.enis)
+    for family, source in _askable(facts):
+        rest = [network for network in family.sources if network != network_of(source)]
+        silent = tuple(network for network in rest if family.version == 4 and network.network_address not in local)
+        first, *more = _targets(family, source, facts, others)
+        checks += [first._replace(stands_for=silent), *more]
+        checks += [Check(family.eni, "device " + dev, Query(dst, source), dev)
+                   for dst, dev in facts.local if dst.version == family.version]
+        checks += [_internet(family, network.network_address, facts) for network in rest if network not in silent]
     return checks + _marked(facts)
 
 
-def unprovable(facts: VerifyInput) -> List[Tuple[Eni, int]]:
-    """ENIs (and the IP version) of which no source can be asked: no address of theirs is on a link."""
-    asked = {(eni.dev, version) for eni, version, _ in _askable(facts)}
-    return [(eni, subnet.version) for eni in facts.enis for subnet in eni.interface.subnets
-            if (eni.dev, subnet.version) not in asked and facts.sources[eni.dev]]
+def unprovable(facts: VerifyInput) -> List[EniFamily]:
+    """Those of which no source can be asked: no address of theirs is on a link."""
+    asked = {family.key for family, _ in _askable(facts)}
+    return [family for family in facts.families if family.key not in asked and family.sources]
 
 
 def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: VerifyInput, config: Config) -> List[Verdict]:
@@ -164,10 +161,10 @@ def shadowing_rules(facts: VerifyInput, config: Config) -> List[Tuple[Rule, str]
             continue
         if rule.priority >= config.priority_primary or rule.oif or rule.match.iif:
             continue
-        for eni in facts.enis:
-            if any(source.version == rule.version and (rule.src is None or rule.src.overlaps(source))
-                   for source in facts.sources[eni.dev]):
-                found.append((rule, eni.label))
+        for family in facts.families:
+            if family.version == rule.version and any(
+                    rule.src is None or rule.src.overlaps(source) for source in family.sources):
+                found.append((rule, family.label))
                 break
     return found
 
@@ -178,68 +175,64 @@ def strangers(rules: Iterable[SeenRule], config: Config) -> List[Rule]:
                               if config.owns_priority(rule.priority) and not config.owns_rule(rule, protocol)))
 
 
-def _askable(facts: VerifyInput) -> List[Tuple[Eni, int, Address]]:
+def _askable(facts: VerifyInput) -> List[Tuple[EniFamily, Address]]:
     """One source of each ENI and family that the kernel can be asked about.
 
     Of IPv6 that is any, also an address of a delegated prefix that is on no link.
     """
-    held: Dict[str, Set[Address]] = defaultdict(set)
-    for address in facts.addresses:
-        held[address.dev].add(address.address)
+    held = {(address.dev, address.address) for address in facts.addresses}
     found = []
-    for eni in facts.enis:
-        for subnet in eni.interface.subnets:
-            sources = [network for network in facts.sources[eni.dev] if network.version == subnet.version]
-            own = next((network.network_address for network in sources
-                        if network.network_address in held[eni.dev]), None)
-            if own is not None:
-                found.append((eni, subnet.version, own))
-            elif subnet.version == 6 and sources:
-                found.append((eni, subnet.version, sources[0][-1]))
+    for family in facts.families:
+        own = next((network.network_address for network in family.sources
+                    if (family.dev, network.network_address) in held), None)
+        if own is not None:
+            found.append((family, own))
+        elif family.version == 6 and family.sources:
+            found.append((family, family.sources[0][-1]))
     return found
 
 
-def _targets(eni: Eni, version: int, source: Address, facts: VerifyInput, others: int) -> List[Check]:
-    subnet = next(subnet for subnet in eni.interface.subnets if subnet.version == version)
-    checks = [_internet(eni, version, source, facts)]
+def _targets(family: EniFamily, source: Address, facts: VerifyInput, others: int) -> List[Check]:
+    """What one source is asked about, the internet first; ``others``: that many other vSwitches at most."""
+    eni, vswitch = family.eni, family.vswitch
+    checks = [_internet(family, source, facts)]
     local = {held.address for held in facts.addresses}
-    if source in subnet.vswitch and subnet.vswitch.num_addresses > 1:
-        near = Check(eni, "own vSwitch", Query(some_host(subnet.vswitch, local), source), eni.dev)
+    if source in vswitch and vswitch.num_addresses > 1:
+        near = Check(eni, "own vSwitch", Query(some_host(vswitch, local), source), eni.dev)
         # Of IPv6 it may be reached by main's default only: then it is where that is.
-        checks.append(near._replace(not_by=_others(eni, facts)) if version == 6 and eni.primary and not facts.full
-                      and version in facts.no_default else near)
-    seen = {subnet.vswitch}
-    for other in facts.enis:
-        for far in other.interface.subnets:
-            known = far.version == version and far.vswitch.num_addresses > 1
-            if known and far.vswitch not in seen and len(seen) <= others:
-                seen.add(far.vswitch)
-                query = Query(some_host(far.vswitch, local), source)
-                checks.append(Check(eni, "vSwitch of " + other.dev, query, eni.dev))
+        follows_main = family.version == 6 and family.primary and not facts.full and 6 in facts.no_default
+        checks.append(near._replace(not_by=_others(family, facts)) if follows_main else near)
+    seen = {vswitch}
+    for other in facts.families:
+        far = other.vswitch
+        known = other.version == family.version and far.num_addresses > 1
+        if known and far not in seen and len(seen) <= others:
+            seen.add(far)
+            checks.append(Check(eni, "vSwitch of " + other.dev, Query(some_host(far, local), source), eni.dev))
     if any(held.address == source and held.dev == eni.dev for held in facts.addresses):
-        checks.append(Check(eni, "received", Query(source, INTERNET[version], iif=eni.dev), eni.dev))
+        checks.append(Check(eni, "received", Query(source, INTERNET[family.version], iif=eni.dev), eni.dev))
     return checks
 
 
-def _internet(eni: Eni, version: int, source: Optional[Address], facts: VerifyInput) -> Check:
+def _internet(family: EniFamily, source: Optional[Address], facts: VerifyInput) -> Check:
     """The primary follows main, unless told otherwise, wherever that leads but for another ENI; a secondary goes by
     itself."""
-    query = Query(INTERNET[version], source)
-    if eni.primary and not facts.full:
-        return Check(eni, "internet", query, eni.dev, not_by=_others(eni, facts))
-    return Check(eni, "internet", query, eni.dev, tuple(
-        gateway for gateway in facts.gateways.get(eni.dev, ()) if gateway.version == version))
+    query = Query(INTERNET[family.version], source)
+    if family.primary and not facts.full:
+        return Check(family.eni, "internet", query, family.dev, not_by=_others(family, facts))
+    return Check(family.eni, "internet", query, family.dev, tuple(
+        gateway for gateway in facts.gateways.get(family.dev, ()) if gateway.version == family.version))
 
 
-def _others(eni: Eni, facts: VerifyInput) -> Tuple[str, ...]:
-    return tuple(other.dev for other in facts.enis if other is not eni)
+def _others(family: EniFamily, facts: VerifyInput) -> Tuple[str, ...]:
+    return tuple(other.dev for other in facts.enis if other.dev != family.dev)
 
 
 def _marked(facts: VerifyInput) -> List[Check]:
     """What bears an ENI's connection mark, of whatever source."""
-    return [_internet(eni, subnet.version, None, facts)._replace(
-        target="internet, forwarded", query=Query(INTERNET[subnet.version], mark=facts.marks[eni.dev]))
-        for eni in facts.enis if eni.dev in facts.marks for subnet in eni.interface.subnets]
+    return [_internet(family, None, facts)._replace(
+        target="internet, forwarded", query=Query(INTERNET[family.version], mark=facts.marks[family.dev]))
+        for family in facts.families if family.dev in facts.marks]
 
 
 def some_host(network: Network, local: Set[Address]) -> Address:

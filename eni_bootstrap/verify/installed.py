@@ -1,14 +1,15 @@
 """What the kernel tells of an earlier decision, where metadata can't be asked. PURE."""
 
 from collections import Counter
-from typing import Dict, List, Optional, Sequence, Set
+from typing import List, Optional, Sequence, Set
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents
 from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.desired.egress import egresses
 from eni_bootstrap.desired.matching import possible
-from eni_bootstrap.desired.tables import Memory, Numbers
-from eni_bootstrap.model.eni import Eni, NetworkInterface, Subnet
+from eni_bootstrap.desired.tables import Memory
+from eni_bootstrap.model.eni import Eni, EniFamily, NetworkInterface, Subnet
 from eni_bootstrap.model.kernel import MAIN, Address, Hop, Network, Route, Snapshot, natural, network_of
 
 
@@ -20,8 +21,7 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
     """
     memory = Memory(snapshot, config)
     enis: List[Eni] = []
-    sources: Dict[str, List[Network]] = {}
-    numbers: Dict[str, Numbers] = {}
+    families: List[EniFamily] = []
     taken: Set[int] = set()
     defaults = [seen.route for seen in snapshot.routes if seen.route.table == MAIN and seen.route.is_default]
     links = sorted(possible(snapshot.links), key=lambda link: natural(link.name))
@@ -47,11 +47,12 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
                         [route for route in defaults if route.version == version], near)
                 for version in sorted({src.version for src in own}))
             enis.append(Eni(NetworkInterface("", link.mac, table == config.table_primary, subnets), link, link.name))
-            sources[link.name] = own
-            numbers[link.name] = Numbers(table, 0)
+            families += [EniFamily(enis[-1], subnet, tuple(src for src in own if src.version == subnet.version), table)
+                         for subnet in subnets]
     enis.sort(key=lambda eni: (not eni.primary, natural(eni.dev)))
-    return Decision(tuple(enis), (), numbers, (), (), sources, rules=tuple(memory.own_rules),
-                    routes=tuple(memory.own_routes))
+    families.sort(key=lambda family: (not family.primary, natural(family.dev), family.version))
+    return Decision(tuple(enis), tuple(families), rules=tuple(memory.own_rules), routes=tuple(memory.own_routes),
+                    ways=tuple(egresses(families, (), memory)))
 
 
 def _subnet(

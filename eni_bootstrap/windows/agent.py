@@ -16,9 +16,8 @@ from eni_bootstrap.metadata.client import Fetch, MetadataClient, client_of, cons
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
-from eni_bootstrap.model.eni import Eni, Listing, NetworkInterface, Subnet
+from eni_bootstrap.model.eni import Eni, EniFamily, Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.errors import BootstrapError, MetadataError, UsageError
-from eni_bootstrap.model.kernel import network_of
 from eni_bootstrap.verify.checks import Verdict
 from eni_bootstrap.windows import installation, observe, powershell, proof, reader, record, scripts
 from eni_bootstrap.windows.desired import decide, links_of, owned
@@ -319,5 +318,4 @@ def _recall(ours: Sequence[Recorded], snapshot: Snapshot) -> Decision:
                 subnets.append(Subnet(held[0].network, gateways[0], tuple(each.address for each in held)))
         if any(entry.route.ifindex == link.ifindex for entry in ours):
             enis.append(Eni(NetworkInterface("", link.mac, False, tuple(subnets)), link, link.name))
-    sources = {eni.dev: [network_of(each) for subnet in eni.subnets for each in subnet.addresses] for eni in enis}
-    return Decision(tuple(enis), (), {}, (), (), sources)
+    return Decision(tuple(enis), tuple(EniFamily(eni, subnet, subnet.sources) for eni in enis for subnet in eni.subnets))

@@ -12,11 +12,10 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
-from eni_bootstrap.desired.links import Unaddressed
 from eni_bootstrap.desired.matching import pair
 from eni_bootstrap.desired.selection import leave_ignored, left_text
 from eni_bootstrap.desired.validation import refuse_stealing
-from eni_bootstrap.model.eni import Eni, Listing, Subnet, UnreadyEni
+from eni_bootstrap.model.eni import Eni, EniFamily, Listing, Subnet, UnreadyEni
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Network, Route, network_of
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Recorded, Snapshot, WindowsRoute
 
@@ -55,7 +54,7 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
 
     problems = not_here(config)
     routes: List[Route] = []
-    unaddressed: List[Unaddressed] = []
+    unaddressed: List[EniFamily] = []
     primary = primary_indexes(listing, snapshot)
     held = {(each.dev, each.address.version) for each in snapshot.addresses}
     bases: Dict[int, int] = {}
@@ -63,10 +62,12 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
         if primary:
             bases[version], said = _base(primary, version, enis, snapshot)
             remarks += said
-    for eni, subnet in [(eni, subnet) for eni in enis for subnet in eni.subnets]:
-        has_address = eni.primary or (eni.dev, subnet.version) in held
+    families = [EniFamily(eni, subnet, _sources(eni, subnet, snapshot)) for eni in enis for subnet in eni.subnets]
+    for family in families:
+        eni, subnet = family.eni, family.subnet
+        has_address = eni.primary or family.key in held
         if not has_address:
-            unaddressed.append(Unaddressed(eni, subnet.version))
+            unaddressed.append(family)
         is_weak = len(enis) > 1 and _is_weak(eni, subnet.version, snapshot)
         if is_weak:
             problems.append("{}: weak host sending is switched on for IPv{}: what comes from its addresses may leave "
@@ -78,11 +79,12 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
             problems += found.problems
             remarks += found.remarks
             routes += [found.wanted] if found.wanted is not None else []
-    kept = frozenset(gone) | {member.dev for member in unready if member.dev}
+    kept = {(dev, version) for dev in gone for version in (4, 6)}
+    kept |= {(member.dev, version) for member in unready if member.dev for version in member.versions}
     return Decision(
-        tuple(enis), tuple(unready), numbers={}, remarks=tuple(remarks), unaddressed=tuple(unaddressed),
-        sources={eni.dev: _sources(eni, snapshot) for eni in enis}, routes=tuple(routes), kept_devs=kept,
-        problems=tuple(problems), left=frozenset(dev for member in left for dev in member.devs))
+        tuple(enis), tuple(families), tuple(unready), tuple(remarks), tuple(problems), tuple(unaddressed),
+        routes=tuple(routes), kept_families=frozenset(kept),
+        skipped=frozenset(dev for member in left for dev in member.devs))
 
 
 def links_of(snapshot: Snapshot) -> List[Link]:
@@ -270,9 +272,9 @@ def _text(route: WindowsRoute, snapshot: Snapshot) -> str:
         route.gateway, route.metric, snapshot.effective(route) - route.metric)
 
 
-def _sources(eni: Eni, snapshot: Snapshot) -> List[Network]:
+def _sources(eni: Eni, subnet: Subnet, snapshot: Snapshot) -> Tuple[Network, ...]:
     """What packets of the ENI come from: what metadata gives it, and what else its adapter holds of its vSwitch."""
-    found: Set[Address] = {address for subnet in eni.subnets for address in subnet.addresses}
+    found: Set[Address] = set(subnet.addresses)
     found |= {held.address for held in snapshot.addresses if held.dev == eni.dev
-              and any(held.address in subnet.vswitch for subnet in eni.subnets)}
-    return [network_of(address) for address in sorted(found, key=lambda each: (each.version, int(each)))]
+              and held.address.version == subnet.version and held.address in subnet.vswitch}
+    return tuple(network_of(address) for address in sorted(found, key=int))

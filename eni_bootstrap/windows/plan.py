@@ -144,12 +144,14 @@ def _is_over(entry: Recorded, listing: Listing, decision: Decision, snapshot: Sn
         listed = {each.mac for each in listing.interfaces} | {each.mac for each in listing.sick}
         # One that is listed may come back, unless it has come back in another place.
         return entry.mac not in listed or any(each.mac == entry.mac for each in snapshot.adapters)
-    if adapter.name in decision.left:
+    if adapter.name in decision.skipped:
         return True
     eni = next((eni for eni in decision.enis if eni.dev == adapter.name), None)
     if eni is None or eni.primary:
         return False
     version = entry.route.version
+    if (adapter.name, version) in decision.kept_families:
+        return False
     gateways = [subnet.gateway for each in listing.interfaces if each.mac == eni.mac for subnet in each.subnets
                 if subnet.version == version]
     if entry.route.gateway in gateways:

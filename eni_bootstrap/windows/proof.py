@@ -3,10 +3,10 @@
 No packet is sent: it is Windows' own choice of the interface and the route for a source and a destination.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.desired.decide import Decision
-from eni_bootstrap.model.eni import Eni
+from eni_bootstrap.model.eni import Eni, EniFamily
 from eni_bootstrap.model.kernel import Address
 from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host
 from eni_bootstrap.windows.model import Snapshot, WindowsRoute
@@ -28,19 +28,18 @@ class Question(NamedTuple):
 def few(decision: Decision, snapshot: Snapshot, ours: Sequence[WindowsRoute]) -> List[Question]:
     """``apply``'s proof: one source of each ENI and IP version, to the internet, its own vSwitch and one other."""
     found: List[Question] = []
-    for eni in decision.enis:
-        for sources in _sources(eni, decision, snapshot).values():
-            found += _questions(eni, sources[0], decision, snapshot, 1)
+    for family in decision.families:
+        for source in _sources(family, snapshot)[:1]:
+            found += _questions(family, source, decision, snapshot, 1)
     return found + _sourceless(decision, snapshot, ours)
 
 
 def all_of_them(decision: Decision, snapshot: Snapshot, ours: Sequence[WindowsRoute]) -> List[Question]:
     """``verify``'s proof: every source to everything."""
     found: List[Question] = []
-    for eni in decision.enis:
-        for sources in _sources(eni, decision, snapshot).values():
-            for source in sources:
-                found += _questions(eni, source, decision, snapshot, len(decision.enis))
+    for family in decision.families:
+        for source in _sources(family, snapshot):
+            found += _questions(family, source, decision, snapshot, len(decision.enis))
     return found + _sourceless(decision, snapshot, ours)
 
 
@@ -48,9 +47,9 @@ def unprovable(decision: Decision, snapshot: Snapshot) -> List[str]:
     """Sources that are on no adapter: Windows has nothing of them that it could be asked about."""
     held = {each.address for each in snapshot.addresses}
     return ["{}: {} of its {} addresses {} not on its adapter".format(
-        eni.label, len(missing), len(decision.sources[eni.dev]), "is" if len(missing) == 1 else "are")
+        eni.label, len(missing), len(decision.sources_of(eni.dev)), "is" if len(missing) == 1 else "are")
         for eni in decision.enis if not eni.primary
-        for missing in [[each for each in decision.sources[eni.dev] if each.network_address not in held]] if missing]
+        for missing in [[each for each in decision.sources_of(eni.dev) if each.network_address not in held]] if missing]
 
 
 def judge(questions: Sequence[Question], answers: Sequence[Answer], snapshot: Snapshot) -> List[Verdict]:
@@ -73,31 +72,26 @@ def judge(questions: Sequence[Question], answers: Sequence[Answer], snapshot: Sn
     return verdicts
 
 
-def _sources(eni: Eni, decision: Decision, snapshot: Snapshot) -> Dict[int, List[Address]]:
-    """By IP version: those that are on the adapter. Windows answers about no others."""
-    held = {each.address for each in snapshot.addresses if each.dev == eni.dev}
-    found: Dict[int, List[Address]] = {}
-    for network in decision.sources[eni.dev]:
-        if network.network_address in held and network.version in [subnet.version for subnet in eni.subnets]:
-            found.setdefault(network.version, []).append(network.network_address)
-    return found
+def _sources(family: EniFamily, snapshot: Snapshot) -> List[Address]:
+    """Those that are on the adapter. Windows answers about no others."""
+    held = {each.address for each in snapshot.addresses if each.dev == family.dev}
+    return [network.network_address for network in family.sources if network.network_address in held]
 
 
-def _questions(eni: Eni, source: Address, decision: Decision, snapshot: Snapshot, others: int) -> List[Question]:
-    version = source.version
-    subnet = next(subnet for subnet in eni.subnets if subnet.version == version)
-    if eni.primary:
-        return [Question(eni, "internet", INTERNET[version], source)]
+def _questions(family: EniFamily, source: Address, decision: Decision, snapshot: Snapshot, others: int
+               ) -> List[Question]:
+    eni, vswitch, internet = family.eni, family.vswitch, INTERNET[family.version]
+    if family.primary:
+        return [Question(eni, "internet", internet, source)]
     local: Set[Address] = {each.address for each in snapshot.addresses}
-    found = [Question(eni, "internet", INTERNET[version], source, subnet.gateway)]
-    if source in subnet.vswitch and subnet.vswitch.num_addresses > 1:
-        found.append(Question(eni, "own vSwitch", some_host(subnet.vswitch, local), source))
-    seen = {subnet.vswitch}
-    for other in decision.enis:
-        for far in other.subnets:
-            if far.version == version and far.vswitch not in seen and len(seen) <= others:
-                seen.add(far.vswitch)
-                found.append(Question(eni, "vSwitch of " + other.dev, some_host(far.vswitch, local), source))
+    found = [Question(eni, "internet", internet, source, family.gateway)]
+    if source in vswitch and vswitch.num_addresses > 1:
+        found.append(Question(eni, "own vSwitch", some_host(vswitch, local), source))
+    seen = {vswitch}
+    for other in decision.families:
+        if other.version == family.version and other.vswitch not in seen and len(seen) <= others:
+            seen.add(other.vswitch)
+            found.append(Question(eni, "vSwitch of " + other.dev, some_host(other.vswitch, local), source))
     return found
 
 
@@ -105,12 +99,11 @@ def _sourceless(decision: Decision, snapshot: Snapshot, ours: Sequence[WindowsRo
     """What has chosen no source goes by the primary, where nobody else's default route is as good: a VPN's, or one of
     Windows' own, which the decision remarks on."""
     found: List[Question] = []
-    for eni in decision.enis:
-        for version in [subnet.version for subnet in eni.subnets if eni.primary]:
-            defaults: List[Tuple[int, int]] = [
-                (snapshot.effective(route), route.ifindex) for route in snapshot.active
-                if route.version == version and route not in ours]
-            own = [metric for metric, index in defaults if index == eni.link.ifindex]
-            if own and all(metric > min(own) for metric, index in defaults if index != eni.link.ifindex):
-                found.append(Question(eni, "internet, no source", INTERNET[version], None))
+    for family in [family for family in decision.families if family.primary]:
+        defaults: List[Tuple[int, int]] = [
+            (snapshot.effective(route), route.ifindex) for route in snapshot.active
+            if route.version == family.version and route not in ours]
+        own = [metric for metric, index in defaults if index == family.eni.link.ifindex]
+        if own and all(metric > min(own) for metric, index in defaults if index != family.eni.link.ifindex):
+            found.append(Question(family.eni, "internet, no source", INTERNET[family.version], None))
     return found

@@ -1,0 +1,46 @@
+"""What packets can be sent by: each address family of each ENI, also of those that can't be set up now. PURE."""
+
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+
+from eni_bootstrap.desired.matching import names
+from eni_bootstrap.desired.tables import Memory
+from eni_bootstrap.model.eni import EniFamily, UnreadyEni
+
+
+class Egress(NamedTuple):
+    """One address family of an ENI as a way out."""
+
+    label: str
+    eni_id: str
+    mac: str
+    vswitch_id: str
+    devs: Tuple[str, ...]
+    """The device that carries its addresses and routes, then its own link, where that is another one."""
+    primary: bool
+    version: int
+    table: int
+    """Where it is routed; 0: nowhere, as it was never set up."""
+
+    @property
+    def dev(self) -> str:
+        return self.devs[0] if self.devs else ""
+
+
+def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], memory: Memory) -> List[Egress]:
+    """All ways out. An ENI that can't be set up keeps the table that it has, and with that its way."""
+    found = [Egress(family.label, family.eni.interface.eni_id, family.eni.mac, family.eni.interface.vswitch_id,
+                    family.eni.devs, family.primary, family.version, family.table) for family in families]
+    for member in unready:
+        table = next(iter(memory.tables_of(member.dev, [])), 0)
+        found += [Egress(member.label, member.eni_id, member.mac, member.vswitch_id, member.devs, member.primary,
+                         version, table) for version in member.versions]
+    return found
+
+
+def named_egresses(pattern: str, ways: Iterable[Egress]) -> Dict[str, List[Egress]]:
+    """By MAC: the address families of each ENI that a word of the configuration names."""
+    found: Dict[str, List[Egress]] = {}
+    for way in ways:
+        if names(pattern, way.eni_id, way.mac, way.devs, way.vswitch_id):
+            found.setdefault(way.mac, []).append(way)
+    return found
