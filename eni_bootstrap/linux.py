@@ -61,13 +61,13 @@ _ADOPT = _Command(_adopt, True)
 def install(parsed: argparse.Namespace) -> int:
     """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
     from eni_bootstrap.host import install  # no part of a boot
-    return install.install(parsed)
+    return install.install(parsed, record.clear_removed_flag)
 
 
 def uninstall(parsed: argparse.Namespace) -> int:
     """Take back what ``install`` has put there. Returns the exit code."""
     from eni_bootstrap.host import install
-    return install.uninstall(parsed)
+    return install.uninstall(parsed, record.clear_removed_flag)
 
 
 def report(parsed: argparse.Namespace, config: Config) -> Report:

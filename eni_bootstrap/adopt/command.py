@@ -1,29 +1,33 @@
 """``adopt``: what people have typed becomes ours, without a gap."""
 
-from typing import Sequence, Set, Tuple
+from typing import Callable, Sequence, Set, Tuple
 
 from eni_bootstrap.adopt import rc_local
-from eni_bootstrap.adopt.search import Adoption, adoption
+from eni_bootstrap.adopt.search import Adoption, adoption, places
 from eni_bootstrap.agent import commands, observe, prove
 from eni_bootstrap.agent.apply import concerns, make, refusal
 from eni_bootstrap.agent.observe import Context, Observation
-from eni_bootstrap.agent.report import Report
+from eni_bootstrap.agent.report import Report, reported
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host.network_managers import timed
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change
+from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.errors import MetadataError
-from eni_bootstrap.model.kernel import MAIN, Rule
+from eni_bootstrap.model.host import Script
+from eni_bootstrap.model.kernel import MAIN, Rule, SeenRule
 from eni_bootstrap.verify.checks import quick_checks, unprovable
 
 
 def preview_adoption(world: Context) -> Report:
     """What ``adopt`` would do now; changes nothing."""
     scripts, unread = rc_local.read(world.root)
-    view = observe.look(world, observe.ask_listing(world), frozenset(), scripts)
+    listing = observe.ask_listing(world)
+    view = observe.look(world, listing, frozenset(), _typed_tables(listing, scripts))
     found = adoption(view.decision, view.snapshot, scripts, world.config, started=timed(world.root))
     report = commands.preview_of(world, view)
     return report._replace(
-        changes=report.changes + found.changes, adopted=found.changes, lines=found.lines,
+        changes=report.changes + reported(found.changes), adopted=reported(found.changes), lines=found.lines,
         remarks=report.remarks + _left(found) + tuple(unread))
 
 
@@ -41,7 +45,7 @@ def _take_over(world: Context, report: Report) -> Report:
     listing = observe.ask_listing(world)
     with record.lock(world.deadline, world.sleep) as waited:
         listing = observe.ask_listing(world) if waited else listing
-        view = observe.look(world, listing, frozenset(), scripts)
+        view = observe.look(world, listing, frozenset(), _typed_tables(listing, scripts))
         before = prove.ways(world, view)
         sound = _sound(world, view)
         found = adoption(view.decision, view.snapshot, scripts, world.config, sound, timed(world.root))
@@ -62,8 +66,13 @@ def _take_over(world: Context, report: Report) -> Report:
         eni.label) for eni in worse if back]
     taken = [change for change in done if Change("add", change.item, change.protocol) not in back]
     return after._replace(
-        changes=report.changes + tuple(done) + back, problems=tuple(dict.fromkeys(problems + unread + unwritten)),
-        remarks=after.remarks + _left(found), adopted=tuple(taken), lines=tuple(lines))
+        changes=report.changes + reported([*done, *back]), problems=tuple(dict.fromkeys(problems + unread + unwritten)),
+        remarks=after.remarks + _left(found), adopted=reported(taken), lines=tuple(lines))
+
+
+def _typed_tables(listing: Listing, scripts: Sequence[Script]) -> Callable[[Sequence[SeenRule], Config], Set[int]]:
+    """Tells the tables in which there may be something typed."""
+    return lambda rules, config: places(listing, rules, scripts, config)
 
 
 def _undone(changes: Sequence[Change]) -> Tuple[Change, ...]:

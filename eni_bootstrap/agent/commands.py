@@ -1,12 +1,12 @@
 """The whole story: read, decide, compare, apply, prove. The world (metadata, kernel, clock) is passed in."""
 
-from typing import List, Union
+from typing import List
 
 from eni_bootstrap.agent import observe, prove
 from eni_bootstrap.agent.apply import among_ours, in_place, make, mark, refusal, see_steps, see_table
 from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.agent.reconcile import Removed, converge, heed_removal
-from eni_bootstrap.agent.report import REMOVED, Report
+from eni_bootstrap.agent.report import REMOVED, Report, reported
 from eni_bootstrap.agent.waiting import problems_of, unaddressed_text
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents, band_tables
@@ -14,7 +14,6 @@ from eni_bootstrap.desired.connmark import Marked, marked
 from eni_bootstrap.desired.matching import named
 from eni_bootstrap.host.network_managers import advice
 from eni_bootstrap.kernel import record
-from eni_bootstrap.model.changes import Change, Step
 from eni_bootstrap.plan.diff import withdrawal
 from eni_bootstrap.verify.checks import Verdict, VerifyInput, all_checks, quick_checks, shadowing_rules
 from eni_bootstrap.verify.installed import recall
@@ -37,7 +36,7 @@ def apply(world: Context) -> Report:
                      if family not in decision.unaddressed]
         verdicts = prove.prove(world, quick_checks(facts), facts)
     remarks = decision.remarks + in_place(view.plan) + among_ours(view.snapshot.rules, view.config)
-    return Report(decision, tuple(changes), tuple(problems), remarks, tuple(verdicts))
+    return Report(decision, reported(changes), tuple(problems), remarks, tuple(verdicts))
 
 
 def preview(world: Context) -> Report:
@@ -54,7 +53,7 @@ def preview_of(world: Context, view: Observation) -> Report:
     remarks = list(decision.remarks + waits + in_place(view.plan)
                    + among_ours(view.snapshot.rules, view.config))
     steps, _ = see_steps(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
-    return Report(decision, view.plan.changes + tuple(steps), tuple(problems), tuple(remarks))
+    return Report(decision, reported([*view.plan.changes, *steps]), tuple(problems), tuple(remarks))
 
 
 def verify(world: Context) -> Report:
@@ -149,5 +148,4 @@ def remove(world: Context) -> Report:
         made = record.after(made, done, -1)
         record.save(made if failures else made._replace(numberings=(), kernel_marks=False), links)
         record.set_removed_flag()
-    changes: List[Union[Change, Step]] = [*steps, *done]
-    return Report(None, tuple(changes), tuple(problems + [refusal(failure) for failure in failures]))
+    return Report(None, reported([*steps, *done]), tuple(problems + [refusal(failure) for failure in failures]))

@@ -1,7 +1,7 @@
 """One look at the world: read the kernel, decide, compare."""
 
 import time
-from typing import TYPE_CHECKING, AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import band_tables, leave_contained, parents
@@ -20,9 +20,6 @@ from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Link, SeenRule, Snapshot
 from eni_bootstrap.plan.diff import plan
 from eni_bootstrap.plan.ownership import NOTHING, bears_kernels_mark, outdated, unfinished, without
-
-if TYPE_CHECKING:
-    from eni_bootstrap.model.host import Script
 
 
 class Context(NamedTuple):
@@ -82,19 +79,34 @@ def ask_listing(world: Context) -> Listing:
     return consistent(world.fetch, world.deadline, world.sleep)[1]
 
 
+class _Reading(NamedTuple):
+    """What one look has read so far: what the kernel tells whatever the numbers are."""
+
+    listing: Listing
+    links: Tuple[Link, ...]
+    rules: Tuple[SeenRule, ...]
+    record: Record
+    address_wait_expired: FrozenSet[Tuple[str, int]]
+    more_tables: Callable[[Sequence[SeenRule], Config], Set[int]]
+
+
+def _no_tables(rules: Sequence[SeenRule], config: Config) -> Set[int]:
+    return set()
+
+
 def look(world: Context, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]],
-         scripts: Optional[Sequence["Script"]] = None) -> Observation:
-    """Read the kernel, decide, compare. With ``scripts`` also what people may have typed is read."""
+         more_tables: Callable[[Sequence[SeenRule], Config], Set[int]] = _no_tables) -> Observation:
+    """Read the kernel, decide, compare. ``more_tables``: tells which other tables are to be read."""
     links, rules = world.kernel.links(), world.kernel.rules()
-    made = record.load(links)
-    view = _look_by(world.config, former_configs(made, world.config), world, listing, links, rules, made, address_wait_expired,
-                    scripts)
+    seen = _Reading(listing, links, rules, record.load(links), address_wait_expired, more_tables)
+    view = _look_by(world.config, former_configs(seen.record, world.config), world, seen)
     before = [numbering for numbering in view.numberings if numbering != world.config.numbering]
     if before and (view.decision.unready or view.decision.kept_devs):
         # What can't be set up keeps what it has, so that nothing by any numbers may go now.
-        config = world.config.renumbered(before[-1])._replace(protocol_networkd_safe=_networkd_safe_protocol(world.config, before[-1]))
+        config = world.config.renumbered(before[-1])
+        config = config._replace(protocol_networkd_safe=_networkd_safe_protocol(world.config, before[-1]))
         numberings = view.numberings
-        view = _look_by(config, [], world, listing, links, rules, made, address_wait_expired, scripts)
+        view = _look_by(config, [], world, seen)
         remark = "other numbers are used once all ENIs can be set up; until then the former ones: {}".format(
             ", ".join("{} {}".format(name, number) for name, number in before[-1]._asdict().items()))
         view = view._replace(numberings=numberings, decision=view.decision._replace(
@@ -102,25 +114,18 @@ def look(world: Context, listing: Listing, address_wait_expired: FrozenSet[Tuple
     return view
 
 
-def _look_by(
-    config: Config, former: Sequence[Config], world: Context, listing: Listing, links: Tuple[Link, ...],
-    rules: Tuple[SeenRule, ...], made: Record, address_wait_expired: FrozenSet[Tuple[str, int]],
-    scripts: Optional[Sequence["Script"]]
-) -> Observation:
+def _look_by(config: Config, former: Sequence[Config], world: Context, seen: _Reading) -> Observation:
     """With these numbers; what ``former`` ones have made ours goes once what is wanted is there."""
-    networks, recorded = networks_here(world), made
+    networks, links = networks_here(world), seen.links
     protocols = {each.protocol for each in (config, world.config, *former)}
     for with_spare_tables in (False, True):
-        devs, tables = _places(listing, links, rules, with_spare_tables, config)
-        tables |= band_tables(links, devs, rules, networks, config)
-        if scripts is not None:
-            from eni_bootstrap.adopt.search import places  # no part of a boot
-            tables |= places(listing, rules, scripts, config)
-        whole = world.kernel.snapshot(links, rules, devs, tables, config, former)
-        made = record.still_ours(recorded, whole.seen, protocols)
+        devs, tables = _places(seen, with_spare_tables, config)
+        tables |= band_tables(links, devs, seen.rules, networks, config) | seen.more_tables(seen.rules, config)
+        whole = world.kernel.snapshot(links, seen.rules, devs, tables, config, former)
+        made = record.still_ours(seen.record, whole.seen, protocols)
         outdone = outdated(whole, devs, former, config) if former else NOTHING
         snapshot = without(whole, outdone) if former else whole
-        decision = decide(listing, snapshot, made, address_wait_expired, config, networks)
+        decision = decide(seen.listing, snapshot, made, seen.address_wait_expired, config, networks)
         if not decision.displaced:
             break
     groups = {link.group for link in links} - {config.group}
@@ -134,11 +139,12 @@ def _look_by(
     ours = made.ups.union(held.dev for held in made.addresses)
     in_use = devs_in_use(world, links, ours & decision.skipped - decision.used,
                          {each.protocol for each in (config, *former)})
-    return Observation(snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
-                () if numberings == (Config().numbering,) else numberings,
-                config.protocol_networkd_safe == PROTOCOL_KERNEL and bool(decision.rules)
-                or any(bears_kernels_mark(whole, each) for each in (config, *former)),
-                recorded)
+    return Observation(
+        snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
+        () if numberings == (Config().numbering,) else numberings,
+        config.protocol_networkd_safe == PROTOCOL_KERNEL and bool(decision.rules)
+        or any(bears_kernels_mark(whole, each) for each in (config, *former)),
+        seen.record)
 
 
 def former_configs(made: Record, config: Config) -> List[Config]:
@@ -158,12 +164,11 @@ def devs_in_use(world: Context, links: Sequence[Link], devs: AbstractSet[str], p
         link.ifindex in below or world.kernel.carries_others(link.name, protocols))}
 
 
-def _places(listing: Listing, links: Sequence[Link], rules: Sequence[SeenRule], with_spare_tables: bool, config: Config
-            ) -> Tuple[Set[str], Set[int]]:
-    """The devices and tables whose routes the decision needs to know; when ``with_spare_tables``, with spare tables."""
-    enis, unready = pair(listing, links)
+def _places(seen: _Reading, with_spare_tables: bool, config: Config) -> Tuple[Set[str], Set[int]]:
+    """The devices and tables whose routes the decision needs to know."""
+    enis, unready = pair(seen.listing, seen.links)
     devs = {eni.dev for eni in enis} | {member.dev for member in unready}
-    devs |= {rule.oif for rule, protocol in rules if config.owns_rule(rule, protocol)}
+    devs |= {rule.oif for rule, protocol in seen.rules if config.owns_rule(rule, protocol)}
     names = [eni.link.name for eni in enis if not eni.primary]
     names += [member.link for member in unready if member.link and not member.primary]
-    return devs & {link.name for link in links}, tables_to_read(names, with_spare_tables, config)
+    return devs & {link.name for link in seen.links}, tables_to_read(names, with_spare_tables, config)

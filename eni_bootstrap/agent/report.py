@@ -1,31 +1,43 @@
 """What a command has to say, whatever the operating system. PURE."""
 
-from typing import TYPE_CHECKING, FrozenSet, NamedTuple, Optional, Tuple, Union
+from typing import Any, FrozenSet, Iterable, NamedTuple, Optional, Tuple
 
 from eni_bootstrap.desired.decide import Decision
-from eni_bootstrap.model.changes import Change, Step
+from eni_bootstrap.model.host import Line
 from eni_bootstrap.verify.checks import Verdict
 
-if TYPE_CHECKING:
-    from eni_bootstrap.model.host import Line
-    from eni_bootstrap.windows.plan import RouteChange
-
 REMOVED = ("remove has taken back what was set up; that stays so until somebody runs apply, or until the next boot")
+
+
+class ReportedChange(NamedTuple):
+    """A change that was made, or would be, on whatever operating system."""
+
+    action: str
+    """"add", "replace", "set" or "remove"."""
+    object: str
+    """What kind of thing: "route", "rule", "linkaddress", ..."""
+    command: str
+    """The system's own command that does it."""
+
+
+def reported(changes: Iterable[Any]) -> Tuple[ReportedChange, ...]:
+    """Changes of any operating system: each has a ``verb`` and an ``item``, and as text it is a command."""
+    return tuple(ReportedChange(change.verb, type(change.item).__name__.lower(), str(change)) for change in changes)
 
 
 class Report(NamedTuple):
     """What a command has to say; ``exit_code`` follows from it."""
 
     decision: Optional[Decision] = None
-    changes: Tuple[Union[Change, Step, "RouteChange"], ...] = ()
+    changes: Tuple[ReportedChange, ...] = ()
     problems: Tuple[str, ...] = ()
     """What is not as it should be; any of them makes the exit code 1."""
     remarks: Tuple[str, ...] = ()
     """What an operator should know although nothing is wrong."""
     verdicts: Tuple[Verdict, ...] = ()
-    adopted: Tuple[Change, ...] = ()
+    adopted: Tuple[ReportedChange, ...] = ()
     """Those of the changes that take over what people have typed."""
-    lines: Tuple["Line", ...] = ()
+    lines: Tuple[Line, ...] = ()
     """Of boot scripts: commented out, or to be."""
 
     @property

@@ -5,7 +5,7 @@ import logging
 import os
 import subprocess
 import sys
-from typing import List, NamedTuple, Sequence
+from typing import Callable, List, NamedTuple, Sequence
 
 import eni_bootstrap
 from eni_bootstrap.config import file as config_file
@@ -15,7 +15,6 @@ from eni_bootstrap.host.installer import Step
 from eni_bootstrap.host.network_managers import systemd_version
 from eni_bootstrap.host.rootfs import inside, outside
 from eni_bootstrap.host.units import File
-from eni_bootstrap.kernel import record
 from eni_bootstrap.model import output
 from eni_bootstrap.model.errors import BootstrapError, UsageError
 
@@ -46,7 +45,7 @@ class Start(NamedTuple):
     """Which have to be put there for that."""
 
 
-def install(parsed: argparse.Namespace) -> int:
+def install(parsed: argparse.Namespace, clear_removed_flag: Callable[[], None]) -> int:
     """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
     root = _root(parsed)
     if os.path.exists(inside(root, unit_files.packaged([])[0].path)):
@@ -59,7 +58,7 @@ def install(parsed: argparse.Namespace) -> int:
         steps = installer.install(root, start.files, rc_local=start.command, dry=parsed.dry_run)
     live = not parsed.dry_run and _runs_systemd(root)
     if live and fresh:
-        record.clear_removed_flag()  # whoever installs it wants it, whatever was removed before
+        clear_removed_flag()  # whoever installs it wants it, whatever was removed before
     started = not live or _begin(steps)
     said = _text(steps, parsed.dry_run) + ["remark: " + rival for rival in competing_agents(root)]
     left = [step for step in steps if step.verb == "leave"]
@@ -74,14 +73,14 @@ def units(root: str, command: Sequence[str]) -> List[File]:
     return unit_files.installed(command) + ([unit_files.sysctls()] if sysctls else [])
 
 
-def uninstall(parsed: argparse.Namespace) -> int:
+def uninstall(parsed: argparse.Namespace, clear_removed_flag: Callable[[], None]) -> int:
     """Take back what ``install`` has put there. Returns the exit code."""
     root = _root(parsed)
     live = not parsed.dry_run and _runs_systemd(root)
     here = live and installer.load(root).files
     if here:
         _end()
-        record.clear_removed_flag()  # nothing is left that would have to heed a removal
+        clear_removed_flag()  # nothing is left that would have to heed a removal
     steps = installer.uninstall(root, dry=parsed.dry_run)
     if here:
         _call("systemctl", "reset-failed", unit_files.SERVICE, quiet=True)

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from eni_bootstrap.agent.report import REMOVED, Report
+from eni_bootstrap.agent.report import REMOVED, Report, reported
 from eni_bootstrap.agent.waiting import POLL, Patience, problems_of, unaddressed_text
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
@@ -114,13 +114,13 @@ def apply(world: Context) -> Report:
     if _has_secondaries(view.decision):
         snapshot = observe.read(world.run, world.deadline) if changes else view.snapshot
         verdicts = _prove(world, proof.few(view.decision, snapshot, _ours(view, snapshot)), snapshot)
-    return Report(view.decision, tuple(changes), tuple(problems), view.decision.remarks, tuple(verdicts))
+    return Report(view.decision, reported(changes), tuple(problems), view.decision.remarks, tuple(verdicts))
 
 
 def preview(world: Context) -> Report:
     """What ``apply`` would do now; changes nothing."""
     view = _look(world, _listing(world))
-    return Report(view.decision, view.plan.changes, tuple(_problems(view.decision)), view.decision.remarks)
+    return Report(view.decision, reported(view.plan.changes), tuple(_problems(view.decision)), view.decision.remarks)
 
 
 def verify(world: Context) -> Report:
@@ -161,7 +161,7 @@ def remove(world: Context) -> Report:
         kept = record.load()
         done, failed = _make(world, withdrawal(snapshot, kept.routes), snapshot, kept)
         record.save(record.load()._replace(taken_back=snapshot.boot))
-    return Report(None, tuple(done), tuple(failed))
+    return Report(None, reported(done), tuple(failed))
 
 
 _COMMANDS: Dict[str, _Command] = {
