@@ -60,14 +60,19 @@ def tree(macs=None, mac=PRIMARY):
 
 
 def second(leaves=(), without=(), **changes):
-    """What becomes of the second ENI when its leaves are changed so (```` stands for ``-``)."""
+    """What becomes of the second ENI when its leaves are changed so (``_`` stands for ``-``): what is sick of it, or it."""
+    return of_second(leaves, without, **changes)[-1]
+
+
+def of_second(leaves=(), without=(), **changes):
+    """The same: the ENI as far as it is whole, and what is sick of it."""
     changed = dict(SECOND_LEAVES, **dict(leaves))
     changed.update({name.replace("_", "-"): value for name, value in changes.items()})
     for name in without:
         del changed[name]
     listing = parse_interfaces(tree({PRIMARY: PRIMARY_LEAVES, SECOND: changed}))
-    assert (listing.interfaces + listing.sick)[0].mac == PRIMARY
-    return (listing.interfaces + listing.sick)[1]
+    assert listing.interfaces[0].mac == PRIMARY
+    return [eni for eni in listing.interfaces + listing.sick if eni.mac == SECOND]
 
 
 def test_a_whole_answer():
@@ -201,6 +206,21 @@ def test_a_missing_leaf_is_named_and_may_come(without, named):
     eni = second(without=without)
     assert isinstance(eni, SickInterface) and eni.transient and not eni.primary
     assert eni.reason.startswith(named + (" are" if " and " in named else " is") + " missing")
+
+
+@pytest.mark.parametrize("leaf, sick", [("gateway", 4), ("vswitch-cidr-block", 4), ("ipv6-gateway", 6), ("ipv6s", 6)])
+@pytest.mark.parametrize("value", ["", "<html>"])
+def test_what_is_wrong_with_one_family_costs_the_other_nothing(leaf, sick, value):
+    """A missing ipv6-gateway is no reason to leave an ENI without IPv4."""
+    without = [leaf, "netmask"] if leaf == "vswitch-cidr-block" else [leaf, "ipv6-prefixes"] if leaf == "ipv6s" else []
+    found = of_second({leaf: value} if value or not without else {}, () if value else without)
+    if leaf == "ipv6s" and not value:
+        assert [[each.version for each in eni.subnets] for eni in found] == [[4]]  # it has no IPv6
+        return
+    whole, ill = found
+    assert [each.version for each in whole.subnets] == [10 - sick] and whole.subnets == tuple(
+        each for each in of_second()[0].subnets if each.version == 10 - sick)
+    assert (ill.version, ill.eni_id, ill.vswitch_id) == (sick, "eni-2", "vsw-1") and leaf in ill.reason
 
 
 @pytest.mark.parametrize("node", ["", None, [], 7])

@@ -1,8 +1,8 @@
 """From Alibaba's words to ours: the ``meta-data`` tree -> ``Listing``.
 
 Rules of this file: pure; the only place that knows the keys of the metadata service and their spellings.
-One ENI's nonsense makes that ENI sick and no other. An answer that contradicts itself raises ``NotReady``;
-nothing else is ever raised.
+One ENI's nonsense makes that ENI sick and no other, and one address family's only that family. An answer that
+contradicts itself raises ``NotReady``; nothing else is ever raised.
 """
 
 import re
@@ -82,16 +82,16 @@ def parse_interfaces(tree: Any) -> Listing:
     for key in sorted(macs, key=lambda key: (_mac(key) != primary, _mac(key) or "", str(key))):
         mac = _mac(key)
         leaves = macs[key] if isinstance(macs[key], dict) else {}
-        try:
-            if mac is None:
-                raise _Sick(f"its MAC is {_quote(key)}")
-            if listed[mac] > 1:
-                raise _Sick("its MAC is listed twice")
-            interfaces.append(NetworkInterface(_word(leaves, _ENI_ID), mac, mac == primary, _subnets(leaves),
-                                               _word(leaves, VSWITCH_ID)))
-        except _Sick as error:
-            name = mac or _quote(key)
-            sick.append(SickInterface(_word(leaves, _ENI_ID), name, mac == primary, error.reason, error.transient))
+        whole = SickInterface(_word(leaves, _ENI_ID), mac or _quote(key), mac == primary, "", False,
+                              vswitch_id=_word(leaves, VSWITCH_ID))
+        if mac is None or listed[mac] > 1:
+            sick.append(whole._replace(reason="its MAC is listed twice" if mac else f"its MAC is {_quote(key)}"))
+            continue
+        subnets, errors = _subnets(leaves)
+        sick += [whole._replace(reason=error.reason, transient=error.transient, version=version if subnets else 0)
+                 for version, error in errors[:None if subnets else 1]]
+        if subnets:
+            interfaces.append(NetworkInterface(whole.eni_id, mac, whole.primary, subnets, whole.vswitch_id))
     return Listing(tuple(interfaces), tuple(sick))
 
 
@@ -120,11 +120,22 @@ def is_mac(text: str) -> bool:
     return bool(_MAC.match(text))
 
 
-def _subnets(leaves: Dict[Any, Any]) -> Tuple[Subnet, ...]:
-    subnets = [subnet for subnet in (_subnet(leaves, names) for names in (_IPV4, _IPV6)) if subnet]
-    if not subnets:
-        raise _missing(_IPV4.addresses, _IPV6.addresses)
-    return tuple(subnets)
+def _subnets(leaves: Dict[Any, Any]) -> Tuple[Tuple[Subnet, ...], List[Tuple[int, _Sick]]]:
+    """The address families that an ENI has, IPv4 first; and by IP version what is wrong with the others.
+
+    What is wrong with one family costs the other one nothing.
+    """
+    subnets: List[Subnet] = []
+    errors: List[Tuple[int, _Sick]] = []
+    for names in (_IPV4, _IPV6):
+        try:
+            subnet = _subnet(leaves, names)
+            subnets += [subnet] if subnet else []
+        except _Sick as error:
+            errors.append((names.version, error))
+    if not subnets and not errors:
+        errors.append((0, _missing(_IPV4.addresses, _IPV6.addresses)))
+    return tuple(subnets), errors
 
 
 def _subnet(leaves: Dict[Any, Any], names: _Names) -> Optional[Subnet]:
