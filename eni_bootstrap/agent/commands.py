@@ -5,7 +5,8 @@ from typing import List
 from eni_bootstrap.agent import observe, prove
 from eni_bootstrap.agent.apply import among_ours, in_place, make, mark, refusal, see_steps, see_table
 from eni_bootstrap.agent.observe import Context, Observation
-from eni_bootstrap.agent.reconcile import Removed, converge, heed_removal
+from eni_bootstrap.agent.platform import LinuxPlatform, heed_removal
+from eni_bootstrap.agent.reconcile import Removed, reconcile
 from eni_bootstrap.agent.report import REMOVED, Report, reported
 from eni_bootstrap.agent.waiting import problems_of, unaddressed_text
 from eni_bootstrap.config.settings import Config
@@ -22,12 +23,13 @@ from eni_bootstrap.verify.installed import recall
 def apply(world: Context) -> Report:
     """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
     try:
-        heed_removal(world)
-        view, changes, problems = converge(world)
+        heed_removal(world)  # before metadata is asked: it may not be there
+        done = reconcile(LinuxPlatform(world), world.deadline, world.config, world.sleep)
     except Removed:
         return Report(remarks=(REMOVED,))
+    view = done.observation
     decision = view.decision
-    problems = problems_of(decision) + problems
+    problems = problems_of(decision) + list(done.problems)
     problems += [unaddressed_text(member) for member in decision.unaddressed]
     facts = prove.few_facts(world, view)
     verdicts: List[Verdict] = []
@@ -36,7 +38,7 @@ def apply(world: Context) -> Report:
                      if family not in decision.unaddressed]
         verdicts = prove.prove(world, quick_checks(facts), facts)
     remarks = decision.remarks + in_place(view.plan) + among_ours(view.snapshot.rules, view.config)
-    return Report(decision, reported(changes), tuple(problems), remarks, tuple(verdicts))
+    return Report(decision, reported(done.changes), tuple(problems), remarks, tuple(verdicts))
 
 
 def preview(world: Context) -> Report:

@@ -4,10 +4,11 @@ import argparse
 import logging
 import os
 import time
-from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Callable, ContextManager, Dict, FrozenSet, List, NamedTuple, Sequence, Tuple
 
+from eni_bootstrap.agent.reconcile import Platform, Removed, Round, reconcile
 from eni_bootstrap.agent.report import REMOVED, Report, reported
-from eni_bootstrap.agent.waiting import POLL, Patience, problems_of, unaddressed_text
+from eni_bootstrap.agent.waiting import problems_of, unaddressed_text
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
@@ -17,7 +18,7 @@ from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Eni, EniFamily, Listing, NetworkInterface, Subnet
-from eni_bootstrap.model.errors import BootstrapError, MetadataError, UsageError
+from eni_bootstrap.model.errors import BootstrapError, UsageError
 from eni_bootstrap.verify.checks import Verdict
 from eni_bootstrap.windows import installation, observe, powershell, proof, reader, record, scripts
 from eni_bootstrap.windows.desired import decide, links_of, owned
@@ -27,14 +28,8 @@ from eni_bootstrap.windows.record import Record
 
 LOG = logging.getLogger(__name__)
 
-LOOKS = 1
-"""So many more looks without a pause where something was refused: somebody was faster, and then his is there."""
-
 _AT_ONCE = 200
 """Questions to one PowerShell: it takes some 10 ms for each, and a whole run has its deadline."""
-
-_FOR_WAITING = 0.8
-"""The share of the time that may be waited in: PowerShell takes seconds to start, and the proof has to be asked for."""
 
 
 class Context(NamedTuple):
@@ -106,15 +101,16 @@ def client(config: Config, deadline: Deadline, every_leaf: bool = False) -> Meta
 def apply(world: Context) -> Report:
     """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
     try:
-        view, changes, problems = _converge(world)
-    except _Removed:
+        done = reconcile(WindowsPlatform(world), world.deadline, world.config, world.sleep)
+    except Removed:
         return Report(remarks=(REMOVED,))
-    problems = _problems(view.decision) + problems
+    view = done.observation
+    problems = _problems(view.decision) + list(done.problems)
     verdicts: List[Verdict] = []
     if _has_secondaries(view.decision):
-        snapshot = observe.read(world.run, world.deadline) if changes else view.snapshot
+        snapshot = observe.read(world.run, world.deadline) if done.changes else view.snapshot
         verdicts = _prove(world, proof.few(view.decision, snapshot, _ours(view, snapshot)), snapshot)
-    return Report(view.decision, reported(changes), tuple(problems), view.decision.remarks, tuple(verdicts))
+    return Report(view.decision, reported(done.changes), tuple(problems), view.decision.remarks, tuple(verdicts))
 
 
 def preview(world: Context) -> Report:
@@ -176,10 +172,6 @@ _COMMANDS: Dict[str, _Command] = {
 # Looking and making
 
 
-class _Removed(Exception):
-    """Somebody wants nothing to be set up."""
-
-
 def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, deadline: Deadline) -> None:
     """Have the folder of the record; refuse a configuration that a user may have written."""
     folder = snapshot.folder
@@ -198,57 +190,54 @@ def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, dead
         raise BootstrapError("{}: it was changed while it was being looked at; run it again".format(config_file.PATH))
 
 
-def _heed_removal(world: Context, kept: Record, snapshot: Snapshot) -> None:
-    """Who runs apply by hand wants it all again; what runs by itself must not undo a removal, raises ``_Removed``."""
-    if kept.is_taken_back(snapshot.boot) and world.config.unattended:
-        raise _Removed
+class WindowsPlatform(Platform):
+    """Windows' part of ``reconcile``: PowerShell and the record."""
 
+    wait_share = 0.8  # PowerShell takes seconds to start, and the proof has to be asked for, too
 
-def _converge(world: Context) -> Tuple[_View, List[RouteChange], List[str]]:
-    """Look and execute until nothing is left to do or to wait for: the last view, all changes, the last problems."""
-    # Somebody may have disabled an adapter, or given it to a virtual machine, for good: what runs by itself waits once.
-    missed = record.load().missed if world.config.unattended else frozenset()
-    patience = Patience(world.deadline.part(_FOR_WAITING), world.config, missed)
-    changes: List[RouteChange] = []
+    def __init__(self, world: Context) -> None:
+        self._world = world
 
-    def step() -> Tuple[_View, List[str]]:
-        # Asked before the lock is taken: who waits for the service must not keep others from their work.
-        listing = _listing(world)
-        with record.lock(world.deadline, world.sleep) as waited:
-            view = _look(world, _listing(world) if waited else listing)
-            kept = record.load()
-            _heed_removal(world, kept, view.snapshot)
-            if kept.taken_back is not None:
-                kept = kept._replace(taken_back=None)
-                record.save(kept)
-            done, problems = _make(world, view.plan, view.snapshot, kept)
-            changes.extend(done)
-            return view, problems
+    def listing(self) -> Listing:
+        return _listing(self._world)
 
-    view, problems = step()
-    looks = 0
-    while True:
-        at_once = bool(problems) and looks < LOOKS
-        coming = tuple(member for member in view.decision.unaddressed if member.eni.mac not in missed)
-        if not at_once and not patience.worth(view.decision._replace(unaddressed=coming)):
-            break
-        world.sleep(0 if at_once else POLL)
-        looks = looks + 1 if at_once else 0
-        try:
-            view, problems = step()
-        except MetadataError as error:
-            LOG.warning("%s; what was waited for is given up", error)
-            break
-    _note_missed(world, view)
-    return view, changes, problems
+    def lock(self) -> ContextManager[bool]:
+        return record.lock(self._world.deadline, self._world.sleep)
 
+    def observe(self, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]]) -> _View:
+        view = _look(self._world, listing)
+        if record.load().is_taken_back(view.snapshot.boot) and self._world.config.unattended:
+            raise Removed
+        return view
 
-def _note_missed(world: Context, view: _View) -> None:
-    missed = frozenset(member.mac for member in view.decision.unready if member.transient)
-    missed |= {member.eni.mac for member in view.decision.unaddressed}
-    if missed != record.load().missed:
-        with record.lock(world.deadline, world.sleep):
-            record.save(record.load()._replace(missed=missed))
+    def removes(self, observation: _View) -> bool:
+        return any(change.verb == "remove" for change in observation.plan.changes)
+
+    def execute(self, observation: _View) -> Round:
+        kept = record.load()
+        if kept.taken_back is not None:
+            kept = kept._replace(taken_back=None)
+            record.save(kept)
+        done, problems = _make(self._world, observation.plan, observation.snapshot, kept)
+        return Round(observation, tuple(done), tuple(problems), bool(problems))
+
+    def missed(self) -> FrozenSet[str]:
+        return record.load().missed
+
+    def note_missed(self, observation: _View) -> None:
+        missed = frozenset(member.mac for member in observation.decision.unready if member.transient)
+        missed |= {family.eni.mac for family in observation.decision.unaddressed}
+        if missed != record.load().missed:
+            with self.lock():
+                record.save(record.load()._replace(missed=missed))
+
+    def retries(self, decision: Decision) -> int:
+        return 1  # where something was refused somebody was faster, and then his is there
+
+    def awaited(self, decision: Decision, missed: FrozenSet[str]) -> Decision:
+        """Somebody may have given an adapter no address for good."""
+        return decision._replace(unaddressed=tuple(
+            family for family in decision.unaddressed if family.eni.mac not in missed))
 
 
 def _listing(world: Context) -> Listing:

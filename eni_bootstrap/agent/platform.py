@@ -1,0 +1,81 @@
+"""Linux's part of ``reconcile``: the kernel, the record, connection marks, and the look-ups that must not change."""
+
+from typing import ContextManager, Dict, FrozenSet, List, Tuple
+
+from eni_bootstrap.agent import observe, prove
+from eni_bootstrap.agent.apply import execute, make, mark, refusal
+from eni_bootstrap.agent.observe import Context, Observation
+from eni_bootstrap.agent.reconcile import Platform, Removed, Round
+from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.kernel import record
+from eni_bootstrap.model.changes import Change
+from eni_bootstrap.model.eni import Listing
+from eni_bootstrap.model.kernel import Route
+
+RETRIES = 3
+"""Immediate retries, beside one for each ENI, which may wait for the next one's table: who is overtaken more often is
+not the only one at work here."""
+
+
+class LinuxPlatform(Platform):
+    """This host's kernel, in the network namespace of the calling thread."""
+
+    def __init__(self, world: Context) -> None:
+        self._world = world
+
+    def listing(self) -> Listing:
+        return observe.ask_listing(self._world)
+
+    def lock(self) -> ContextManager[bool]:
+        return record.lock(self._world.deadline, self._world.sleep)
+
+    def observe(self, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]]) -> Observation:
+        heed_removal(self._world)
+        return observe.look(self._world, listing, address_wait_expired)
+
+    def removes(self, observation: Observation) -> bool:
+        return bool(observation.plan.removals)
+
+    def execute(self, observation: Observation) -> Round:
+        world = self._world
+        before = prove.ways(world, observation)
+        done, problems, again = execute(world, observation)
+        steps, wrong = mark(world, observation.decision.marked, observation.made, observation.snapshot)
+        after = prove.ways(world, observation)
+        takers = prove.takers(before, after, done)
+        if takers:
+            back, said = _give_back(world, observation, takers)
+            done, wrong = done + back, wrong + said
+            after = prove.ways(world, observation)
+        return Round(observation, (*done, *steps), (*problems, *wrong, *prove.moved(before, after, observation)), again)
+
+    def missed(self) -> FrozenSet[str]:
+        return record.load(()).missed
+
+    def note_missed(self, observation: Observation) -> None:
+        missed = frozenset(member.mac for member in observation.decision.unready if member.transient)
+        if missed != observation.made.missed:
+            links = observation.snapshot.links
+            with self.lock():
+                record.save(record.load(links)._replace(missed=missed), links)
+
+    def retries(self, decision: Decision) -> int:
+        return RETRIES + len(decision.enis)
+
+
+def _give_back(world: Context, view: Observation, takers: Dict[Change, str]) -> Tuple[List[Change], List[str]]:
+    """Take back default routes of this run, by which the host's own packets leave now: the changes, what to say."""
+    back, failures = make(world, [change._replace(verb="remove") for change in takers])
+    labels = {eni.dev: eni.label for eni in view.decision.enis}
+    said = ["{}: its default route in main would take the way to {}, and is taken back; see why main's better one does "
+            "not work, then run apply".format(labels[change.item.hops[0].dev], way) for change, way in takers.items()
+            if isinstance(change.item, Route)]
+    return back, said + [refusal(failure, view.decision) for failure in failures]
+
+
+def heed_removal(world: Context) -> None:
+    """A manual apply clears the removed flag; an unattended one stops if it is set: raises ``Removed``."""
+    if not world.config.unattended:
+        record.clear_removed_flag()
+    elif record.removed_flag():
+        raise Removed
