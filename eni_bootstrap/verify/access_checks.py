@@ -7,7 +7,8 @@ from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequ
 from eni_bootstrap.config.settings import Config, Entry, Span
 from eni_bootstrap.desired.access import matches, shadowed
 from eni_bootstrap.desired.egress import Egress, named_egresses
-from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Network, Query
+from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Query, Rule
+from eni_bootstrap.model.rule_match import rule_matches
 from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host, words
 
 
@@ -97,19 +98,8 @@ def _first(span: Optional[Span]) -> int:
 
 def _fits(entry: Entry, query: Query) -> bool:
     """Whether a packet fits an entry."""
-    def inside(networks: Sequence[Network], address: Optional[Address]) -> bool:
-        return not networks or address is not None and any(
-            address.version == network.version and address in network for network in networks)
-
-    def within(spans: Sequence[Span], number: Optional[int]) -> bool:
-        return not spans or number is not None and any(first <= number <= last for first, last in spans)
-
-    return (inside(entry.src, query.src) and inside(entry.dst, query.dst)
-            and (not entry.iifs or query.iif in entry.iifs)
-            and (not entry.protocols or query.protocol in entry.protocols)
-            and within(entry.sports, query.sport) and within(entry.dports, query.dport)
-            and within(entry.users, query.user)
-            and (entry.mark is None or query.mark & entry.mark[1] == entry.mark[0]))
+    version = query.dst.version
+    return any(rule_matches(Rule(version, 0, src, match=match), query) for src, match in matches(entry, version))
 
 
 def _spread_checks(

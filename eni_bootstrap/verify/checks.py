@@ -15,8 +15,9 @@ from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequen
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Eni, EniFamily
 from eni_bootstrap.model.kernel import (
-    MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule, network_of,
+    ANY, MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule, network_of,
 )
+from eni_bootstrap.model.rule_match import rule_matches
 
 INTERNET = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}
 """Documentation addresses (RFC 5737, RFC 9637): far away from everybody, and in nobody's own routes."""
@@ -153,19 +154,22 @@ def may_be_tentative(verdicts: Sequence[Verdict]) -> bool:
 def shadowing_rules(facts: VerifyInput, config: Config) -> List[Tuple[Rule, str]]:
     """Foreign rules in front of ours that catch one of our sources, and whose.
 
-    A rule that is added without a priority lands in front of the lowest one that is there.
+    A rule that is added without a priority lands in front of the lowest one that is there. Selectors that are not known
+    here may hold.
     """
+    owners = {source: family.label for family in facts.families for source in family.sources}
+    wide = [source for source in owners if source.prefixlen < source.max_prefixlen]
     found = []
     for rule, protocol in facts.rules:
-        if config.owns_rule(rule, protocol) or rule.priority == 0:
+        if config.owns_rule(rule, protocol) or rule.priority == 0 or rule.priority >= config.priority_primary:
             continue
-        if rule.priority >= config.priority_primary or rule.oif or rule.match.iif:
-            continue
-        for family in facts.families:
-            if family.version == rule.version and any(
-                    rule.src is None or rule.src.overlaps(source) for source in family.sources):
-                found.append((rule, family.label))
-                break
+        is_address = rule.src is not None and rule.src.prefixlen == rule.src.max_prefixlen
+        candidates = [rule.src, *wide] if is_address and rule.src in owners else wide if is_address else owners
+        known = rule._replace(other=())
+        caught = next((source for source in candidates if source.version == rule.version
+                       and rule_matches(known, _packet_for(known, source))), None)
+        if caught is not None:
+            found.append((rule, owners[caught]))
     return found
 
 
@@ -173,6 +177,17 @@ def strangers(rules: Iterable[SeenRule], config: Config) -> List[Rule]:
     """Somebody else's rules among ours, in the kernel's order; twins that differ in their protocols are one."""
     return list(dict.fromkeys(rule for rule, protocol in rules
                               if config.owns_priority(rule.priority) and not config.owns_rule(rule, protocol)))
+
+
+def _packet_for(rule: Rule, source: Network) -> Query:
+    """A packet of this host's own, from a source (of a prefix, from what the rule is for), that fits whatever else the
+    rule asks for."""
+    match = rule.match if not rule.match.inverted else ANY
+    inside = rule.src is not None and rule.src.version == source.version and rule.src.network_address in source
+    src = rule.src.network_address if inside and rule.src is not None else source.network_address
+    return Query(INTERNET[rule.version] if match.dst is None else match.dst.network_address, src, mark=match.mark,
+                 user=match.users[0] if match.users else None, protocol=match.protocol,
+                 sport=match.sports[0] if match.sports else 0, dport=match.dports[0] if match.dports else 0)
 
 
 def _askable(facts: VerifyInput) -> List[Tuple[EniFamily, Address]]:
@@ -270,11 +285,6 @@ class _Paths:
         return found
 
 
-def _covers(outer: Network, inner: Network) -> bool:
-    return (outer.version == inner.version and outer.prefixlen <= inner.prefixlen
-            and inner.network_address in outer)
-
-
 def words(answer: Answer, received: bool) -> str:
     """What the kernel's answer says."""
     if answer.error:
@@ -296,9 +306,7 @@ def _blame(check: Check, answer: Answer, facts: VerifyInput, config: Config) -> 
     if check.query.iif or source is None:
         return "the kernel would not accept it"
     for rule, protocol in facts.rules:
-        if rule.version != source.version or rule.priority == 0 or rule.oif or rule.table != answer.table:
-            continue
-        if rule.src is not None and not _covers(rule.src, network_of(source)):
+        if rule.priority == 0 or rule.table != answer.table or not rule_matches(rule, check.query):
             continue
         if not config.owns_rule(rule, protocol) and rule.priority < config.priority_primary:
             return "somebody else's rule comes first: " + str(rule)
