@@ -85,8 +85,9 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
     kernel = Kernel()
     try:
         with _watched(kernel, config) as watch:
-            found = chosen.run(Context(asking.fetch, kernel, deadline, config, managers, competing_agents, root=parsed.root,
-                                     networks=container_networks))
+            found = chosen.run(Context(
+                asking.fetch, kernel, deadline, config, managers, competing_agents, root=parsed.root,
+                networks=container_networks))
             watch(found)
             return found
     finally:

@@ -80,7 +80,8 @@ def two_enis(routes=(), rules=(), links=None, addresses=()):
 
 def decision(world, *interfaces, sick=(), made=Record(), address_wait_expired=frozenset(), config=CONFIG,
              networks=()):
-    return decide(Listing(interfaces or (PRIMARY, ETH1), tuple(sick)), world, made, address_wait_expired, config, networks)
+    listing = Listing(interfaces or (PRIMARY, ETH1), tuple(sick))
+    return decide(listing, world, made, address_wait_expired, config, networks)
 
 
 def texts(items):

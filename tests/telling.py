@@ -63,7 +63,7 @@ def _run(listing, snapshot, made, over, config, former=()):
     yield from _shown(decision, snapshot, config)
     yield repr([Memory(snapshot, config).tables_of(eni.dev, decision.sources[eni.dev]) for eni in decision.enis])
     made = record.before(made, todo.links + todo.addresses, snapshot.links, [eni.dev for eni in decision.enis],
-                        config.group)
+                         config.group)
     after = FakeKernel(snapshot).apply(todo.changes)
     return decision, todo, record.after(made, todo.changes, config.group), after
 

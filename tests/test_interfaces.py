@@ -60,7 +60,7 @@ def tree(macs=None, mac=PRIMARY):
 
 
 def second(leaves=(), without=(), **changes):
-    """What becomes of the second ENI when its leaves are changed so (``_`` stands for ``-``): what is sick of it, or it."""
+    """What becomes of the second ENI when its leaves are changed so (``_`` for ``-``): what is sick of it, or it."""
     return of_second(leaves, without, **changes)[-1]
 
 

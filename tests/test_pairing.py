@@ -26,7 +26,8 @@ def test_names_and_order_don_t_matter_the_mac_does():
 def test_an_eni_without_a_link_may_still_come():
     enis, unready = paired([PRIMARY, ETH1], [link(0)])
     assert [eni.dev for eni in enis] == ["eth0"]
-    assert unready[0].transient and "no link has this MAC" in unready[0].reason and "eni-1 (" + mac(1) in unready[0].label
+    assert unready[0].transient and "no link has this MAC" in unready[0].reason
+    assert "eni-1 (" + mac(1) in unready[0].label
 
 
 def test_two_links_with_one_mac_are_named_and_left():

@@ -50,7 +50,8 @@ def test_the_small_proof_asks_one_source_of_each_eni_about_everything():
 def test_the_small_proof_asks_about_one_other_vswitch_only():
     eth3 = interface(3, subnet("172.16.30.0/24", "172.16.30.30"))
     world = two_enis(links=[link(0), link(1), link(2), link(3)])
-    about = [target for dev, _, target, _ in asked(quick_checks(facts(world, PRIMARY, ETH1, ETH2, eth3))) if dev == "eth1"]
+    checks = quick_checks(facts(world, PRIMARY, ETH1, ETH2, eth3))
+    about = [target for dev, _, target, _ in asked(checks) if dev == "eth1"]
     assert about == ["internet", "own vSwitch", "vSwitch of eth0", "received"]
 
 

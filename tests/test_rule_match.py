@@ -52,9 +52,10 @@ def host():
         batch(namespace, 4, ["link add {} type veth peer name {}".format(*pair) for pair in ends]
               + ["link set {} up".format(dev) for pair in ends for dev in pair])
         for version, length in ((4, "24"), (6, "64 nodad")):
-            batch(namespace, version, [
-                "address add {}/{} dev {}".format(HELD[version][place], length, dev) for place, (dev, _) in enumerate(ends)
-            ] + ["route add default dev d1", "route add default dev d2 table {}".format(ELSEWHERE)])
+            addresses = ["address add {}/{} dev {}".format(address, length, dev)
+                         for address, (dev, _) in zip(HELD[version], ends)]
+            batch(namespace, version, addresses + [
+                "route add default dev d1", "route add default dev d2 table {}".format(ELSEWHERE)])
         yield namespace
 
 

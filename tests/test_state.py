@@ -18,7 +18,7 @@ from tests.build import address, link
 
 LINKS = (link(0), link(1), link(2))
 MADE = Record(frozenset(["eth1"]), (LinkGroup("eth0", 0), LinkGroup("eth1", 5)),
-            frozenset([address("eth1", "172.16.20.20/24"), address("eth1", "2001:db8::1/128")]))
+              frozenset([address("eth1", "172.16.20.20/24"), address("eth1", "2001:db8::1/128")]))
 
 
 @pytest.fixture(autouse=True)

@@ -161,7 +161,8 @@ class _Search:
                         self.left.append("{}: a twin of ours, which does no harm".format(rule))
                         continue
                     if rule in self._decision.rules and rule not in self._ours:
-                        ours.append(Change("add", rule, self._config.protocol_networkd_safe))  # so far it stood for ours
+                        # So far it stood for ours.
+                        ours.append(Change("add", rule, self._config.protocol_networkd_safe))
                     rules.append(Change("remove", rule, protocol))
                 for route, protocol, _ in held:
                     wanted = self._wanted.get(route.key)

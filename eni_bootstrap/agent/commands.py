@@ -116,8 +116,8 @@ def status(world: Context) -> Report:
     made = record.load(links)
     see_table(world, members, made, rules, problems, remarks)
     former = observe.former_configs(made, world.config)
-    remarks += among_ours([seen for seen in rules if not any(each.owns_rule(*seen) for each in former)],
-                                    world.config)
+    remarks += among_ours(
+        [seen for seen in rules if not any(each.owns_rule(*seen) for each in former)], world.config)
     remarks += observe.left_alone(snapshot, networks, world.config)
     if decision.enis:
         # By its id or its vSwitch's an ENI is known with metadata only.

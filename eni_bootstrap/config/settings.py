@@ -203,8 +203,8 @@ class Config(NamedTuple):
         for prefix, shift in (("table_", numbering.table - self.table_primary),
                               ("priority_", numbering.priority - self.priority_first)):
             moved.update({name: getattr(self, name) + shift for name in self._fields if name.startswith(prefix)})
-        return self._replace(protocol=numbering.protocol, protocol_networkd_safe=numbering.protocol, group=numbering.group,
-                             **moved)
+        return self._replace(protocol=numbering.protocol, protocol_networkd_safe=numbering.protocol,
+                             group=numbering.group, **moved)
 
     @property
     def names_enis(self) -> bool:

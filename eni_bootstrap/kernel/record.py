@@ -238,7 +238,8 @@ def _with_addresses(made: Record, addresses: AbstractSet[LinkAddress]) -> Record
                          as_set=frozenset(each for each in made.as_set if each.held in addresses))
 
 
-def _with_settings(made: Record, added: Sequence[LinkSetting], present: Iterable[LinkSetting]) -> Tuple[SettingMade, ...]:
+def _with_settings(made: Record, added: Sequence[LinkSetting], present: Iterable[LinkSetting]
+                   ) -> Tuple[SettingMade, ...]:
     """What was there before our first change is what counts."""
     found = {done.setting[:2]: done for done in made.settings}
     were = {setting[:2]: setting.value for setting in present}

@@ -122,7 +122,8 @@ def _kept_rules(decision: Decision, ours: OwnedObjects) -> Set[Rule]:
     """
     given = {source for family in decision.families for source in family.sources}
     devs = {family.key for family in decision.families}
-    kept = {rule for rule in ours.rules if rule.action == "lookup" and (rule.table, rule.version) in decision.kept_tables
+    kept = {rule for rule in ours.rules
+            if rule.action == "lookup" and (rule.table, rule.version) in decision.kept_tables
             and rule.src not in given and (rule.oif, rule.version) not in devs}
     selected = {(rule.src, rule.match) for rule in kept}
     return kept | {rule for rule in ours.rules if rule.action == "unreachable" and (rule.src, rule.match) in selected}

@@ -239,7 +239,8 @@ def render(listing: Listing, names: Mapping[str, str], config: Config) -> List[F
         if isinstance(item, (LinkGroup, LinkUp, LinkSetting)):
             parts["links"].append(lines.link(item))
         elif isinstance(item, Route):
-            parts["addresses" if item.is_local_prefix else "routes"].append(lines.route(item, "" if item in near else "far"))
+            part = parts["addresses" if item.is_local_prefix else "routes"]
+            part.append(lines.route(item, "" if item in near else "far"))
         elif isinstance(item, Rule):
             parts["rules"].append(lines.rule(item))
         else:

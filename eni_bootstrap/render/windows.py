@@ -208,8 +208,8 @@ def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[str], Lis
     sick = [UnreadyEni(each.eni_id, each.mac, each.primary, each.reason, each.transient) for each in listing.sick]
     fit, unready = refuse_stealing(sorted(enis, key=lambda eni: not eni.primary), sick, ())
     far = [eni for eni in fit if not eni.primary and not all(map(is_near, eni.subnets))]
-    unready = sick + unready + [eni.unready("its gateway is outside its vSwitch, where Windows does not reach it")
-                            for eni in far]
+    unready = sick + unready + [
+        eni.unready("its gateway is outside its vSwitch, where Windows does not reach it") for eni in far]
     fit, unready, left = leave_ignored([eni for eni in fit if eni not in far], unready, config.ignore, config.only)
     return fit, not_here(config) + ["LEFT OUT: {}: {}".format(member.label, member.reason) for member in unready], left
 

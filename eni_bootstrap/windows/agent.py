@@ -307,4 +307,5 @@ def _recall(ours: Sequence[Recorded], snapshot: Snapshot) -> Decision:
                 subnets.append(Subnet(held[0].network, gateways[0], tuple(each.address for each in held)))
         if any(entry.route.ifindex == link.ifindex for entry in ours):
             enis.append(Eni(NetworkInterface("", link.mac, False, tuple(subnets)), link, link.name))
-    return Decision(tuple(enis), tuple(EniFamily(eni, subnet, subnet.sources) for eni in enis for subnet in eni.subnets))
+    return Decision(tuple(enis), tuple(
+        EniFamily(eni, subnet, subnet.sources) for eni in enis for subnet in eni.subnets))
