@@ -28,7 +28,8 @@ def access_checks(
 ) -> Tuple[List[AccessCheck], List[str]]:
     """What to ask, and what can't be asked.
 
-    ``ways``: by which packets may be sent. ``working``: devices that are up. ``own``: this host's addresses. ``near``: by
+    ``ways``: by which packets may be sent. ``working``: devices that are up. ``own``: this host's addresses.
+    ``near``: by
     device, addresses behind it.
     """
     found: List[AccessCheck] = []
