@@ -1,6 +1,7 @@
 """Who may import whom: the layers of the house, and the one door to each library."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -37,11 +38,15 @@ WORLDLY = {"socket", "os", "subprocess", "time", "threading", "requests", "tenac
            "msvcrt", "shutil", "tempfile", "zipfile"}
 
 
+@functools.lru_cache(None)
+def _nodes(module):
+    with open(os.path.join(PACKAGE, *module.split(".")) + ".py") as source:
+        return [node for node in ast.walk(ast.parse(source.read())) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imports(module):
     """Full names of what a module imports, also inside functions."""
-    with open(os.path.join(PACKAGE, *module.split(".")) + ".py") as source:
-        tree = ast.parse(source.read())
-    for node in ast.walk(tree):
+    for node in _nodes(module):
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield name.name
