@@ -4,6 +4,7 @@ The table is the one of ARCHITECTURE.md.
 """
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 
 import eni_bootstrap
 from tests.agent import ROOT
+
+pytestmark = pytest.mark.once
 
 PACKAGE = os.path.dirname(eni_bootstrap.__file__)
 
@@ -63,11 +66,15 @@ def modules():
     return sorted(found)
 
 
+@functools.lru_cache(None)
+def _nodes(module):
+    with open(os.path.join(PACKAGE, *module.split(".")) + ".py") as source:
+        return [node for node in ast.walk(ast.parse(source.read())) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imports(module):
     """Full names of what a module imports, also inside functions."""
-    with open(os.path.join(PACKAGE, *module.split(".")) + ".py") as source:
-        tree = ast.parse(source.read())
-    for node in ast.walk(tree):
+    for node in _nodes(module):
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield name.name

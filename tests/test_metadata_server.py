@@ -277,7 +277,7 @@ LASTING = [
 
 @pytest.fixture(scope="module")
 def in_the_end():
-    """Faults → what becomes of a client with a second of time, and when. All at once, as all take that second."""
+    """Faults → what becomes of a client with a second of time, and when. All at once, as each takes that second."""
 
     def outcome(faults):
         with MetadataService(tree(), **faults) as service:

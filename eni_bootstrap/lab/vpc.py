@@ -278,7 +278,7 @@ class Vpc:
     def dump(self) -> str:
         """The instance's whole configuration as ``ip`` prints it: equal texts, equal state. Needs iproute2.
 
-        A worker of the kernel blesses each new IPv6 address and adds its local route, a while after it is seen.
+        A worker of the kernel blesses each new IPv6 address and adds its local route a while after the address is seen.
         """
         commands = (
             "ip -d rule", "ip -d -6 rule", "ip -d route show table all", "ip -d -6 route show table all",
