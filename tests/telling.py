@@ -17,7 +17,7 @@ from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.changes import Numbering, Record
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
-from eni_bootstrap.plan.diff import plan, withdrawal
+from eni_bootstrap.plan.diff import Before, plan, withdrawal
 from eni_bootstrap.plan.ownership import outdated, without
 from eni_bootstrap.render import FORMATS, formats, output
 from eni_bootstrap.verify.checks import VerifyInput, full, shadowing_rules
@@ -56,7 +56,7 @@ def tell(listing, snapshot):
 def _run(listing, snapshot, made, over, config, former=()):
     left = outdated(snapshot, [link.name for link in snapshot.links], former, config)
     decision = decide(listing, without(snapshot, left), made, over, config, NETWORKS)
-    todo = plan(decision, snapshot, made, config, former, left)
+    todo = plan(decision, snapshot, made, config, Before(tuple(former), left))
     yield plan_text(Report(decision, todo.changes, decision.problems, decision.remarks))
     yield repr((todo.conflicts, decision.routes, decision.rules, decision.addresses, decision.groups, decision.settings,
                 decision.sources, decision.numbers, decision.marked, decision.unready))

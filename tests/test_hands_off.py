@@ -17,7 +17,7 @@ from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import LinkGroup, Match, Rule, SeenRule
-from eni_bootstrap.plan.diff import plan
+from eni_bootstrap.plan.diff import Before, plan
 from tests.build import (
     BOOT, CONFIG, ETH1, ETH2, MAIN, OURS, PRIMARY, address, decision, interface, link, mac, net, route, subnet,
     two_enis,
@@ -109,7 +109,8 @@ class TestWhatWasSetUpBefore:
         return FakeKernel(world).apply(plan(decided(world, *THREE), world, Record(), CONFIG).changes)
 
     def changes(self, world, made=Record(), in_use=frozenset(), config=CONFIG._replace(ignore=("eth1",))):
-        return plan(decided(world, *THREE, config=config, made=made), world, made, config, in_use=in_use).changes
+        wanted = decided(world, *THREE, config=config, made=made)
+        return plan(wanted, world, made, config, Before(in_use=in_use)).changes
 
     def test_rules_routes_and_group_go_and_the_others_stay(self):
         world = self.before()

@@ -18,7 +18,7 @@ from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Link, SeenRule, Snapshot
-from eni_bootstrap.plan.diff import plan
+from eni_bootstrap.plan.diff import Before, plan
 from eni_bootstrap.plan.ownership import NOTHING, bears_kernels_mark, outdated, unfinished, without
 
 
@@ -139,8 +139,9 @@ def _look_by(config: Config, former: Sequence[Config], world: Context, seen: _Re
     ours = made.ups.union(held.dev for held in made.addresses)
     in_use = devs_in_use(world, links, ours & decision.skipped - decision.used,
                          {each.protocol for each in (config, *former)})
+    before = Before(tuple(former), outdone, frozenset(in_use))
     return Observation(
-        snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
+        snapshot, made, decision, plan(decision, whole, made, config, before), config,
         () if numberings == (Config().numbering,) else numberings,
         config.protocol_networkd_safe == PROTOCOL_KERNEL and bool(decision.rules)
         or any(bears_kernels_mark(whole, each) for each in (config, *former)),

@@ -5,7 +5,7 @@ a rule leads to it, what refuses is there before what leads past it, a rule goes
 is killed after any single message leaves the old state, the new one, or traffic that is refused, never a wrong way out.
 """
 
-from typing import AbstractSet, Dict, List, Sequence, Set
+from typing import AbstractSet, Dict, FrozenSet, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
@@ -16,71 +16,102 @@ from eni_bootstrap.plan.order import Order
 from eni_bootstrap.plan.ownership import NOTHING, OwnedObjects, owned
 
 
-def plan(
-    decision: Decision, snapshot: Snapshot, made: Record, config: Config, former: Sequence[Config] = (),
-    left: OwnedObjects = NOTHING, in_use: AbstractSet[str] = frozenset()
-) -> Plan:
-    """The changes that lead from the snapshot to the decision. ``left``: what there is by ``former`` numbers.
+class Before(NamedTuple):
+    """What is known of earlier runs beside the record."""
 
-    An ENI that is left alone loses what is ours of its link, too; ``in_use`` as for ``withdrawal``.
+    former: Tuple[Config, ...] = ()
+    """With other numbers, by which there may still be things of ours."""
+    outdated: OwnedObjects = NOTHING
+    """What there is by these."""
+    in_use: FrozenSet[str] = frozenset()
+    """Devices that we brought up and that somebody else has addressed since or routes by."""
+
+
+def plan(decision: Decision, snapshot: Snapshot, made: Record, config: Config, before: Before = Before()) -> Plan:
+    """The changes that lead from the snapshot to the decision.
+
+    An ENI that is left alone loses what is ours of its link, too.
     """
     ours = owned(snapshot, {eni.dev for eni in decision.enis} | decision.skipped, config)
-    # A fence of ours with the wrong mark has to be made again.
-    present_routes = {seen.route for seen in snapshot.routes if seen.route not in ours.routes or seen.route.hops
-                      or seen.protocol == config.protocol_networkd_safe}
-    present_routes -= {seen.route for seen in snapshot.routes if seen.route in left.routes
-                       and seen.protocol != _change("add", seen.route, config).protocol}
-    by_key = {seen.route.key: seen.route for seen in snapshot.routes}
-
-    links = {link.name: link for link in snapshot.links}
-    to_links: List[Item] = [group for group in decision.groups if links[group.dev].group != group.group]
-    to_links += [up for up in decision.ups if not links[up.dev].up]
-    to_links += [setting for setting in decision.settings if setting not in snapshot.settings]
-    held = set(snapshot.addresses)
-    addresses = [_change("replace" if address._replace(deprecated=True) in held else "add", address, config)
-                 for address in decision.addresses if address not in held]
-
-    routes: List[Change] = []
-    own_prefixes: List[Change] = []
-    conflicts: List[Conflict] = []
-    replaced: Set[Route] = set()
-    for route in decision.routes:
-        if route in present_routes:
-            continue
-        holder = by_key.get(route.key)
-        if holder is None:
-            (own_prefixes if route.is_local_prefix else routes).append(_change("add", route, config))
-        elif holder in ours.routes or holder in left.routes:
-            replaced.add(holder)
-            routes.append(_change("replace", route, config))
-        elif holder.way != route.way:
-            conflicts.append(Conflict(route, holder))
-
+    routes = _route_changes(decision, snapshot, ours, before.outdated, config)
     rules: Dict[Rule, None] = dict.fromkeys(decision.rules)
     rules.update(dict.fromkeys(sorted(_kept_rules(decision, ours), key=lambda rule: (str(rule), rule.version))))
-    present_rules = {seen.rule for seen in snapshot.rules
-                     if seen.protocol == config.protocol_networkd_safe or seen not in ours.marks | left.marks}
-    remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks | left.marks
+    present_rules = {seen.rule for seen in snapshot.rules if seen.protocol == config.protocol_networkd_safe
+                     or seen not in ours.marks | before.outdated.marks}
+    remove = [Change("remove", rule, protocol) for rule, protocol in ours.marks | before.outdated.marks
               if rule not in rules or protocol != config.protocol_networkd_safe]
     remove += _without(snapshot, {
-        route for route in (ours.routes | left.routes) - set(decision.routes) - replaced
+        route for route in (ours.routes | before.outdated.routes) - set(decision.routes) - routes.replaced
         if (route.table, route.version) not in decision.kept_tables
         and decision.kept_families.isdisjoint((dev, route.version) for dev in route.devs())})
     remove += [_change("remove", address, config) for address in decision.dropped_addresses]
-    remove += _links_back(decision.skipped - decision.used, snapshot, made, in_use, config)
-    everybody = {link.name for link in snapshot.links} - decision.untouched_devs
-    remove += _former_groups(made, snapshot, decision.skipped if decision.groups else everybody, config)
-    asked = {(setting.dev, setting.name) for setting in decision.settings}
-    remove += [change for change in _former_settings(made, snapshot, config)
-               if change.item[:2] not in asked and change.item[0] not in decision.untouched_devs]
-    for group in {each.group for each in (Config(), *former)} - {config.group}:  # udev's rule knows the usual one only
-        remove += _former_groups(made, snapshot, everybody, config._replace(group=group))
-    order = Order([config, *former])
+    remove += _links_back(decision.skipped - decision.used, snapshot, made, before.in_use, config)
+    remove += _others_back(decision, snapshot, made, config, before.former)
+    order = Order([config, *before.former])
     return Plan(
-        tuple(_change("add", item, config) for item in to_links), order.made(routes),
+        _link_changes(decision, snapshot, config), order.made(routes.tables),
         order.made(_change("add", rule, config) for rule in rules if rule not in present_rules),
-        tuple(addresses + own_prefixes), order.removed_flag(remove),
-        tuple(conflicts))
+        _address_changes(decision, snapshot, config) + tuple(routes.local_prefixes), order.undone(remove),
+        tuple(routes.conflicts))
+
+
+def _link_changes(decision: Decision, snapshot: Snapshot, config: Config) -> Tuple[Change, ...]:
+    links = {link.name: link for link in snapshot.links}
+    items: List[Item] = [group for group in decision.groups if links[group.dev].group != group.group]
+    items += [up for up in decision.ups if not links[up.dev].up]
+    items += [setting for setting in decision.settings if setting not in snapshot.settings]
+    return tuple(_change("add", item, config) for item in items)
+
+
+def _address_changes(decision: Decision, snapshot: Snapshot, config: Config) -> Tuple[Change, ...]:
+    held = set(snapshot.addresses)
+    return tuple(_change("replace" if address._replace(deprecated=True) in held else "add", address, config)
+                 for address in decision.addresses if address not in held)
+
+
+class _RouteChanges(NamedTuple):
+    """What becomes of the routes that are wanted."""
+
+    tables: List[Change]
+    local_prefixes: List[Change]
+    conflicts: List[Conflict]
+    replaced: Set[Route]
+    """Of ours: those whose place another one takes."""
+
+
+def _route_changes(decision: Decision, snapshot: Snapshot, ours: OwnedObjects, outdated: OwnedObjects, config: Config
+                   ) -> _RouteChanges:
+    # A fence of ours with the wrong mark has to be made again.
+    present = {seen.route for seen in snapshot.routes if seen.route not in ours.routes or seen.route.hops
+               or seen.protocol == config.protocol_networkd_safe}
+    present -= {seen.route for seen in snapshot.routes if seen.route in outdated.routes
+                and seen.protocol != _change("add", seen.route, config).protocol}
+    by_key = {seen.route.key: seen.route for seen in snapshot.routes}
+    found = _RouteChanges([], [], [], set())
+    for route in [route for route in decision.routes if route not in present]:
+        holder = by_key.get(route.key)
+        if holder is None:
+            place = found.local_prefixes if route.is_local_prefix else found.tables
+            place.append(_change("add", route, config))
+        elif holder in ours.routes or holder in outdated.routes:
+            found.replaced.add(holder)
+            found.tables.append(_change("replace", route, config))
+        elif holder.way != route.way:
+            found.conflicts.append(Conflict(route, holder))
+    return found
+
+
+def _others_back(decision: Decision, snapshot: Snapshot, made: Record, config: Config, former: Sequence[Config]
+                 ) -> List[Change]:
+    """Groups and settings of links that are not wanted any more, as they were before."""
+    everybody = {link.name for link in snapshot.links} - decision.untouched_devs
+    back = _former_groups(made, snapshot, decision.skipped if decision.groups else everybody, config)
+    asked = {(setting.dev, setting.name) for setting in decision.settings}
+    back += [change for change in _former_settings(made, snapshot, config)
+             if change.item[:2] not in asked and change.item[0] not in decision.untouched_devs]
+    for group in {each.group for each in (Config(), *former)} - {config.group}:  # udev's rule knows the usual one only
+        back += _former_groups(made, snapshot, everybody, config._replace(group=group))
+    return back
 
 
 def withdrawal(
@@ -101,7 +132,7 @@ def withdrawal(
     for group in {each.group for each in (Config(), config, *former)}:
         remove += _former_groups(made, snapshot, devs, config._replace(group=group))
     remove += _former_settings(made, snapshot, config)
-    return Plan(removals=Order([config, *former]).removed_flag(dict.fromkeys(remove)))
+    return Plan(removals=Order([config, *former]).undone(dict.fromkeys(remove)))
 
 
 def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Record, in_use: AbstractSet[str], config: Config

@@ -17,7 +17,7 @@ class Order:
     def made(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
         return tuple(sorted(changes, key=lambda change: self._place(change.item)))
 
-    def removed_flag(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
+    def undone(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
         def reverse(change: Change) -> Tuple[int, int, str, int, int]:
             rank, priority = self._place(change.item)
             # The text of a rule for all does not tell its IP version.
