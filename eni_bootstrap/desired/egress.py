@@ -1,4 +1,4 @@
-"""What packets can be sent by: each address family of each ENI, also of those that can't be set up now. PURE."""
+"""The egresses: each address family of each ENI, by which packets can be sent; also of unready ENIs. PURE."""
 
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
@@ -19,7 +19,7 @@ class Egress(NamedTuple):
     primary: bool
     version: int
     table: int
-    """Where it is routed; 0: nowhere, as it was never set up."""
+    """The routing table that leads out by it; 0: none, it was never set up."""
 
     @property
     def dev(self) -> str:
@@ -27,7 +27,7 @@ class Egress(NamedTuple):
 
 
 def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], memory: Memory) -> List[Egress]:
-    """All ways out. An ENI that can't be set up keeps the table that it has, and with that its way."""
+    """The egresses of all ENIs. An ENI that can't be set up now keeps the table that it has, and so its egress."""
     found = [Egress(family.label, family.eni.interface.eni_id, family.eni.mac, family.eni.interface.vswitch_id,
                     family.eni.devs, family.primary, family.version, family.table) for family in families]
     for member in unready:
@@ -38,7 +38,7 @@ def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], memor
 
 
 def named_egresses(pattern: str, ways: Iterable[Egress]) -> Dict[str, List[Egress]]:
-    """By MAC: the address families of each ENI that a word of the configuration names."""
+    """MAC -> egresses, of each ENI that a word of the configuration names."""
     found: Dict[str, List[Egress]] = {}
     for way in ways:
         if names(pattern, way.eni_id, way.mac, way.devs, way.vswitch_id):

@@ -1,4 +1,4 @@
-"""What of ours must stay as it is, because the ENI that it is for can't be looked after now. PURE."""
+"""Which tables and devices must stay as they are, because their ENI can't be looked after now. PURE."""
 
 from typing import FrozenSet, List, NamedTuple, Sequence, Set, Tuple
 
@@ -11,21 +11,21 @@ from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Snapsho
 
 
 class Kept(NamedTuple):
-    """What must stay as it is."""
+    """Tables and devices whose routes, rules and addresses stay as they are."""
 
     tables: FrozenSet[Tuple[int, int]]
-    """Routing table and IP version."""
+    """(table, IP version) pairs."""
     devs: FrozenSet[Tuple[str, int]]
-    """Device and IP version."""
+    """(device, IP version) pairs."""
     remarks: Tuple[str, ...]
 
     def others_tables(self, families: Sequence[EniFamily], memory: Memory) -> FrozenSet[int]:
-        """The tables that no ENI that is set up has."""
+        """The kept tables that belong to none of the ENIs that are set up."""
         return frozenset(table for table, _ in self.tables) - _tables_of(families, memory)
 
 
 def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, memory: Memory) -> Kept:
-    """What ENIs have that can't be set up now, or that metadata does not list any more.
+    """Tables and devices of ENIs that can't be set up now, or that metadata does not list any more.
 
     An ENI's things go only when a complete list lacks it *and* its link is gone. Where a listed ENI can't be found in
     the kernel at all, anything that nobody claims may be its own, so all of that stays.
@@ -51,7 +51,7 @@ def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, m
 
 def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory
               ) -> Tuple[List[Tuple[str, List[int]]], List[str]]:
-    """Devices that metadata no longer lists and that have tables of ours, these tables, and what to say of it."""
+    """Devices that metadata no longer lists and that have tables of ours, with these tables; and remarks."""
     listed = {dev for group in (chosen.enis, chosen.unready, chosen.skipped) for member in group for dev in member.devs}
     found = []
     remarks = []
