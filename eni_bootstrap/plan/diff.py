@@ -1,8 +1,9 @@
-"""What has to be done, and in which order. PURE.
+"""The changes that lead from the present state to the desired one, in a safe order. PURE.
 
-Desired minus present is added; ours minus desired is removed. Additions come before removals, a table is filled before
-a rule leads to it, what refuses is there before what leads past it, a rule goes before its table is emptied: a run that
-is killed after any single message leaves the old state, the new one, or traffic that is refused, never a wrong way out.
+Desired minus present is added; ours minus desired is removed. Additions come before removals; a table is filled before
+a rule leads to it; a refusal is there before a rule leads past it; a rule goes before its table is emptied. So a run
+that is killed after any single message leaves the old state, the new one, or traffic that is refused, never a wrong way
+out.
 """
 
 from typing import AbstractSet, Dict, FrozenSet, List, NamedTuple, Sequence, Set, Tuple
@@ -17,12 +18,12 @@ from eni_bootstrap.plan.ownership import NOTHING, OwnedObjects, owned
 
 
 class Before(NamedTuple):
-    """What is known of earlier runs beside the record."""
+    """What earlier runs left, beside the record."""
 
     former: Tuple[Config, ...] = ()
-    """With other numbers, by which there may still be things of ours."""
+    """Configurations with former numbers, by which there may still be objects of ours."""
     outdated: OwnedObjects = NOTHING
-    """What there is by these."""
+    """The objects that are ours by these numbers only."""
     in_use: FrozenSet[str] = frozenset()
     """Devices that we brought up and that somebody else has addressed since or routes by."""
 
@@ -30,7 +31,7 @@ class Before(NamedTuple):
 def plan(decision: Decision, snapshot: Snapshot, made: Record, config: Config, before: Before = Before()) -> Plan:
     """The changes that lead from the snapshot to the decision.
 
-    An ENI that is left alone loses what is ours of its link, too.
+    An ENI that is left alone loses our changes to its link, too. ``made``: the record, as far as it is still true.
     """
     ours = owned(snapshot, {eni.dev for eni in decision.enis} | decision.skipped, config)
     routes = _route_changes(decision, snapshot, ours, before.outdated, config)
@@ -70,13 +71,13 @@ def _address_changes(decision: Decision, snapshot: Snapshot, config: Config) -> 
 
 
 class _RouteChanges(NamedTuple):
-    """What becomes of the routes that are wanted."""
+    """The changes that the desired routes need."""
 
     tables: List[Change]
     local_prefixes: List[Change]
     conflicts: List[Conflict]
     replaced: Set[Route]
-    """Of ours: those whose place another one takes."""
+    """Routes of ours that a desired one with the same key replaces."""
 
 
 def _route_changes(decision: Decision, snapshot: Snapshot, ours: OwnedObjects, outdated: OwnedObjects, config: Config
@@ -103,7 +104,7 @@ def _route_changes(decision: Decision, snapshot: Snapshot, ours: OwnedObjects, o
 
 def _others_back(decision: Decision, snapshot: Snapshot, made: Record, config: Config, former: Sequence[Config]
                  ) -> List[Change]:
-    """Groups and settings of links that are not wanted any more, as they were before."""
+    """Restore former groups and settings of links, where ours are not wanted any more."""
     everybody = {link.name for link in snapshot.links} - decision.untouched_devs
     back = _former_groups(made, snapshot, decision.skipped if decision.groups else everybody, config)
     asked = {(setting.dev, setting.name) for setting in decision.settings}
@@ -117,10 +118,10 @@ def _others_back(decision: Decision, snapshot: Snapshot, made: Record, config: C
 def withdrawal(
     snapshot: Snapshot, made: Record, in_use: AbstractSet[str], config: Config, former: Sequence[Config] = ()
 ) -> Plan:
-    """The changes that take back all that is ours. Needs no metadata: the kernel and the record tell.
+    """The removal of all that is ours. It needs no metadata: the kernel and the record know what is ours.
 
-    A link that we brought up stays up when somebody has addressed it since or routes by it (``in_use``), and keeps the
-    address without which the kernel would drop those routes.
+    A link that we brought up stays up when somebody else has addressed it since, or routes by it (``in_use``); it also
+    keeps the address without which the kernel would drop those routes.
     """
     remove: List[Change] = []
     for each in (config, *former):
@@ -137,7 +138,7 @@ def withdrawal(
 
 def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Record, in_use: AbstractSet[str], config: Config
                 ) -> List[Change]:
-    """Takes back the addresses that we put on these devices, and that we brought them up."""
+    """Remove the addresses that we put on these devices, and take down the links that we brought up."""
     back = [_change("remove", address, config) for address in snapshot.addresses
             if address in made.addresses and address.dev in devs - in_use
             and not takes_others_along(address, snapshot.addresses, made)]
@@ -149,7 +150,7 @@ def _links_back(devs: AbstractSet[str], snapshot: Snapshot, made: Record, in_use
 def _kept_rules(decision: Decision, ours: OwnedObjects) -> Set[Rule]:
     """Rules of ENIs that stay as they are: those that lead to a kept table, and the fences of the same sources.
 
-    A source or a device that belongs to an ENI that is set up is that one's by now, whoever had it before.
+    A source or a device of an ENI that is set up belongs to that ENI by now, whoever had it before.
     """
     given = {source for family in decision.families for source in family.sources}
     devs = {family.key for family in decision.families}
@@ -161,9 +162,9 @@ def _kept_rules(decision: Decision, ours: OwnedObjects) -> Set[Rule]:
 
 
 def _former_groups(made: Record, snapshot: Snapshot, devs: AbstractSet[str], config: Config) -> List[Change]:
-    """The groups that these devices had before, of those that nobody has put into another one since.
+    """Restore the former groups of these devices, where they are still in our group.
 
-    Who is in ours without a record was put there by udev's rule when it was plugged in, out of none.
+    A device in our group without a record was put there by udev's rule when it was plugged in; before it had no group.
     """
     ours = {link.name for link in snapshot.links if link.group == config.group and link.name in devs}
     former = {dev: 0 for dev in ours}
@@ -172,17 +173,17 @@ def _former_groups(made: Record, snapshot: Snapshot, devs: AbstractSet[str], con
 
 
 def _former_settings(made: Record, snapshot: Snapshot, config: Config) -> List[Change]:
-    """What our links' settings were, of those that nobody has changed since."""
+    """Restore the former settings of links, where nobody has changed them since."""
     return [_change("remove", done.setting._replace(value=done.former), config) for done in made.settings
             if done.setting in snapshot.settings]
 
 
 def _change(verb: str, item: Item, config: Config) -> Change:
-    """What no device holds, a rule or a fence, bears the mark that nobody takes for a leftover."""
+    """A change with its protocol: rules and fences, which belong to no device, get the networkd-safe one."""
     networkd_safe = isinstance(item, Rule) or isinstance(item, Route) and not item.hops
     return Change(verb, item, config.protocol_networkd_safe if networkd_safe else config.protocol)
 
 
 def _without(snapshot: Snapshot, routes: AbstractSet[Route]) -> List[Change]:
-    """The routes' removal: each bears the mark that it was made with."""
+    """The removal of these routes, each with the protocol with which it was made."""
     return [Change("remove", seen.route, seen.protocol) for seen in snapshot.routes if seen.route in routes]

@@ -1,4 +1,4 @@
-"""What in a snapshot is ours. PURE."""
+"""Which routes and rules of a snapshot are ours. PURE."""
 
 from typing import FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
@@ -9,16 +9,17 @@ from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Route, Rule, SeenR
 
 
 class OwnedObjects(NamedTuple):
-    """What in a snapshot is ours."""
+    """The routes and rules of a snapshot that are ours."""
 
     routes: FrozenSet[Route]
     rules: FrozenSet[Rule]
     marks: FrozenSet[SeenRule]
-    """The rules with their protocols: one with each of our marks counts as two for the kernel."""
+    """The rules with their protocols: for the kernel, one rule with each of our two protocols is two rules."""
 
 
 def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> OwnedObjects:
-    """Ours is what carries our protocol *and* lies in our bands; a default in main only through an ENI's device."""
+    """Routes and rules that carry our protocol *and* lie in our bands; of main, default routes by an ENI's device only.
+    """
     marks = {seen for seen in snapshot.rules if config.owns_rule(seen.rule, seen.protocol)}
     rules = {seen.rule for seen in marks}
     tables = {route for route, protocol, _ in snapshot.routes if config.owns_route(route, protocol)}
@@ -32,16 +33,16 @@ NOTHING = OwnedObjects(frozenset(), frozenset(), frozenset())
 
 
 def bears_kernels_mark(snapshot: Snapshot, config: Config) -> bool:
-    """Whether anything of ours bears the kernel's mark."""
+    """Whether a rule or route of ours carries protocol ``kernel``."""
     return any(protocol == PROTOCOL_KERNEL and config.owns_rule(rule, protocol) for rule, protocol in snapshot.rules) \
         or any(seen.protocol == PROTOCOL_KERNEL and config.owns_route(seen.route, seen.protocol)
                for seen in snapshot.routes)
 
 
 def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Config], config: Config) -> OwnedObjects:
-    """What is ours by former numbers, and not by those in force.
+    """Routes and rules that are ours by former numbers, and not by those in force.
 
-    Where the bands of tables overlap, a table of the former ones counts as such: it may be another ENI's now.
+    Where the bands of tables overlap, a table of the former band counts as former: it may be another ENI's now.
     """
     routes: Set[Route] = set()
     marks: Set[SeenRule] = set()
@@ -58,7 +59,7 @@ def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Confi
 
 
 def unfinished(left: OwnedObjects, decision: Decision, snapshot: Snapshot, former: Config, config: Config) -> bool:
-    """Whether something by these former numbers is still to be made anew, or to go."""
+    """Whether a route or rule by these former numbers has still to be made anew, or to be removed."""
     wanted: Set[Item] = {*decision.routes, *decision.rules}
     found: List[Tuple[Item, int]] = [(seen.route, seen.protocol) for seen in snapshot.routes
                                      if seen.route in left.routes]
@@ -67,5 +68,6 @@ def unfinished(left: OwnedObjects, decision: Decision, snapshot: Snapshot, forme
 
 
 def without(snapshot: Snapshot, left: OwnedObjects) -> Snapshot:
+    """The snapshot without these routes and rules."""
     return snapshot._replace(routes=tuple(seen for seen in snapshot.routes if seen.route not in left.routes),
                              rules=tuple(seen for seen in snapshot.rules if seen not in left.marks))
