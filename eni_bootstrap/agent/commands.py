@@ -1,4 +1,4 @@
-"""The whole story: read, decide, compare, apply, prove. The world (metadata, kernel, clock) is passed in."""
+"""The commands: each observes, then applies or reports. The world (metadata, kernel, clock) is passed in."""
 
 from typing import List
 
@@ -21,7 +21,7 @@ from eni_bootstrap.verify.installed import recall
 
 
 def apply(world: Context) -> Report:
-    """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
+    """Set up all ENIs that are ready; go on while others that are worth waiting for may come; then prove."""
     try:
         heed_removal(world)  # before metadata is asked: it may not be there
         done = reconcile(LinuxPlatform(world), world.deadline, world.config, world.sleep)
@@ -47,7 +47,7 @@ def preview(world: Context) -> Report:
 
 
 def preview_of(world: Context, view: Observation) -> Report:
-    """What there is to do, by one look."""
+    """The plan of one observation."""
     decision = view.decision
     waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
         unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
@@ -64,7 +64,7 @@ def verify(world: Context) -> Report:
 
 
 def verify_of(world: Context, view: Observation) -> Report:
-    """The proof, by one look."""
+    """The proof of one observation."""
     decision = view.decision
     problems = problems_of(decision)
     remarks = list(decision.remarks)
