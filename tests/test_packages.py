@@ -21,7 +21,7 @@ DEBIANS = "/etc/network/|/etc/networkd-dispatcher/|/etc/dhcp/.*/eni-bootstrap$"
 RED_HATS = "/etc/dhcp/.*/eni-bootstrap.sh$"
 TAG = sys.implementation.cache_tag
 
-pytestmark = pytest.mark.packaging
+pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packages")]
 
 
 def once(test):
