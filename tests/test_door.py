@@ -28,7 +28,7 @@ esac
 
 @pytest.fixture
 def copy(tmp_path):
-    """A working copy, as far as tests/venv looks at it: ``copy(**environment)`` runs that with a stand-in for Python."""
+    """A working copy, as far as tests/venv looks: ``copy(**environment)`` runs that with a stand-in for Python."""
     shutil.copy(os.path.join(ROOT, "setup.cfg"), str(tmp_path))
     (tmp_path / "tests").mkdir()
     shutil.copy(os.path.join(ROOT, "tests", "venv"), str(tmp_path / "tests"))
