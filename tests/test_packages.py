@@ -221,7 +221,7 @@ def test_sdist_holds_all_that_building_and_testing_takes(distributed):
     names = said("tar", "-tzf", str(next(distributed.glob("eni_bootstrap-*.tar.gz")))).split()
     inside = {name.partition("/")[2] for name in names}
     assert {"setup.py", "setup.cfg", "LICENSE", "packaging/build", "packaging/debian/control", "tests/run",
-            "tests/conftest.py", "eni_bootstrap/host/files.py", "cloud-init/"} <= inside
+            "tests/venv", "Makefile", "tests/conftest.py", "eni_bootstrap/host/files.py", "cloud-init/"} <= inside
     assert not [name for name in inside if "__pycache__" in name or name.startswith(".")]
 
 
