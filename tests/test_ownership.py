@@ -140,7 +140,7 @@ def test_what_is_not_ours_has_no_part_in_the_decision():
     """An ENI whose address such a rule leads to another table does not take that table for its own."""
     rule = Rule(4, 7200, net("172.16.20.20/32"), table=1007, other=("unknown", "attribute", "25=0x08"))
     world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24")], rules=[(rule, OURS)])
-    assert decision(world, PRIMARY, ETH1, ETH2).numbers["eth1"].table == 1001
+    assert decision(world, PRIMARY, ETH1, ETH2).table_of("eth1") == 1001
 
 
 # on the kernel
