@@ -4,9 +4,9 @@ PYTHON = python3
 T =
 # Four at once, on however few processors: the tests wait as much as they compute.
 RUN = tests/run $(PYTHON) -q
-AT_ONCE = -n 4
+AT_ONCE = -n 4 --dist loadgroup
 # Files in which everything is for the kernel or for packages are not even imported.
-MAYBE_UNIT = $$(grep -LE '^pytestmark = pytest.mark.(kernel|packaging)' tests/test_*.py)
+MAYBE_UNIT = $$(grep -LE "^pytestmark = \[?pytest.mark.(kernel|packaging)" tests/test_*.py)
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' Makefile | expand -t 10

@@ -47,7 +47,9 @@ def pytest_xdist_setupnodes(config):
         find_out(config)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
+    """What -m leaves out has gone."""
     if any(item.get_closest_marker("kernel") for item in items):
         find_out(config)
 

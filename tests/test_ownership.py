@@ -120,9 +120,12 @@ def test_what_we_would_not_make_is_not_ours_by_the_kernels_mark(rule):
 def test_of_routes_the_fence_alone_may_bear_the_kernels_mark():
     assert MARKED.owns_route(fence(1050), PROTOCOL_KERNEL) and not Config().owns_route(fence(1050), PROTOCOL_KERNEL)
     for other in (fence(77), fence(1050)._replace(metric=7), fence(1050)._replace(tos=8),
-                  fence(1050)._replace(dst=ip_network("198.18.77.0/24")), fence(1050)._replace(kind="blackhole"),
+                  fence(1050, net("198.18.77.0/24"))._replace(metric=0), fence(1050)._replace(kind="blackhole"),
                   fence(1050)._replace(dst=ip_network("::/0")), route(1050, "default", "eth1 172.16.20.253")):
         assert not MARKED.owns_route(other, PROTOCOL_KERNEL), other
+    # What refuses a destination of which no copy can be had.
+    for dst in ("198.51.100.0/24", "2001:db8::/64"):
+        assert MARKED.owns_route(fence(1050, net(dst)), PROTOCOL_KERNEL)
 
 
 def test_a_vrf_s_rule_is_not_ours_whatever_the_numbers_are():
@@ -140,7 +143,7 @@ def test_what_is_not_ours_has_no_part_in_the_decision():
     """An ENI whose address such a rule leads to another table does not take that table for its own."""
     rule = Rule(4, 7200, net("172.16.20.20/32"), table=1007, other=("unknown", "attribute", "25=0x08"))
     world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24")], rules=[(rule, OURS)])
-    assert decision(world, PRIMARY, ETH1, ETH2).numbers["eth1"].table == 1001
+    assert decision(world, PRIMARY, ETH1, ETH2).table_of("eth1") == 1001
 
 
 # on the kernel

@@ -234,7 +234,8 @@ class Config(NamedTuple):
         if not self.owns_table(route.table):
             return False
         return protocol == self.protocol or (
-            protocol == PROTOCOL_KERNEL and self.kernel_marks and route == fence(route.table, route.dst))
+            protocol == PROTOCOL_KERNEL and self.kernel_marks and route == fence(route.table, route.dst)
+            and route.dst != EVERYWHERE[6])  # there the fence is a rule
 
 
 def allowed(numbering: Numbering) -> bool:

@@ -78,6 +78,7 @@ def udp(
     return _echoes(socket.SOCK_DGRAM, namespace, dst, port, src, device, timeout)
 
 
+# Size: what the socket API wants to know of one exchange.
 def _echoes(
     kind: int, namespace: Namespace, dst: Where, port: int, src: Optional[Where], device: Optional[str], timeout: float
 ) -> bool:
