@@ -5,6 +5,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap.agent import connmark
 from eni_bootstrap.agent.observe import Context, Observation
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.connmark import Marked
 from eni_bootstrap.desired.decide import Decision
@@ -84,7 +85,7 @@ def mark(world: Context, members: Sequence[Marked], made: Record, snapshot: Snap
 def _steps(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule]
            ) -> Tuple[List[Step], Optional[BootstrapError]]:
     config = world.config
-    ours = any(rule.priority == config.priority_mark and config.owns_rule(rule, protocol)
+    ours = any(rule.priority == config.priority_mark and owns_rule(rule, protocol, config)
                for rule, protocol in rules)
     return connmark.todo(members, made, ours, config)
 

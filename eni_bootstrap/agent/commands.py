@@ -9,6 +9,7 @@ from eni_bootstrap.agent.platform import LinuxPlatform, heed_removal
 from eni_bootstrap.agent.reconcile import Removed, reconcile
 from eni_bootstrap.agent.report import REMOVED, Report, reported
 from eni_bootstrap.agent.waiting import problems_of, unaddressed_text
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents, band_tables
 from eni_bootstrap.desired.connmark import Marked, marked
@@ -117,7 +118,7 @@ def status(world: Context) -> Report:
     see_table(world, members, made, rules, problems, remarks)
     former = observe.former_configs(made, world.config)
     remarks += among_ours(
-        [seen for seen in rules if not any(each.owns_rule(*seen) for each in former)], world.config)
+        [seen for seen in rules if not any(owns_rule(*seen, each) for each in former)], world.config)
     remarks += observe.left_alone(snapshot, networks, world.config)
     if decision.enis:
         # By its id or its vSwitch's an ENI is known with metadata only.

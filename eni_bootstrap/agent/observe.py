@@ -3,6 +3,7 @@
 import time
 from typing import AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import band_tables, leave_contained, parents
 from eni_bootstrap.desired.decide import Decision, decide
@@ -169,7 +170,7 @@ def _places(seen: _Reading, with_spare_tables: bool, config: Config) -> Tuple[Se
     """The devices and the tables whose routes the decision needs."""
     enis, unready = pair(seen.listing, seen.links)
     devs = {eni.dev for eni in enis} | {member.dev for member in unready}
-    devs |= {rule.oif for rule, protocol in seen.rules if config.owns_rule(rule, protocol)}
+    devs |= {rule.oif for rule, protocol in seen.rules if owns_rule(rule, protocol, config)}
     names = [eni.link.name for eni in enis if not eni.primary]
     names += [member.link for member in unready if member.link and not member.primary]
     return devs & {link.name for link in seen.links}, tables_to_read(names, with_spare_tables, config)

@@ -15,6 +15,7 @@ this host: what containers have is in their own namespaces.
 
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import likely, skip
 from eni_bootstrap.desired.tables import Memory
@@ -76,7 +77,7 @@ def band_tables(links: Sequence[Link], devs: AbstractSet[str], rules: Iterable[S
     indexes = {link.ifindex for link in links if link.name in devs}
     found = {_FIRST_BY_INDEX + index for index in indexes if any(network.name == "terway" for network in networks)}
     for rule, protocol in rules:
-        if not config.owns_rule(rule, protocol) and any(
+        if not owns_rule(rule, protocol, config) and any(
                 _is_of(BANDS.get(network.name), rule, indexes) for network in networks):
             found.add(rule.table)
     return found - {MAIN}

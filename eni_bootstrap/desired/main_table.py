@@ -4,7 +4,8 @@ import itertools
 from collections import defaultdict
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Set
 
-from eni_bootstrap.config.settings import Config, fence
+from eni_bootstrap.config.own_rules import fence
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import EniFamily
 from eni_bootstrap.model.kernel import (
     IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Address, Hop, Network, Route, SeenRoute, Snapshot, network_of,

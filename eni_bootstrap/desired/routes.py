@@ -3,7 +3,8 @@
 from ipaddress import IPv6Network
 from typing import AbstractSet, Dict, Iterable, List, Sequence, Set, Tuple
 
-from eni_bootstrap.config.settings import Config, fence
+from eni_bootstrap.config.own_rules import fence
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.main_table import MainTable, neighbour
 from eni_bootstrap.model.eni import EniFamily
 from eni_bootstrap.model.kernel import EVERYWHERE, IPV6_METRIC, LOCAL, MAIN, UNREACHABLE_METRIC, Hop, Network, Route

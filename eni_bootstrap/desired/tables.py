@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from typing import AbstractSet, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
+from eni_bootstrap.config.own_rules import owns_route, owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.main_table import MainTable
 from eni_bootstrap.desired.routes import family_routes
@@ -31,14 +32,14 @@ class Memory:
         self.foreign_routes: Dict[int, List[Route]] = defaultdict(list)
         self.foreign_rules: Dict[int, List[Rule]] = defaultdict(list)
         for route, protocol, _ in snapshot.routes:
-            if not config.owns_route(route, protocol):
+            if not owns_route(route, protocol, config):
                 self.foreign_routes[route.table].append(route)
                 continue
             self.own_routes[route] = None
             for dev in route.devs() if route.table not in (config.table_spread, LOCAL) else ():
                 self._by_route[dev].add(route.table)
         for rule, protocol in snapshot.rules:
-            if not config.owns_rule(rule, protocol):
+            if not owns_rule(rule, protocol, config):
                 self.foreign_rules[rule.table].append(rule)
                 continue
             self.own_rules[rule] = None

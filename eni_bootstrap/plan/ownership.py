@@ -2,6 +2,7 @@
 
 from typing import FrozenSet, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
+from eni_bootstrap.config.own_rules import owns_route, owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.changes import Item
@@ -20,9 +21,9 @@ class OwnedObjects(NamedTuple):
 def owned(snapshot: Snapshot, eni_devs: Iterable[str], config: Config) -> OwnedObjects:
     """Routes and rules that carry our protocol *and* lie in our bands; of main, default routes by an ENI's device only.
     """
-    marks = {seen for seen in snapshot.rules if config.owns_rule(seen.rule, seen.protocol)}
+    marks = {seen for seen in snapshot.rules if owns_rule(seen.rule, seen.protocol, config)}
     rules = {seen.rule for seen in marks}
-    tables = {route for route, protocol, _ in snapshot.routes if config.owns_route(route, protocol)}
+    tables = {route for route, protocol, _ in snapshot.routes if owns_route(route, protocol, config)}
     devs = set(eni_devs) | {rule.oif for rule in rules if rule.oif} | {dev for route in tables for dev in route.devs()}
     defaults = {route for route, protocol, _ in snapshot.routes if protocol == config.protocol
                 and route.table == MAIN and route.is_default and route.hops and devs.issuperset(route.devs())}
@@ -34,8 +35,8 @@ NOTHING = OwnedObjects(frozenset(), frozenset(), frozenset())
 
 def bears_kernels_mark(snapshot: Snapshot, config: Config) -> bool:
     """Whether a rule or route of ours carries protocol ``kernel``."""
-    return any(protocol == PROTOCOL_KERNEL and config.owns_rule(rule, protocol) for rule, protocol in snapshot.rules) \
-        or any(seen.protocol == PROTOCOL_KERNEL and config.owns_route(seen.route, seen.protocol)
+    return any(protocol == PROTOCOL_KERNEL and owns_rule(rule, protocol, config) for rule, protocol in snapshot.rules) \
+        or any(seen.protocol == PROTOCOL_KERNEL and owns_route(seen.route, seen.protocol, config)
                for seen in snapshot.routes)
 
 
@@ -51,10 +52,10 @@ def outdated(snapshot: Snapshot, eni_devs: Iterable[str], former: Sequence[Confi
         found = owned(snapshot, eni_devs, each)
         moved = each.table_primary != config.table_primary
         routes |= {route for route in found.routes if moved and each.owns_table(route.table)
-                   or not config.owns_route(route, protocols[route])
+                   or not owns_route(route, protocols[route], config)
                    and not (route.table == MAIN and protocols[route] == config.protocol)}
         marks |= {seen for seen in found.marks if moved and each.owns_table(seen.rule.table)
-                  or not config.owns_rule(seen.rule, seen.protocol)}
+                  or not owns_rule(seen.rule, seen.protocol, config)}
     return OwnedObjects(frozenset(routes), frozenset(seen.rule for seen in marks), frozenset(marks))
 
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from ipaddress import ip_address
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Eni, EniFamily
 from eni_bootstrap.model.kernel import (
@@ -163,7 +164,7 @@ def shadowing_rules(facts: VerifyInput, config: Config) -> List[Tuple[Rule, str]
     wide = [source for source in owners if source.prefixlen < source.max_prefixlen]
     found = []
     for rule, protocol in facts.rules:
-        if config.owns_rule(rule, protocol) or rule.priority == 0 or rule.priority >= config.priority_primary:
+        if owns_rule(rule, protocol, config) or rule.priority == 0 or rule.priority >= config.priority_primary:
             continue
         is_address = rule.src is not None and rule.src.prefixlen == rule.src.max_prefixlen
         candidates = [rule.src, *wide] if is_address and rule.src in owners else wide if is_address else owners
@@ -179,7 +180,7 @@ def strangers(rules: Iterable[SeenRule], config: Config) -> List[Rule]:
     """Foreign rules in our band of priorities, in the kernel's order; rules that differ in the protocol only are one.
     """
     return list(dict.fromkeys(rule for rule, protocol in rules
-                              if config.owns_priority(rule.priority) and not config.owns_rule(rule, protocol)))
+                              if config.owns_priority(rule.priority) and not owns_rule(rule, protocol, config)))
 
 
 def _packet_for(rule: Rule, source: Network) -> Query:
@@ -311,7 +312,7 @@ def _blame(check: Check, answer: Answer, facts: VerifyInput, config: Config) -> 
     for rule, protocol in facts.rules:
         if rule.priority == 0 or rule.table != answer.table or not rule_matches(rule, check.query):
             continue
-        if not config.owns_rule(rule, protocol) and rule.priority < config.priority_primary:
+        if not owns_rule(rule, protocol, config) and rule.priority < config.priority_primary:
             return "somebody else's rule comes first: " + str(rule)
         break
     if answer.table == MAIN:
