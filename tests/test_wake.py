@@ -111,8 +111,8 @@ def test_what_passes_the_filter(place, command, passes):
 
 def test_before_the_enis_are_known_every_link_counts(place):
     wakeup_filter.narrow(place.listening, Config(), port=1)
-    assert place.hears("link set veth0 up")
     assert place.ignores("rule add from 192.0.2.10 lookup 1001")
+    assert place.hears("link set veth0 up")
 
 
 def test_a_great_many_enis_fit_into_the_filter(place):
