@@ -148,7 +148,7 @@ def test_a_namespace_holds_only_the_thread_that_entered_it():
 
 _AS_ORDINARY_USER = """
 import ctypes, os
-from eni_bootstrap.errors import NotPermitted
+from eni_bootstrap.model.errors import NotPermitted
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import isolate
 from eni_bootstrap.lab.vpc import Vpc, make_tree
