@@ -1,6 +1,6 @@
 """What packets can be sent by: each address family of each ENI, also of those that can't be set up now. PURE."""
 
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from eni_bootstrap.desired.matching import names
 from eni_bootstrap.desired.tables import Memory
@@ -26,14 +26,20 @@ class Egress(NamedTuple):
         return self.devs[0] if self.devs else ""
 
 
-def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], memory: Memory) -> List[Egress]:
-    """All ways out. An ENI that can't be set up keeps the table that it has, and with that its way."""
+def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], tables_of: Mapping[str, Sequence[int]],
+             memory: Memory) -> List[Egress]:
+    """All ways out. What can't be set up keeps the table that it has, and with that its way; ``tables_of``: by MAC.
+
+    A table is one address family's way only if something of that family is in it or leads there: the other one may
+    have been set up alone.
+    """
     found = [Egress(family.label, family.eni.interface.eni_id, family.eni.mac, family.eni.interface.vswitch_id,
                     family.eni.devs, family.primary, family.version, family.table) for family in families]
     for member in unready:
-        table = next(iter(memory.tables_of(member.dev, [])), 0)
+        own = tables_of.get(member.mac, ())
         found += [Egress(member.label, member.eni_id, member.mac, member.vswitch_id, member.devs, member.primary,
-                         version, table) for version in member.versions]
+                         version, next((table for table in own if (table, version) in memory.set_up), 0))
+                  for version in member.versions]
     return found
 
 

@@ -28,6 +28,8 @@ class Memory:
         self.own_routes: Dict[Route, None] = {}
         self.own_rules: Dict[Rule, None] = {}
         """Each once, in the kernel's order."""
+        self.set_up: Set[Tuple[int, int]] = set()
+        """Table and IP version of which an ENI's own routes, or the rule for its device, are there."""
         self.foreign_routes: Dict[int, List[Route]] = defaultdict(list)
         self.foreign_rules: Dict[int, List[Rule]] = defaultdict(list)
         for route, protocol, _ in snapshot.routes:
@@ -37,6 +39,7 @@ class Memory:
             self.own_routes[route] = None
             for dev in route.devs() if route.table not in (config.table_spread, LOCAL) else ():
                 self._by_route[dev].add(route.table)
+                self.set_up.add((route.table, route.version))
         for rule, protocol in snapshot.rules:
             if not config.owns_rule(rule, protocol):
                 self.foreign_rules[rule.table].append(rule)
@@ -44,6 +47,7 @@ class Memory:
             self.own_rules[rule] = None
             if rule.oif:
                 self._by_device_rule[rule.oif].add(rule.table)
+                self.set_up.add((rule.table, rule.version))
             elif rule.src is not None and rule.action == "lookup":
                 self._by_source[rule.src].add(rule.table)
 

@@ -52,7 +52,7 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
     enis.sort(key=lambda eni: (not eni.primary, natural(eni.dev)))
     families.sort(key=lambda family: (not family.primary, natural(family.dev), family.version))
     return Decision(tuple(enis), tuple(families), rules=tuple(memory.own_rules), routes=tuple(memory.own_routes),
-                    ways=tuple(egresses(families, (), memory)))
+                    ways=tuple(egresses(families, (), {}, memory)))
 
 
 def _subnet(
