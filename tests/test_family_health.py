@@ -293,7 +293,7 @@ def test_every_command_tells_it(make_vpc, make_agent, tmp_path, sick, well, inst
     agent = make_agent(vpc)
     before = kernel(vpc)
     path = tmp_path / "eni-bootstrap.yaml"
-    path.write_text("connection-marks: {}\nassign: all\naccess:\n  - {in: lo, via: eth1}\n"
+    path.write_text("connection-marks: {}\nassign: all\naccess:\n  - {from: [10.99.0.0/16, 'fd99::/64'], via: eth1}\n"
                     "balance:\n  - over: {eth0: 1, eth1: 1}\n")
     if installed:
         assert agent("apply", "--config", path).code == 0
@@ -306,7 +306,7 @@ def test_every_command_tells_it(make_vpc, make_agent, tmp_path, sick, well, inst
         else:
             assert result.code == 1 and GATEWAY[sick] + " is missing" in result.out + result.err, (command, result)
     shown = agent("status", "--config", path, "--json").json
-    (eni,) = [each for each in shown["enis"] if each["dev"] == "eth1"]
+    (eni,) = [each for each in shown["enis"] if "eth1" in each.values()]
     assert str(vpc.address("eth1", well)) in " ".join(eni["sources"])
     assert (str(vpc.address("eth1", sick)) in " ".join(eni["sources"])) == installed
     marks = [rule for rule in rules(vpc, sick) if "fwmark" in rule and rule.get("table") == "1001"]
@@ -315,3 +315,13 @@ def test_every_command_tells_it(make_vpc, make_agent, tmp_path, sick, well, inst
     state = kernel(vpc)
     assert agent("apply", "--config", path, *SHORT).code == 1 and kernel(vpc) == state
     assert agent("remove", "--config", path).code == 0 and kernel(vpc) == before
+
+
+def test_status_takes_what_an_entry_sends_by_an_eni_for_no_source_of_its(make_vpc, make_agent, tmp_path):
+    vpc = make_vpc(make_tree(ipv6=True))
+    agent = make_agent(vpc)
+    path = tmp_path / "eni-bootstrap.yaml"
+    path.write_text("access:\n  - {from: [10.99.0.0/16, 'fd99::/64'], via: eth1}\n")
+    assert agent("apply", "--config", path).code == 0
+    result = agent("status", "--config", path)
+    assert result.code == 0 and "10.99.0.0" not in result.out, result.out

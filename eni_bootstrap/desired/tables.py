@@ -48,7 +48,7 @@ class Memory:
             if rule.oif:
                 self._by_device_rule[rule.oif].add(rule.table)
                 self.set_up.add((rule.table, rule.version))
-            elif rule.src is not None and rule.action == "lookup":
+            elif rule.src is not None and rule.action == "lookup" and rule.priority < config.priority_rest:
                 self._by_source[rule.src].add(rule.table)
 
     def tables_of(self, dev: str, sources: Iterable[Network], by_name: bool = True) -> List[int]:
@@ -61,6 +61,10 @@ class Memory:
         if not found and by_name:
             found = self._by_device_rule.get(dev, found)
         return sorted(found)
+
+    def led_to(self, table: int) -> Set[Network]:
+        """The sources that an ENI's own rules lead to a table: what an access entry sends there is not the ENI's."""
+        return {source for source, tables in self._by_source.items() if table in tables}
 
     def tables(self) -> Set[int]:
         """All tables that something of ours is in or leads to."""
