@@ -13,9 +13,10 @@ import zipfile
 
 import pytest
 
+from tests.agent import ROOT
 from tests.test_install import tree, write
 
-HERE = pathlib.Path(__file__).resolve().parent.parent / "cloud-init"
+HERE = pathlib.Path(ROOT) / "cloud-init"
 CONFIGS = sorted(path.name for path in HERE.iterdir() if path.suffix in (".yaml", ".cfg"))
 LARGEST = 32 * 1024
 """Bytes of user data that ECS takes, before they are encoded."""

@@ -42,18 +42,6 @@ def tree(root):
     return found
 
 
-@pytest.fixture
-def root(tmp_path):
-    """A root file system run by systemd, with all the managers' folders."""
-    for folder in ("usr/lib/systemd/system", "usr/bin", "etc/NetworkManager/dispatcher.d", "etc/dhcp", "etc/network",
-                   "var/lib", "usr/local"):
-        (tmp_path / "root" / folder).mkdir(parents=True)
-    (tmp_path / "root/usr/lib/systemd/libsystemd-shared-239.so").write_text("")
-    (tmp_path / "root/usr/bin/python3").write_text("")
-    (tmp_path / "root/lib").symlink_to("usr/lib")
-    return tmp_path / "root"
-
-
 def write(root, path, text, mode=0o644):
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)

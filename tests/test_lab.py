@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -17,8 +16,8 @@ from eni_bootstrap.lab import probe, wire
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.metadata.parser import parse_interfaces
+from tests.agent import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 ETH1 = "172.16.20.10"
 QUESTIONS: Dict[str, Callable[..., Any]] = {"ping": probe.ping, "tcp": probe.tcp, "udp": probe.udp}
 
@@ -148,7 +147,7 @@ def test_a_namespace_holds_only_the_thread_that_entered_it():
 
 _AS_ORDINARY_USER = """
 import ctypes, os
-from eni_bootstrap.errors import NotPermitted
+from eni_bootstrap.model.errors import NotPermitted
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import isolate
 from eni_bootstrap.lab.vpc import Vpc, make_tree
@@ -173,7 +172,7 @@ with Vpc(make_tree(ipv6=True)) as vpc:
 @pytest.mark.kernel
 def test_an_ordinary_user_can_have_a_lab_too():
     done = subprocess.run(
-        [sys.executable, "-c", _AS_ORDINARY_USER], cwd="/", env={"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", _AS_ORDINARY_USER], cwd="/", env={"PYTHONPATH": ROOT},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
     )
     if done.returncode == 77 and not os.environ.get("CI"):

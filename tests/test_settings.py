@@ -10,7 +10,7 @@ from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from tests.oracle import assert_every_eni_answers, difference, ip, kernel, show, watch
 from tests.test_addresses import Configured, run_step
 from tests.test_crash import Killed
-from tests.test_install import COMMAND, root, tree  # noqa: F401: root is a fixture
+from tests.test_install import COMMAND, tree
 
 ASKED = """\
 links:
@@ -164,7 +164,7 @@ def test_an_entry_that_can_t_be_is_refused_by_its_line(entry):
 # the sandbox
 
 
-def test_the_unit_may_write_sysctls_only_where_they_are_asked_for(root):  # noqa: F811
+def test_the_unit_may_write_sysctls_only_where_they_are_asked_for(root):
     config = root / "etc/eni-bootstrap.yaml"
     config.write_text("")
     before = tree(root)
@@ -181,7 +181,7 @@ def test_the_unit_may_write_sysctls_only_where_they_are_asked_for(root):  # noqa
     assert tree(root) == before
 
 
-def test_a_broken_configuration_is_named_before_anything_is_installed(root):  # noqa: F811
+def test_a_broken_configuration_is_named_before_anything_is_installed(root):
     (root / "etc/eni-bootstrap.yaml").write_text("links: 5\n")
     with pytest.raises(UsageError, match="yaml:1: links: "):
         install.units(str(root), COMMAND)

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import stat
 import subprocess
 
 import pytest
@@ -133,16 +132,6 @@ def talking_socket(path, secret):
 
 NAMES = ["lock", "taken-back", "state.json", "state.json.new"]
 """The directory is a less privileged user's, who may put anything there."""
-
-
-@pytest.fixture
-def secret(tmp_path):
-    path = tmp_path / "secret"
-    path.write_text("nobody's business")
-    path.chmod(0o600)
-    yield path
-    assert path.read_text() == "nobody's business" and stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.kernel

@@ -14,8 +14,8 @@ from eni_bootstrap.windows.desired import decide, owned
 from eni_bootstrap.windows.model import Adapter, Folder, Interface, Recorded, Snapshot, WindowsRoute
 from eni_bootstrap.windows.plan import Plan, RouteChange, plan, settled
 from eni_bootstrap.windows.reader import Answer
-from tests import windows
 from tests.build import interface, mac, subnet
+from tests.windows import Instance, tree
 
 PRIMARY = interface(0, subnet("172.16.10.0/24", "172.16.10.10"), primary=True)
 SECOND = interface(1, subnet("172.16.10.0/24", "172.16.10.20", "172.16.10.21"))
@@ -143,12 +143,12 @@ def test_the_whole_with_a_metadata_service(tmp_path):
     """The client is the one that Linux has."""
     with pytest.MonkeyPatch.context() as usual:
         client = agent.client
-        instance = windows.Instance(tmp_path, usual)
+        instance = Instance(tmp_path, usual)
         usual.setattr(agent, "client", client)
         usual.setattr(agent, "Deadline", deadline.Deadline)
         instance.windows.plug(0, "172.16.10.10/24", gateway="172.16.10.253")
         instance.windows.plug(1, "172.16.10.20/24")
-        with MetadataService(windows.tree(PRIMARY, SECOND), ("127.0.0.1", 0)) as service:
+        with MetadataService(tree(PRIMARY, SECOND), ("127.0.0.1", 0)) as service:
             assert instance("--metadata-url", service.url).code == 0
             done = instance("verify", "--json", "--metadata-url", service.url)
             assert done.code == 0 and done.json["remarks"] == [
