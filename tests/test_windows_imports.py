@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from tests.agent import ROOT
-from tests.test_layers import modules
+from tests.unit.test_layers import modules
 
 LINUX_ONLY = ("__main__", "linux", "kernel.", "lab.", "adopt.command", "adopt.rc_local", "agent.observe", "agent.apply",
               "agent.prove", "agent.platform", "agent.commands", "agent.connmark")
