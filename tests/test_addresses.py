@@ -19,11 +19,11 @@ from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.kernel import LinkAddress
 from tests import build
 from tests.agent import Agent
+from tests.kernel.test_crash import NOWHERE, Killed, configuration, step, ways
 from tests.oracle import (
     ASKS, OUTSIDE, ask_all, assert_answers_by, difference, ip, kernel, leaves_by, lookup, routes, settle, show,
     sources_led_to, wait_until, watch,
 )
-from tests.test_crash import NOWHERE, Killed, configuration, step, ways
 
 ETH1 = "00:16:3e:0e:00:02"
 ALL = Config(assign="all")

@@ -11,11 +11,11 @@ from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from eni_bootstrap.model.changes import Numbering
 from tests.agent import Agent
 from tests.effort import one_in
+from tests.kernel.test_crash import ETH1, Killed, assert_no_wrong_way, configuration, primary_default, ways
 from tests.oracle import (
     assert_every_eni_answers, defaults, difference, ip, kernel, leaves_by, lookup, routes, rules, settle, show, watch,
 )
 from tests.test_addresses import Configured, run_step
-from tests.test_crash import ETH1, Killed, assert_no_wrong_way, configuration, primary_default, ways
 
 OTHER = "numbers: {table: 3000, priority: 9000, metric-step: 7, protocol: 240, group: 77}\n"
 USUAL = "# the usual ones\n"

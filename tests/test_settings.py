@@ -4,12 +4,12 @@ import pytest
 
 from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
-from eni_bootstrap.model.errors import UsageError
 from eni_bootstrap.host import install, installer
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
+from eni_bootstrap.model.errors import UsageError
+from tests.kernel.test_crash import Killed
 from tests.oracle import assert_every_eni_answers, difference, ip, kernel, show, watch
 from tests.test_addresses import Configured, run_step
-from tests.test_crash import Killed
 from tests.test_install import COMMAND, tree
 
 ASKED = """\

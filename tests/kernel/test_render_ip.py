@@ -14,8 +14,6 @@ from eni_bootstrap.render import shell
 from tests import oracle
 from tests.oracle import assert_every_eni_answers, kernel, settle
 
-pytestmark = pytest.mark.kernel
-
 WORLDS = {
     "dhcp": ({}, {}),
     "down": ({}, {"os": "down"}),

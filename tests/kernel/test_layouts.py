@@ -12,8 +12,6 @@ from tests.oracle import (
     ip, kernel, leaves_by, lookup, routes, sources_led_to, table_of,
 )
 
-pytestmark = pytest.mark.kernel
-
 IPV4_LEAVES = ("gateway", "netmask", "primary-ip-address", "private-ipv4s", "vswitch-cidr-block")
 
 

@@ -13,8 +13,6 @@ from tests.oracle import (
     kernel, leaves_by, lookup, lost, routes, rules, table_of, watch,
 )
 
-pytestmark = pytest.mark.kernel
-
 VENDORS_PAGE = ["-4 route add default via 172.16.20.253 dev eth1 table 1001",
                 "-4 rule add from 172.16.20.10 lookup 1001"]
 

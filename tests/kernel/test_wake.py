@@ -64,8 +64,6 @@ class Place:
         return not self.hears(command, 0.1)
 
 
-pytestmark = pytest.mark.kernel
-
 PREPARED = ["link set eth1 up", "link set veth0 up", "address add 192.0.2.1/24 dev eth1",
             "address add 198.51.100.1/24 dev veth0", "rule add from 192.0.2.9 lookup 1001 priority 7200 protocol 235",
             "route add 203.0.113.0/24 dev eth1 table 1001 proto 235", "route add 203.0.114.0/24 dev eth1",
@@ -287,7 +285,6 @@ def test_what_remove_took_back_stays_away_until_somebody_runs_apply(unit):
     assert "nothing to change" in run()
 
 
-@pytest.mark.kernel
 def test_a_run_that_was_under_way_does_not_undo_a_removal_either(vpc, make_agent):
     agent = make_agent(vpc)
     agent("apply")
@@ -303,7 +300,6 @@ def test_a_run_that_was_under_way_does_not_undo_a_removal_either(vpc, make_agent
     assert ip(vpc, "rule show") != before and "lookup 1001" not in ip(vpc, "rule show")
 
 
-@pytest.mark.kernel
 def test_metadata_that_is_dead_is_one_line_in_the_journal(vpc, make_agent):
     vpc.service.close()
     result = make_agent(vpc)("apply", "--unattended", "--timeout", 5)

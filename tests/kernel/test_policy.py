@@ -14,8 +14,6 @@ from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import METADATA, make_tree
 from tests.oracle import NO_WAY, kernel, leaves_by, settle
 
-pytestmark = pytest.mark.kernel
-
 BOTH = pytest.mark.parametrize("version", [4, 6])
 FAR = {4: "10.60.0.1", 6: "2001:db8:60::1"}
 ELSEWHERE = {4: "10.61.0.1", 6: "2001:db8:61::1"}

@@ -12,8 +12,6 @@ from tests.oracle import (
     rules, settle, sources_led_to, table_of, watch,
 )
 
-pytestmark = pytest.mark.kernel
-
 LAYOUTS = {
     "dhcp": {},
     "down": {"os": "down"},

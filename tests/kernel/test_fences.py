@@ -11,8 +11,6 @@ from tests.oracle import (
     routes, settle, show, table_of, wait_until,
 )
 
-pytestmark = pytest.mark.kernel
-
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
 
 

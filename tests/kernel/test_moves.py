@@ -13,8 +13,6 @@ from eni_bootstrap.model.deadline import Deadline
 from tests.fakes import Clock
 from tests.oracle import NO_WAY, assert_answers_by, defaults, ip, leaves_by, rules, sources_led_to
 
-pytestmark = pytest.mark.kernel
-
 OUTSIDE = "203.0.113.50"
 
 

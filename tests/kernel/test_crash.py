@@ -24,8 +24,6 @@ from tests import oracle
 from tests.agent import Agent
 from tests.effort import one_in, times
 
-pytestmark = pytest.mark.kernel
-
 ETH0, ETH1, ETH2, ETH3 = ("00:16:3e:0e:00:0{}".format(number) for number in range(1, 5))
 NOWHERE = ""
 

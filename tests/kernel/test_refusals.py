@@ -13,10 +13,8 @@ from eni_bootstrap.kernel.socket import Message, Reply, Socket
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import NotPermitted
 from tests.agent import Agent
+from tests.kernel.test_crash import NOWHERE, configuration, lab, step, ways
 from tests.oracle import NO_WAY, OURS, OUTSIDE, ip, kernel, leaves_by, lookup, lost, routes, rules
-from tests.test_crash import NOWHERE, configuration, lab, step, ways
-
-pytestmark = pytest.mark.kernel
 
 BOTH = pytest.mark.parametrize("version", [4, 6])
 USUAL = "# the usual ones\n"

@@ -8,8 +8,6 @@ from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import make_tree
 from tests.oracle import OUTSIDE, assert_every_eni_answers, ip, leaves_by, rules, show
 
-pytestmark = pytest.mark.kernel
-
 DELETES = Managers(("systemd-networkd",), Networkd(252, False, "ManageForeignRoutingPolicyRules is not set to no"),
                    False, False)
 SPARES = DELETES._replace(networkd=Networkd(252, True, "both are off"))

@@ -14,8 +14,6 @@ import pytest
 from eni_bootstrap.lab.vpc import make_tree
 from tests.agent import ROOT
 
-pytestmark = pytest.mark.kernel
-
 
 def test_the_benchmark_runs():
     out = subprocess.run([sys.executable, "-m", "tests.bench", "--quick", "--pairs", "1"], cwd=ROOT, check=True,
