@@ -10,7 +10,7 @@ from eni_bootstrap.model.errors import UsageError
 from tests.kernel.test_crash import Killed
 from tests.oracle import assert_every_eni_answers, difference, ip, kernel, show, watch
 from tests.test_addresses import Configured, run_step
-from tests.test_install import COMMAND, tree
+from tests.unit.host.test_installer import COMMAND, tree
 
 ASKED = """\
 links:

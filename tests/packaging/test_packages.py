@@ -23,8 +23,6 @@ DEBIANS = "/etc/network/|/etc/networkd-dispatcher/|/etc/dhcp/.*/eni-bootstrap$"
 RED_HATS = "/etc/dhcp/.*/eni-bootstrap.sh$"
 TAG = sys.implementation.cache_tag
 
-pytestmark = pytest.mark.packaging
-
 
 def once(test):
     return pytest.mark.once(pytest.mark.skipif(sys.version_info < (3, 10), reason="the same on newer Pythons")(test))
