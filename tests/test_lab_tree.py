@@ -15,7 +15,7 @@ from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.metadata import parser
 from eni_bootstrap.metadata.parser import parse_interfaces
 from tests.oracle import assert_answers_by
-from tests.test_properties import PURE, trees
+from tests.unit.test_properties import PURE, trees
 
 MAC, SECOND = "00:16:3e:0e:00:01", "00:16:3e:0e:00:02"
 LISTS = ("private-ipv4s", "ipv6s", "ipv4-prefixes", "ipv6-prefixes")

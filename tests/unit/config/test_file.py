@@ -239,3 +239,10 @@ def test_without_a_file_the_library_is_not_imported(tmp_path):
               "assert 'yaml' not in sys.modules").format(str(tmp_path / "none"))
     done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=ROOT))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("entry", ["{eni: eth1}", "{mtu: 1500}", "{eni: eth1, mtu: 100}", "{eni: eth1, rp-filter: 3}",
+                                   "{eni: eth1, ttl: 5}"])
+def test_an_entry_that_can_t_be_is_refused_by_its_line(entry):
+    found, problems = config_file.read("links:\n  - {}\n".format(entry).encode())
+    assert found is None and {problem.line for problem in problems} == {2}

@@ -6,9 +6,10 @@ import subprocess
 import pytest
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.host import units
+from eni_bootstrap.host import install, installer, units
+from eni_bootstrap.model.errors import UsageError
 from eni_bootstrap.model.kernel import GROUPS
-from tests.unit.host.test_installer import COMMAND, write
+from tests.unit.host.test_installer import COMMAND, tree, write
 
 
 class TestUnits:
@@ -67,3 +68,36 @@ class TestUnits:
         said = tmp_path / "said"
         assert (said.read_text() if said.exists() else "") == \
             ("--no-block start eni-bootstrap.service\n" if runs and enabled else "")
+
+
+ASKED = """\
+links:
+  - {eni: eth1, mtu: 8500, rp-filter: 2}
+  - {eni: "eth*", rp-filter: 0, arp-ignore: 1, arp-announce: 2}
+"""
+
+
+DROP_IN = "etc/systemd/system/eni-bootstrap.service.d/links.conf"
+
+
+def test_the_unit_may_write_sysctls_only_where_they_are_asked_for(root):
+    config = root / "etc/eni-bootstrap.yaml"
+    config.write_text("")
+    before = tree(root)
+    for text, there in (("links: [{eni: eth1, mtu: 8500}]\n", False), (ASKED, True), ("# nothing\n", False)):
+        config.write_text(text)
+        installer.install(str(root), install.units(str(root), COMMAND))
+        assert (root / DROP_IN).exists() == there
+        if there:
+            assert (root / DROP_IN).read_text() == "[Service]\nProtectKernelTunables=no\n"
+    config.write_text(ASKED)
+    installer.install(str(root), install.units(str(root), COMMAND))
+    installer.uninstall(str(root))
+    config.write_text("")
+    assert tree(root) == before
+
+
+def test_a_broken_configuration_is_named_before_anything_is_installed(root):
+    (root / "etc/eni-bootstrap.yaml").write_text("links: 5\n")
+    with pytest.raises(UsageError, match="yaml:1: links: "):
+        install.units(str(root), COMMAND)

@@ -1,120 +1,30 @@
-"""A link's name is bytes: any but a slash, a colon and white space. They go in and out as they are."""
+"""The whole program where links have odd names: any bytes but a slash, a colon and white space."""
 
 import json
 import os
 import re
-import subprocess
 
 import pytest
 
-from eni_bootstrap import cli
-from eni_bootstrap.config import file as config_file
-from eni_bootstrap.desired.matching import named
 from eni_bootstrap.kernel.kernel import Kernel
-from eni_bootstrap.kernel.rule_codec import pack, unpack
 from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model import output
-from eni_bootstrap.model.changes import Change, Ruleset, Step, ValidMark
-from eni_bootstrap.model.eni import Eni
-from eni_bootstrap.model.kernel import LinkSetting, LinkUp, Match, Rule, SeenRule, bytes_of, name_of, shell_word
-from tests.build import interface, link, net
+from eni_bootstrap.model.changes import Change
+from eni_bootstrap.model.kernel import LinkSetting, LinkUp, Rule, bytes_of, name_of
+from tests.build import net
 from tests.oracle import assert_answers_by
+from tests.unit.test_link_names import IDS, NAMES
 
-NAMES = [b"\xff\xfe", "eth\u00e9".encode(), b"a\xc2\x85b", b"q'$\"\x1c`;", b"\xc3\x28-*"]
-"""No UTF-8; UTF-8; what Python takes for a line's end; what means something to a shell; both."""
-IDS = ["no UTF-8", "UTF-8", "a line's end", "a shell's signs", "all of it"]
-each_name = pytest.mark.parametrize("name", NAMES, ids=IDS)
 each_kind = pytest.mark.parametrize("name", [b"\xff\xfe", b"q\xc2\x85\xc3\xa9'$\x1c"], ids=["no UTF-8", "UTF-8"])
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 """As at boot, where nobody has set a language, on Python 3.6; since 3.7 it takes all three."""
 
 
-@each_name
-def test_bytes_go_in_and_out(name):
-    assert bytes_of(name_of(name)) == name
-
-
-@each_name
-@pytest.mark.parametrize("shell", ["sh", "bash"])
-def test_a_shell_reads_them_so(name, shell):
-    word = shell_word(name_of(name))
-    assert word.encode("ascii").decode().isprintable()
-    told = subprocess.run([shell, "-c", "printf %s " + word], stdout=subprocess.PIPE, check=True)
-    assert told.stdout == name
-
-
-def test_words_that_every_terminal_shows_stay_readable():
-    assert [shell_word(word) for word in ("eth1", "172.16.0.0/12", "a b", "it's", "br*")] == [
-        "eth1", "172.16.0.0/12", "'a b'", "'it'\"'\"'s'", "'br*'"]
-
-
-@each_name
-def test_commands_are_for_a_shell(name):
-    dev = name_of(name)
-    for text, words in (
-        (str(Change("add", LinkUp(dev), 235)), [b"ip", b"link", b"set", b"dev", name, b"up"]),
-        (str(Change("add", LinkSetting(dev, "rp_filter", 1), 235)),
-         [b"sysctl", b"-qw", b"net/ipv4/conf/" + name + b"/rp_filter=1"]),
-        (str(Step("add", ValidMark(dev))), [b"sysctl", b"-w", b"net/ipv4/conf/" + name + b"/src_valid_mark=1"]),
-        (str(Change("add", Rule(4, 7500, oif=dev, table=1001), 235)),
-         [b"ip", b"-4", b"rule", b"add", b"from", b"all", b"oif", name, b"lookup", b"1001", b"priority", b"7500",
-          b"protocol", b"235"]),
-    ):
-        told = subprocess.run(["sh", "-c", "printf '%s\\n' " + text], stdout=subprocess.PIPE, check=True).stdout
-        assert told == b"\n".join(words) + b"\n"
-
-
-def test_a_ruleset_with_such_a_name_is_for_a_shell():
-    text = 'table inet x {\n\tchain y {\n\t\tiifname "\udcff\udcfe" counter\n\t}\n}\n'
-    command = str(Step("add", Ruleset(text)))
-    told = subprocess.run(["sh", "-c", 'nft() { printf "%s\\n" "$1"; }; ' + command], stdout=subprocess.PIPE).stdout
-    assert told == bytes_of(text)
-    assert command.isprintable()
-
-
-@each_name
-def test_rules_carry_them(name):
-    dev = name_of(name)
-    for rule in (Rule(4, 7500, oif=dev, table=1001), Rule(6, 77, table=52, match=Match(iif=dev))):
-        body = pack(rule, 235)
-        assert name + b"\0" in body
-        assert unpack(body, rule.version) == SeenRule(rule, 235)
-
-
-def test_a_configuration_can_name_them():
-    """YAML is text; its escapes are what Python makes of such bytes."""
-    text = b'access: [{in: "\\udcff\\udcfe", via: "br\\udcff*"}]\nignore: "\xc3\xa9*"\n'
-    config, problems = config_file.read(text)
-    assert not problems
-    assert bytes_of(config.entries[0].iifs[0]) == b"\xff\xfe"
-    eni = Eni(interface(1), link(1, name_of(b"br\xffx")), name_of(b"br\xffx"))
-    assert named(config.entries[0].via, [eni]) == [eni]
-    assert config.ignore == ("\u00e9*",)
-
-
-@pytest.mark.parametrize("name", [b"\\ud800", b"\xc3\xa9" * 8, b"a" * 16, b"a/b"], ids=[
-    "no character", "too many bytes", "too long", "a slash"])
-def test_a_configuration_can_not_name_what_no_link_is_called(name):
-    config, problems = config_file.read(b'access: [{in: "' + name + b'", via: eth1}]\n')
-    assert config is None and "allowed is the name of a network device" in str(problems[0])
-
-
-@pytest.mark.parametrize("encoding, shown", [("utf-8", "in by \\xff\u00e9"), ("ascii", "in by \\xff\\xe9")])
-def test_what_is_shown_has_an_encoding(encoding, shown):
-    assert output.shown("in by \udcff\u00e9", encoding) == shown
-
-
-def test_the_log_is_ascii():
-    record = cli.logging.LogRecord("x", 20, "", 0, "%s is down", ("\udcff\u00e9",), None)
-    assert cli._Formatter("%(message)s").format(record) == "\\xff\\xe9 is down"
-
-
-# all messages of a batch are built before the first is sent
-
-
-@pytest.mark.kernel
 def test_what_can_not_be_built_sends_nothing(vpc):
-    """More than go into one send, a sysctl, and at the end a device that is not there."""
+    """All messages of a batch are built before the first is sent.
+
+    More than go into one send, a sysctl, and at the end a device that is not there.
+    """
     with vpc.instance:
         kernel = Kernel()
         kernel.links()
@@ -131,9 +41,6 @@ def test_what_can_not_be_built_sends_nothing(vpc):
         kernel.close()
     assert vpc.dump().count("lookup 1001") == 500
     assert vpc.instance.run(["cat", "/proc/sys/net/ipv4/conf/eth1/rp_filter"]).stdout == "2\n"
-
-
-# on a real kernel
 
 
 def ip(vpc, *words):
@@ -156,7 +63,6 @@ def all_well(agent):
     assert agent.run("verify", "--json", **ASCII).json["ok"]
 
 
-@pytest.mark.kernel
 @each_kind
 def test_as_somebody_s_link(vpc, make_agent, name):
     agent = make_agent(vpc)
@@ -173,7 +79,6 @@ def test_as_somebody_s_link(vpc, make_agent, name):
     assert ip(vpc, "link show dev", name) == before
 
 
-@pytest.mark.kernel
 @each_kind
 def test_as_a_child_of_an_eni_s_link_and_as_a_parent(vpc, make_agent, name):
     """Of an ENI that has a macvlan as containers have; that one is left alone."""
@@ -186,7 +91,6 @@ def test_as_a_child_of_an_eni_s_link_and_as_a_parent(vpc, make_agent, name):
     assert_answers_by(vpc, "eth2", vpc.address("eth2"))
 
 
-@pytest.mark.kernel
 @each_kind
 def test_as_an_eni_s_master(vpc, make_agent, name):
     """A bridge with eth1 as its port carries eth1's address, routes and group."""
@@ -204,7 +108,6 @@ def test_as_an_eni_s_master(vpc, make_agent, name):
     assert b"lookup 100" not in ip(vpc, "rule") and not ip(vpc, "route show table all proto 235")
 
 
-@pytest.mark.kernel
 @each_kind
 @pytest.mark.parametrize("done", ["dhcp", "down"])
 def test_as_an_eni_s_link(make_vpc, make_agent, name, done):
@@ -241,7 +144,6 @@ def test_as_an_eni_s_link(make_vpc, make_agent, name, done):
     assert state(vpc) == first
 
 
-@pytest.mark.kernel
 @each_kind
 def test_a_sysctl_and_the_mtu_of_such_a_link(make_vpc, make_agent, tmp_path, name):
     (tmp_path / "config").write_text("links: [{eni: '%s', rp-filter: 2, mtu: 1400}]\n" % "00:16:3e:0e:00:02")
@@ -256,7 +158,6 @@ def test_a_sysctl_and_the_mtu_of_such_a_link(make_vpc, make_agent, tmp_path, nam
     assert b" mtu 1500 " in ip(vpc, "link show dev", name)
 
 
-@pytest.mark.kernel
 @each_kind
 @pytest.mark.parametrize("word", ["iif", "oif"])
 def test_as_the_device_of_somebody_s_rule(vpc, make_agent, name, word):
@@ -277,7 +178,6 @@ def test_as_the_device_of_somebody_s_rule(vpc, make_agent, name, word):
     assert [line.replace(b" [detached]", b"") for line in ip(vpc, "rule").splitlines() if name in line] == theirs
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("name", NAMES[:3], ids=IDS[:3])
 def test_nft_is_told_such_a_name(make_vpc, make_agent, tmp_path, name):
     """One that is not made of letters means something to nft: its ENI is named instead."""
@@ -298,7 +198,6 @@ def test_nft_is_told_such_a_name(make_vpc, make_agent, tmp_path, name):
     assert vpc.instance.run(["nft", "list", "ruleset"], universal_newlines=False).stdout == b""
 
 
-@pytest.mark.kernel
 def test_a_name_that_nft_can_not_be_told(make_vpc, make_agent, tmp_path):
     (tmp_path / "config").write_text("connection-marks: {}\n")
     vpc = make_vpc(os="down")

@@ -1,44 +1,8 @@
-"""One answer: sets are in another order in every process, and nothing that is decided or shown may tell."""
-
-import os
-import pickle
-import subprocess
-import sys
-
-import pytest
-from hypothesis import Phase, given, settings
+"""One answer of the whole program: nothing that it decides or shows may tell the order of sets."""
 
 from eni_bootstrap.lab.vpc import macs_of, make_tree
-from tests.agent import ROOT
 from tests.oracle import ip
-from tests.test_properties import PURE, situations
-
-SEEDS = ["0", "1", "2", "3"]
-"""Of two things in a set, four processes have both orders with 7 chances of 8, and there are many such pairs."""
-
-
-def test_whatever_the_host():
-    found = []
-
-    @settings(PURE, max_examples=25, phases=[Phase.generate])
-    @given(situations())
-    def collect(situation):
-        found.append(situation)
-
-    collect()
-    told = [subprocess.run([sys.executable, "-m", "tests.telling"], input=pickle.dumps(found), check=True, cwd=ROOT,
-                           stdout=subprocess.PIPE, env=dict(os.environ, PYTHONHASHSEED=seed)).stdout for seed in SEEDS]
-    assert len(told[0]) > 100000
-    for other in told[1:]:
-        assert _difference(told[0], other) == []
-
-
-def _difference(one, other):
-    """The lines that are not alike, some of them."""
-    if one == other:
-        return []
-    pairs = zip(one.splitlines(), other.splitlines())
-    return [pair for pair in pairs if pair[0] != pair[1]][:3] or ["of different lengths"]
+from tests.unit.test_hash_seed import SEEDS
 
 
 def answers(agent, *commands):
@@ -49,7 +13,6 @@ def answers(agent, *commands):
         yield told.pop().out
 
 
-@pytest.mark.kernel
 def test_by_the_whole_program(make_vpc, make_agent):
     """With routes of the user's by several gateways and several ENIs, rules of somebody's, and ENIs that go."""
     vpc = make_vpc(make_tree(4, addresses=2, ipv6=True, prefix=True), ipv6_onlink=True)

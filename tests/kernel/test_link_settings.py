@@ -3,22 +3,13 @@
 import pytest
 
 from eni_bootstrap.agent import commands
-from eni_bootstrap.config import file as config_file
-from eni_bootstrap.host import install, installer
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
-from eni_bootstrap.model.errors import UsageError
+from tests.kernel.test_addresses import Configured, run_step
 from tests.kernel.test_crash import Killed
 from tests.oracle import assert_every_eni_answers, difference, ip, kernel, show, watch
-from tests.test_addresses import Configured, run_step
-from tests.unit.host.test_installer import COMMAND, tree
+from tests.unit.host.test_units import ASKED
 
-ASKED = """\
-links:
-  - {eni: eth1, mtu: 8500, rp-filter: 2}
-  - {eni: "eth*", rp-filter: 0, arp-ignore: 1, arp-announce: 2}
-"""
 NAMES = ("rp_filter", "arp_ignore", "arp_announce")
-DROP_IN = "etc/systemd/system/eni-bootstrap.service.d/links.conf"
 
 
 def settings(vpc):
@@ -46,7 +37,6 @@ def host(make_vpc, make_agent, tmp_path):
     return make
 
 
-@pytest.mark.kernel
 def test_without_being_asked_nothing_is_set(host):
     vpc, agent = host("# nothing\n")
     before = settings(vpc)
@@ -54,7 +44,6 @@ def test_without_being_asked_nothing_is_set(host):
     assert settings(vpc) == before
 
 
-@pytest.mark.kernel
 def test_what_is_asked_for_is_set_and_put_back(host):
     """The first entry that names a link and a setting counts. A second run writes nothing."""
     vpc, agent = host(ASKED)
@@ -72,7 +61,6 @@ def test_what_is_asked_for_is_set_and_put_back(host):
     assert difference(whole, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 def test_what_is_no_longer_asked_for_is_put_back(host):
     vpc, agent = host(ASKED)
     before = settings(vpc)
@@ -86,7 +74,6 @@ def test_what_is_no_longer_asked_for_is_put_back(host):
     assert "0 things changed" in agent().out
 
 
-@pytest.mark.kernel
 def test_what_somebody_has_set_since_stays(host):
     """While it is asked for, what is asked for holds."""
     vpc, agent = host(ASKED)
@@ -100,7 +87,6 @@ def test_what_somebody_has_set_since_stays(host):
     assert settings(vpc)["eth2"][2] == 1
 
 
-@pytest.mark.kernel
 def test_a_primary_eni_that_is_alone(host):
     vpc, agent = host("links:\n  - {eni: eth0, mtu: 8500, rp-filter: 2}\n", make_tree(1))
     assert agent().code == 0
@@ -109,7 +95,6 @@ def test_a_primary_eni_that_is_alone(host):
     assert settings(vpc)["eth0"][:2] == [1500, 0]
 
 
-@pytest.mark.kernel
 def test_an_eni_that_is_not_there_is_named_by_the_entry_s_line(host):
     vpc, agent = host("links:\n  - {eni: eth1, mtu: 8500}\n  - {eni: eth7, mtu: 8500}\n")
     result = agent()
@@ -117,7 +102,6 @@ def test_an_eni_that_is_not_there_is_named_by_the_entry_s_line(host):
     assert settings(vpc)["eth1"][0] == 8500
 
 
-@pytest.mark.kernel
 def test_a_sick_eni_keeps_its_settings(host):
     vpc, agent = host(ASKED)
     assert agent().code == 0
@@ -127,7 +111,6 @@ def test_a_sick_eni_keeps_its_settings(host):
     assert settings(vpc) == there
 
 
-@pytest.mark.kernel
 def test_killed_at_any_message_the_settings_are_known(make_agent, monkeypatch):
     """``remove`` finds them, whatever was the last that was done."""
     for cut in range(1, 14, 2):
@@ -146,42 +129,8 @@ def test_killed_at_any_message_the_settings_are_known(make_agent, monkeypatch):
             assert settings(vpc) == before
 
 
-@pytest.mark.kernel
 def test_pasting_the_plan_sets_them_too(host):
     vpc, agent = host(ASKED)
     vpc.instance.run(["sh", "-e"], input=agent("plan").out)
     assert "nothing to do" in agent("plan").out
     assert settings(vpc)["eth1"] == [8500, 2, 1, 2] and ip(vpc, "rule")
-
-
-@pytest.mark.parametrize("entry", ["{eni: eth1}", "{mtu: 1500}", "{eni: eth1, mtu: 100}", "{eni: eth1, rp-filter: 3}",
-                                   "{eni: eth1, ttl: 5}"])
-def test_an_entry_that_can_t_be_is_refused_by_its_line(entry):
-    found, problems = config_file.read("links:\n  - {}\n".format(entry).encode())
-    assert found is None and {problem.line for problem in problems} == {2}
-
-
-# the sandbox
-
-
-def test_the_unit_may_write_sysctls_only_where_they_are_asked_for(root):
-    config = root / "etc/eni-bootstrap.yaml"
-    config.write_text("")
-    before = tree(root)
-    for text, there in (("links: [{eni: eth1, mtu: 8500}]\n", False), (ASKED, True), ("# nothing\n", False)):
-        config.write_text(text)
-        installer.install(str(root), install.units(str(root), COMMAND))
-        assert (root / DROP_IN).exists() == there
-        if there:
-            assert (root / DROP_IN).read_text() == "[Service]\nProtectKernelTunables=no\n"
-    config.write_text(ASKED)
-    installer.install(str(root), install.units(str(root), COMMAND))
-    installer.uninstall(str(root))
-    config.write_text("")
-    assert tree(root) == before
-
-
-def test_a_broken_configuration_is_named_before_anything_is_installed(root):
-    (root / "etc/eni-bootstrap.yaml").write_text("links: 5\n")
-    with pytest.raises(UsageError, match="yaml:1: links: "):
-        install.units(str(root), COMMAND)

@@ -2,7 +2,6 @@
 default sources. And the primary ENI's, which may leave by itself."""
 
 import json
-import os
 import socket
 from contextlib import ExitStack
 from itertools import product
@@ -11,13 +10,8 @@ import pytest
 
 from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
-from eni_bootstrap.config.settings import Config
-from eni_bootstrap.kernel import record
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
-from eni_bootstrap.model.changes import Record
-from eni_bootstrap.model.kernel import LinkAddress
-from tests import build
 from tests.agent import Agent
 from tests.kernel.test_crash import NOWHERE, Killed, configuration, step, ways
 from tests.oracle import (
@@ -26,7 +20,8 @@ from tests.oracle import (
 )
 
 ETH1 = "00:16:3e:0e:00:02"
-ALL = Config(assign="all")
+
+
 FREEBIND = 78  # IPV6_FREEBIND, linux/in6.h
 POOL_ASKS = {4: ASKS, 6: (probe.ping, probe.tcp)}
 """Of IPv6 the kernel takes a pool's address for a datagram's source only with IPV6_FREEBIND (ip6_datagram_send_ctl)."""
@@ -93,7 +88,6 @@ def cloud_takes_away(vpc, places):
     vpc.refresh()
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("os_", ["dhcp", "down"])
 def test_fifty_addresses_are_put_on_every_link_and_the_default_sources_stay(configured, os_):
     """The primary ENI's too; a second run changes nothing."""
@@ -112,7 +106,6 @@ def test_fifty_addresses_are_put_on_every_link_and_the_default_sources_stay(conf
     assert agent("verify").code == 0
 
 
-@pytest.mark.kernel
 def test_ipv4_addresses_are_secondary_and_ipv6_addresses_deprecated(configured):
     vpc, agent = configured("assign: all\n", make_tree(addresses=3, ipv6=True))
     agent()
@@ -127,7 +120,6 @@ def test_ipv4_addresses_are_secondary_and_ipv6_addresses_deprecated(configured):
         assert {each["valid_life_time"] for each in six} == {4294967295}
 
 
-@pytest.mark.kernel
 def test_exactly_the_cloud_s_addresses_are_ours(configured):
     """Some are taken away by the cloud, others were added by hand: these stay, also when all of ours goes."""
     vpc, agent = configured("assign: all\n", fifty())
@@ -156,7 +148,6 @@ def test_exactly_the_cloud_s_addresses_are_ours(configured):
     assert gone == [] and not [line for line in come if "inet" in line and not any(one in line for one in left)]
 
 
-@pytest.mark.kernel
 def test_an_address_by_hand_that_the_cloud_gives_too_stays_when_the_cloud_takes_it_away(configured):
     vpc, agent = configured("assign: all\n", make_tree(addresses=3))
     ip(vpc, "address add 172.16.20.11/24 dev eth1")
@@ -167,7 +158,6 @@ def test_an_address_by_hand_that_the_cloud_gives_too_stays_when_the_cloud_takes_
     assert held(vpc, "eth1", 4) == ["172.16.20.10", "172.16.20.11"]
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("os_", ["dhcp", "down"])
 @pytest.mark.parametrize("other", ["assign: primary\n", "# nothing\n"])
 def test_back_to_the_primary_ones(configured, os_, other):
@@ -184,7 +174,6 @@ def test_back_to_the_primary_ones(configured, os_, other):
     assert "0 things changed" in agent().out
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("before", ["assign: all\n", "assign: primary\n", ""])
 def test_none_puts_no_address_there_and_takes_ours_off(configured, before):
     vpc, agent = configured("assign: none\n", make_tree(addresses=3, ipv6=True), os={"eth1": "down", "eth2": "dhcp"})
@@ -200,7 +189,6 @@ def test_none_puts_no_address_there_and_takes_ours_off(configured, before):
     assert len(sources_led_to(vpc, 1001)) == 3
 
 
-@pytest.mark.kernel
 def test_with_the_primary_eni_alone(configured):
     """Nothing but the addresses: there is no wrong way that a rule would have to prevent."""
     vpc, agent = configured("assign: all\n", make_tree(1, addresses=4, ipv6=True))
@@ -214,7 +202,6 @@ def test_with_the_primary_eni_alone(configured):
     assert kernel(vpc) == before
 
 
-@pytest.mark.kernel
 def test_the_primary_address_changes_in_the_cloud(configured):
     """What stood behind the old one on a link of ours goes with it and comes back behind the new one."""
     vpc, agent = configured("assign: all\n", make_tree(addresses=3, ipv6=True), os="down")
@@ -232,7 +219,6 @@ def test_the_primary_address_changes_in_the_cloud(configured):
     assert held(vpc, "eth1", 4) == []
 
 
-@pytest.mark.kernel
 def test_an_address_that_moves_to_another_eni_moves_on_the_links(configured):
     vpc, agent = configured("assign: all\n", make_tree(addresses=2, vswitches=[0, 1, 1]))
     assert agent().code == 0
@@ -246,7 +232,6 @@ def test_an_address_that_moves_to_another_eni_moves_on_the_links(configured):
     assert_answers_by(vpc, "eth2", "172.16.20.11")
 
 
-@pytest.mark.kernel
 def test_pasting_the_plan_is_as_good_as_apply(configured):
     vpc, agent = configured("assign: all\n", make_tree(addresses=4, ipv6=True), os={"eth2": "down"})
     planned = agent("plan").out
@@ -268,7 +253,6 @@ def any_of(prefix):
     return [prefix[0], prefix[-1], prefix[prefix.num_addresses // 2 + 1]]
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("os_", ["dhcp", "down"])
 def test_every_address_of_a_prefix_answers_by_its_eni(configured, os_):
     """Bound to, of IPv6 with IP_FREEBIND, and by who listens at all addresses; without the option it does not."""
@@ -300,7 +284,6 @@ def test_every_address_of_a_prefix_answers_by_its_eni(configured, os_):
     assert difference(before, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 def test_a_prefix_that_goes_and_a_removal_take_the_pool_back(configured):
     vpc, agent = configured("prefixes: local\n", make_tree(prefix=True, ipv6=True))
     before = kernel(vpc)
@@ -316,7 +299,6 @@ def test_a_prefix_that_goes_and_a_removal_take_the_pool_back(configured):
     assert difference(before, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 def test_somebody_else_s_pool_stays_and_counts(configured):
     vpc, agent = configured("prefixes: local\n", make_tree(prefix=True, ipv6=True))
     for version in (4, 6):
@@ -329,7 +311,6 @@ def test_somebody_else_s_pool_stays_and_counts(configured):
     assert difference(before, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 def test_the_pool_of_an_eni_that_is_sick_for_a_while_stays(configured):
     vpc, agent = configured("prefixes: local\n", make_tree(prefix=True, ipv6=True))
     assert agent().code == 0
@@ -339,7 +320,6 @@ def test_the_pool_of_an_eni_that_is_sick_for_a_while_stays(configured):
     assert (routes(vpc, "local", 4), routes(vpc, "local", 6)) == before
 
 
-@pytest.mark.kernel
 def test_the_pool_of_a_primary_eni_that_is_alone(configured):
     vpc, agent = configured("prefixes: local\n", make_tree(1, prefix=True, ipv6=True))
     assert agent().code == 0
@@ -348,14 +328,12 @@ def test_the_pool_of_a_primary_eni_that_is_alone(configured):
     assert "0 things changed" in agent().out
 
 
-@pytest.mark.kernel
 def test_pasting_the_plan_makes_pools_too(configured):
     vpc, agent = configured("prefixes: local\n", make_tree(prefix=True, ipv6=True))
     vpc.instance.run(["sh", "-e"], input=agent("plan").out)
     assert "nothing to do" in agent("plan").out
 
 
-@pytest.mark.kernel
 def test_at_no_moment_a_pool_answers_by_another_eni(make_agent, monkeypatch):
     """A pool comes after its rule, and goes before it."""
     with Vpc(make_tree(prefix=True, ipv6=True)) as vpc:
@@ -393,7 +371,6 @@ def with_vpn(configured):
     return make
 
 
-@pytest.mark.kernel
 def test_a_full_primary_does_not_follow_main(with_vpn):
     vpc, agent = with_vpn("# nothing\n")
     assert agent().code == 0
@@ -417,7 +394,6 @@ def test_a_full_primary_does_not_follow_main(with_vpn):
     assert difference(before, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 def test_a_full_primary_that_is_down_locks_nobody_out(with_vpn):
     """Its table has no fence: what its own way can't take follows main."""
     vpc, agent = with_vpn("primary: full\n")
@@ -435,7 +411,6 @@ def run_step(vpc, text, told_of, command=commands.apply):
     return step(vpc, told_of, command, config)
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("texts", [("", "assign: all"), ("assign: all", "assign: primary"),
                                    ("assign: all", "assign: none")], ids=lambda texts: " to ".join(texts))
 def test_after_every_message_each_address_on_a_link_leaves_by_its_eni(make_agent, monkeypatch, texts):
@@ -454,7 +429,6 @@ def test_after_every_message_each_address_on_a_link_leaves_by_its_eni(make_agent
             assert not wrong, "after {}".format(change)
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("texts", [("", "assign: all"), ("assign: all", "assign: primary")],
                          ids=lambda texts: " to ".join(texts))
 def test_whatever_message_was_the_last_the_next_run_ends_in_the_same_state(texts, monkeypatch, tmp_path):
@@ -481,67 +455,3 @@ def test_whatever_message_was_the_last_the_next_run_ends_in_the_same_state(texts
     there, removed, total = world_after(cut=0)
     for cut in range(1, total + 1, 3):
         assert world_after(cut)[:2] == (there, removed), "cut after message {} of {}".format(cut, total)
-
-
-# the decision
-
-
-def on_link(*texts, **more):
-    return [build.address("eth1", text)._replace(**more) for text in texts]
-
-
-def decided(held_there, addresses, made=(), config=ALL, **options):
-    """The decision about an ENI of these addresses whose link holds those."""
-    world = build.two_enis()
-    world = world._replace(addresses=world.addresses[:1] + tuple(held_there))
-    interface = build.interface(1, *(build.subnet(vswitch, *own) for vswitch, own in addresses.items()))
-    return build.decision(world, build.PRIMARY, interface, made=Record(addresses=frozenset(made)), config=config,
-                          **options)
-
-
-FOUR = {"172.16.20.0/24": ("172.16.20.20", "172.16.20.21", "172.16.20.22")}
-SIX = {"2001:db8:1::/64": ("2001:db8:1::5", "2001:db8:1::6")}
-
-
-@pytest.mark.parametrize("addresses", [FOUR, SIX])
-def test_no_address_comes_before_the_first(addresses):
-    """A DHCP client that is still to come would find its own behind others."""
-    made = decided([], addresses)
-    assert not made.addresses and len(made.unaddressed) == 1
-    late = decided([], addresses, address_wait_expired=frozenset([("eth1", 4), ("eth1", 6)]))
-    first = next(iter(addresses.values()))[0]
-    assert str(late.addresses[0].address) == first and not late.addresses[0].deprecated
-    assert len(late.addresses) == len(next(iter(addresses.values())))
-
-
-def test_the_others_have_the_prefix_length_that_the_first_has():
-    """Only then the kernel takes them for secondary ones."""
-    made = decided(on_link("172.16.20.20/20"), FOUR)
-    assert build.texts(made.addresses) == ["172.16.20.21/20 dev eth1", "172.16.20.22/20 dev eth1"]
-
-
-def test_behind_somebody_else_s_address_no_more_are_put():
-    late = decided(on_link("172.16.20.22/24"), FOUR, address_wait_expired=frozenset([("eth1", 4)]))
-    assert not late.addresses and any("no more are put there" in remark for remark in late.remarks)
-
-
-def test_an_address_that_a_container_has_is_not_put_on_the_link():
-    elsewhere = [LinkAddress("eth0", build.address("eth0", "172.16.20.21/32").address, 32)]
-    made = decided(on_link("172.16.20.20/24") + elsewhere, FOUR)
-    assert build.texts(made.addresses) == ["172.16.20.22/24 dev eth1"]
-    assert any("172.16.20.21 is on eth0" in remark for remark in made.remarks)
-
-
-def test_of_ipv6_one_address_is_preferred():
-    """Our deprecated one becomes that when the one that was has gone."""
-    mine = on_link("2001:db8:1::5/128", deprecated=True)
-    made = decided(mine, SIX, mine, address_wait_expired=frozenset([("eth1", 6)]))
-    assert [(str(each.address), each.deprecated) for each in made.addresses] == [
-        ("2001:db8:1::5", False), ("2001:db8:1::6", True)]
-
-
-def test_what_is_deprecated_is_recorded_as_ours(tmp_path, monkeypatch):
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
-    made = Record(addresses=frozenset(on_link("2001:db8:1::5/128", deprecated=True) + on_link("172.16.20.21/24")))
-    record.save(made, (build.link(1),))
-    assert record.load((build.link(1),)) == made and os.listdir(str(tmp_path)) == ["state.json"]

@@ -1,81 +1,24 @@
-"""Other numbers than the usual ones (``numbers``): what they may be, and what becomes of things with former ones."""
+"""Other numbers than the usual ones (``numbers``), and what becomes of things with former ones."""
 
 import re
-from itertools import product
 
 import pytest
 
-from eni_bootstrap.config import file as config_file
-from eni_bootstrap.config.settings import Config
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
-from eni_bootstrap.model.changes import Numbering
 from tests.agent import Agent
 from tests.effort import one_in
+from tests.kernel.test_addresses import Configured, run_step
 from tests.kernel.test_crash import ETH1, Killed, assert_no_wrong_way, configuration, primary_default, ways
 from tests.oracle import (
     assert_every_eni_answers, defaults, difference, ip, kernel, leaves_by, lookup, routes, rules, settle, show, watch,
 )
-from tests.test_addresses import Configured, run_step
+from tests.unit.config.test_numbers import OTHER, USUAL
 
-OTHER = "numbers: {table: 3000, priority: 9000, metric-step: 7, protocol: 240, group: 77}\n"
-USUAL = "# the usual ones\n"
 CHANGES = {
     "table": "numbers: {table: 3000}\n", "overlapping tables": "numbers: {table: 1001}\n",
     "priority": "numbers: {priority: 9000}\n", "overlapping priorities": "numbers: {priority: 7200}\n",
     "protocol": "numbers: {protocol: 240}\n", "group": "numbers: {group: 77}\n", "all": OTHER,
 }
-
-
-def configured(text):
-    """The settings that a file makes, and its problems as text."""
-    config, problems = config_file.read(text.encode())
-    return config, ["{}: {}".format(problem.line, problem) for problem in problems]
-
-
-# the configuration
-
-
-def test_the_bands_move_as_a_whole():
-    config, problems = configured(OTHER)
-    assert not problems and config.numbering == Numbering(3000, 9000, 240, 77)
-    assert (config.metric_step, config.protocol_networkd_safe) == (7, 240)
-    usual = Config()
-    for name in usual._fields:
-        shift = 2000 if name.startswith(("table_", "priority_")) else 0
-        if shift:
-            assert getattr(config, name) - getattr(usual, name) == shift, name
-
-
-def test_without_numbers_nothing_moves():
-    assert configured(USUAL)[0] == Config()
-    assert configured("numbers: {}\n")[0] == Config()
-    assert configured("numbers: {table: 1000, priority: 7000, protocol: 235, group: 60235, metric-step: 100}\n")[0] == \
-        Config()
-
-
-@pytest.mark.parametrize("key, value", [
-    *product(["table"], [0, 200, 253, 254, 255, 4294967295, "0x10z", -5]),
-    *product(["priority"], [0, 1, 500, 1000, 31767, 32766, 70000]),
-    *product(["protocol"], [0, 2, 3, 4, 8, 11, 16, 18, 42, 99, 186, 192, 196, 256, "dhcp"]),
-    *product(["group"], [0, 4294967296, "eni"]), ("metric-step", 0),
-])
-def test_what_overlaps_is_refused_by_its_line(key, value):
-    _, problems = configured("# numbers\nnumbers:\n  {}: {}\n".format(key, value))
-    assert len(problems) == 1 and problems[0].startswith("3: numbers.{}: ".format(key)), problems
-
-
-@pytest.mark.parametrize("value", [5, 7, 19, 43, 100, 199, 235, 255])
-def test_a_protocol_that_is_nobody_s(value):
-    assert configured("numbers: {{protocol: {}}}\n".format(value))[0].protocol == value
-
-
-@pytest.mark.parametrize("value", [1001, 31766])
-def test_a_band_between_a_vrf_s_rule_and_main_s(value):
-    config = configured("numbers: {{priority: {}}}\n".format(value))[0]
-    assert 1000 < config.priority_first and config.priority_last < 32766
-
-
-# on the kernel
 
 
 @pytest.fixture
@@ -95,7 +38,6 @@ def ours(vpc, protocol):
         route["protocol"] == str(protocol) for version in (4, 6) for route in routes(vpc, "all", version))
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("os", ["dhcp", "up", "down"])
 def test_other_numbers_from_the_start(host, os):
     """Tables, priorities, metrics, protocol and group; remove takes all of it back, and knows the numbers."""
@@ -120,7 +62,6 @@ def test_other_numbers_from_the_start(host, os):
     assert difference(before, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("text", CHANGES.values(), ids=list(CHANGES))
 def test_a_change_of_numbers_ends_as_if_they_had_always_been_so(host, text):
     """And back again; a second run has nothing to do."""
@@ -145,7 +86,6 @@ def test_a_change_of_numbers_ends_as_if_they_had_always_been_so(host, text):
     assert difference(before, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("text", CHANGES.values(), ids=list(CHANGES))
 def test_while_the_numbers_change_no_packet_leaves_by_a_wrong_way(make_agent, monkeypatch, text):
     """The new ones are complete before the first of the old ones goes: not even a moment without a way. Where a table
@@ -163,7 +103,6 @@ def test_while_the_numbers_change_no_packet_leaves_by_a_wrong_way(make_agent, mo
                 assert now == old, "after {}".format(change)
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("text", [CHANGES["all"], CHANGES["protocol"], CHANGES["overlapping tables"],
                                   CHANGES["group"]])
 def test_whatever_message_was_the_last_the_next_run_ends_in_the_same_state(monkeypatch, tmp_path, text):
@@ -194,7 +133,6 @@ def test_whatever_message_was_the_last_the_next_run_ends_in_the_same_state(monke
         assert world_after(cut)[0] == reference, "cut after message {} of {}".format(cut, total)
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("text", [CHANGES["all"], CHANGES["overlapping tables"]])
 def test_as_long_as_an_eni_is_sick_the_former_numbers_stay(host, text):
     """It must keep what it has; and all the others are still cared for."""
@@ -214,7 +152,6 @@ def test_as_long_as_an_eni_is_sick_the_former_numbers_stay(host, text):
     assert_every_eni_answers(vpc)
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("text", [CHANGES["all"], CHANGES["overlapping tables"], CHANGES["overlapping priorities"]])
 def test_an_eni_that_falls_sick_afterwards_keeps_what_it_has(host, text):
     vpc, agent = host(USUAL)
@@ -228,7 +165,6 @@ def test_an_eni_that_falls_sick_afterwards_keeps_what_it_has(host, text):
     assert [rules(vpc, version) for version in (4, 6)] + [routes(vpc, "all", 4)] == before
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("text", [OTHER, CHANGES["group"]])
 def test_remove_knows_the_former_numbers(host, text):
     """Also when the configuration has been changed, and no run has been since; and without a record the usual ones."""
@@ -246,7 +182,6 @@ def test_remove_knows_the_former_numbers(host, text):
     assert difference(before, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 def test_what_others_have_with_such_numbers_stays(host):
     vpc, agent = host(OTHER)
     for command in ("rule add from 10.9.9.9 lookup 1050 priority 7250 protocol 99",
@@ -262,7 +197,6 @@ def test_what_others_have_with_such_numbers_stays(host):
     assert difference(before, kernel(vpc)) == ([], [])
 
 
-@pytest.mark.kernel
 def test_a_link_that_udev_put_into_the_usual_group_is_taken_out_of_it(host):
     """Its rule knows no configuration."""
     vpc, agent = host(CHANGES["group"])
@@ -272,7 +206,6 @@ def test_a_link_that_udev_put_into_the_usual_group_is_taken_out_of_it(host):
     assert {link["group"] for link in show(vpc, "link show") if link["ifname"].startswith("eth")} == {"77"}
 
 
-@pytest.mark.kernel
 def test_a_named_line_and_exit_code_2(host):
     vpc, agent = host("numbers:\n  protocol: 16\n")
     result = agent()

@@ -4,11 +4,9 @@ import itertools
 
 import pytest
 
-from eni_bootstrap.lab.vpc import make_tree
 from eni_bootstrap.model.kernel import Rule, SeenRoute
 from eni_bootstrap.verify.installed import recall
 from tests.build import CONFIG, ETH1, MAIN, OURS, PRIMARY, address, decision, link, net, route, snapshot, two_enis
-from tests.oracle import ip
 
 
 def devs(world):
@@ -101,36 +99,3 @@ def test_the_vswitch_is_what_is_on_link_with_the_address(blocks):
     world = two_enis(routes, led("172.16.20.20/32"))
     (eth1,) = recall(world, CONFIG).enis
     assert str(eth1.interface.subnets[0].vswitch) == "172.16.20.0/24"
-
-
-# on a real kernel
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
-def test_an_address_that_a_load_balancer_has_put_on_lo(make_vpc, make_agent, down):
-    vpc = make_vpc(make_tree(3, addresses=2))
-    agent = make_agent(vpc)
-    assert agent().code == 0
-    ip(vpc, "address add 172.16.20.11/32 dev lo")
-    for command in ("plan", "apply", "verify"):
-        result = agent(command)
-        assert result.code == 0 and "lo (" not in result.out
-    if down:
-        vpc.set_link("eth1", False)
-    status = agent("status", "--json")
-    assert [eni["device"] for eni in status.json["enis"]] == ["eth0", "eth1", "eth2"]
-    assert status.code == down
-
-
-@pytest.mark.kernel
-def test_an_address_that_a_bridge_bears(make_vpc, make_agent):
-    vpc = make_vpc(make_tree(3, addresses=2))
-    agent = make_agent(vpc)
-    assert agent().code == 0
-    for command in ("link add br0 type bridge", "link add one type veth peer name two", "link set one master br0",
-                    "link set br0 up", "address add 172.16.20.11/32 dev br0"):
-        ip(vpc, command)
-    status = agent("status", "--json")
-    assert [eni["device"] for eni in status.json["enis"]] == ["eth0", "eth1", "eth2"]
-    assert status.code == 0
