@@ -6,15 +6,12 @@ from copy import deepcopy
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from eni_bootstrap.lab.service import MetadataService
 from eni_bootstrap.lab.tree import Eni, Subnet, read
 from eni_bootstrap.lab.vpc import macs_of, make_tree
-from eni_bootstrap.metadata import parser
 from eni_bootstrap.metadata.parser import parse_interfaces
-from tests.oracle import assert_answers_by
 from tests.unit.test_properties import PURE, trees
 
 MAC, SECOND = "00:16:3e:0e:00:01", "00:16:3e:0e:00:02"
@@ -169,20 +166,6 @@ def test_the_agent_reads_the_same(tree, data):
             assert eni.subnets[0].addresses[0] == member.subnets[0].addresses[0]
 
 
-@pytest.mark.kernel
-def test_a_wrong_reading_builds_no_world_that_agrees_with_it(make_vpc, make_agent, monkeypatch):
-    """The agent takes every address for the next one."""
-    right = parser._address
-    monkeypatch.setattr(parser, "_address", lambda leaf, token, version: right(leaf, token, version) + 1)
-    vpc = make_vpc()
-    assert {name: str(vpc.address(name)) for name in vpc.nics} == {
-        "eth0": "172.16.10.10", "eth1": "172.16.20.10", "eth2": "172.16.10.11"}
-    assert make_agent(vpc)("verify").code == 1
-    monkeypatch.undo()
-    assert make_agent(vpc)().code == 0
-    assert_answers_by(vpc, "eth1", "172.16.20.10")
-
-
 # it serves what it reads
 
 
@@ -210,15 +193,3 @@ def test_a_leaf_that_is_no_text_is_served_as_its_json():
         assert get("owner-account-id") == "1000" and get("spot") == '[{"at":1.5}]' and get("nothing") == 404
         assert json.loads(get("all")) == tree
         assert "private-ipv4s" in get("network/interfaces/macs/{}/".format(SECOND)).split("\n")
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize("all_answer", [None, 404], ids=["at once", "leaf by leaf"])
-def test_an_instance_whose_leaves_are_json(make_vpc, make_agent, all_answer):
-    vpc = make_vpc(spelled_as_json(make_tree(3, addresses=2, ipv6=True, prefix=True)), assign=True,
-                   all_answer=all_answer)
-    agent = make_agent(vpc)
-    assert agent().code == 0 and agent("verify").code == 0
-    for version in (4, 6):
-        for address in vpc.subnet("eth1", version).addresses:
-            assert_answers_by(vpc, "eth1", address)

@@ -7,15 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from ipaddress import ip_address, ip_network
 from typing import Any, Callable, Dict, List
 
 import pytest
 
-from eni_bootstrap.lab import probe, wire
+from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.lab.vpc import macs_of, make_tree
-from eni_bootstrap.metadata.parser import parse_interfaces
 from tests.agent import ROOT
 
 ETH1 = "172.16.20.10"
@@ -38,83 +36,9 @@ def ask(request):
     return QUESTIONS[request.param]
 
 
-# trees
-
-
-@pytest.mark.parametrize("options", [
-    {},
-    {"enis": 1},
-    {"enis": 32, "addresses": 50, "ipv6": True, "vswitches": "shared", "prefix": True},
-    {"enis": 32, "addresses": 50, "ipv6": True, "vswitches": "own", "prefix": True},
-    {"enis": 4, "vswitches": [0, 1, 1, 2], "ipv6": True},
-], ids=str)
-def test_a_made_tree_is_sound(options):
-    listing = parse_interfaces(make_tree(**options))
-    assert not listing.sick
-    assert len(listing.interfaces) == options.get("enis", 3)
-    assert [interface.primary for interface in listing.interfaces].count(True) == 1
-    owned = []
-    for interface in listing.interfaces:
-        assert len(interface.subnets) == (2 if options.get("ipv6") else 1)
-        for subnet in interface.subnets:
-            assert len(subnet.addresses) == options.get("addresses", 1)
-            assert len(subnet.prefixes) == (1 if options.get("prefix") else 0)
-            for network in [ip_network(address) for address in subnet.addresses] + list(subnet.prefixes):
-                assert network.network_address in subnet.vswitch and network.broadcast_address in subnet.vswitch
-                assert subnet.gateway not in network
-                owned.append(network)
-    owned.sort(key=lambda network: (network.version, network))
-    for one, other in zip(owned, owned[1:]):
-        assert one.version != other.version or not one.overlaps(other)
-
-
-def test_the_default_tree_has_two_enis_in_the_primarys_vswitch():
-    enis = list(macs_of(make_tree()).values())
-    assert [eni["vswitch-cidr-block"] for eni in enis] == ["172.16.10.0/24", "172.16.20.0/24", "172.16.10.0/24"]
-    assert [eni["gateway"] for eni in enis] == ["172.16.10.253", "172.16.20.253", "172.16.10.253"]
-
-
-# checksums
-
-
-def _with_checksum(proto, at, src, dst, segment):
-    segment = bytearray(segment)
-    pseudo = ip_address(src).packed + ip_address(dst).packed + bytes([0, proto]) + len(segment).to_bytes(2, "big")
-    segment[at:at + 2] = wire.checksum(pseudo + bytes(segment)).to_bytes(2, "big")
-    return bytes(segment)
-
-
-def _ipv4(proto, src, dst, payload):
-    length = (20 + len(payload)).to_bytes(2, "big")
-    header = bytearray(b"\x45\0" + length + b"\0\1\0\0\x40" + bytes([proto]) + b"\0\0")
-    header += ip_address(src).packed + ip_address(dst).packed
-    header[10:12] = wire.checksum(bytes(header)).to_bytes(2, "big")
-    return bytes(header) + payload
-
-
-@pytest.mark.parametrize("proto, at", [(wire.TCP, 16), (wire.UDP, 6)], ids=["tcp", "udp"])
-@pytest.mark.parametrize("payload", [b"", b"odd", b"\xff" * 20])
-def test_translated_packets_have_the_checksums_that_they_would_have_been_born_with(proto, at, payload):
-    def packet(src):
-        segment = _with_checksum(proto, at, src, "203.0.113.50", b"\0\7\x30\x39" + bytes(16) + payload)
-        return _ipv4(proto, src, "203.0.113.50", segment)
-
-    original = wire.parse(packet("172.16.20.10"))
-    assert original is not None
-    translated = original.with_src(ip_address("198.51.100.2"))
-    assert translated.data == packet("198.51.100.2")
-    assert translated.with_src(ip_address("172.16.20.10")).data == packet("172.16.20.10")
-
-
-def test_udp_without_a_checksum_stays_without():
-    packet = wire.parse(_ipv4(wire.UDP, "172.16.20.10", "203.0.113.50", b"\0\7\x30\x39\0\x08\0\0"))
-    assert packet is not None and packet.with_src(ip_address("198.51.100.2")).data[-2:] == b"\0\0"
-
-
 # namespaces
 
 
-@pytest.mark.kernel
 def test_a_namespace_holds_only_the_thread_that_entered_it():
     def here():
         return os.readlink("/proc/thread-self/ns/net")
@@ -169,7 +93,6 @@ with Vpc(make_tree(ipv6=True)) as vpc:
 """
 
 
-@pytest.mark.kernel
 def test_an_ordinary_user_can_have_a_lab_too():
     done = subprocess.run(
         [sys.executable, "-c", _AS_ORDINARY_USER], cwd="/", env={"PYTHONPATH": ROOT},
@@ -183,7 +106,6 @@ def test_an_ordinary_user_can_have_a_lab_too():
 # the vendor's symptom and the vendor's cure
 
 
-@pytest.mark.kernel
 def test_the_reply_of_a_secondary_eni_leaves_by_the_primary_and_is_lost(vpc, ask):
     with probe.echo_server(vpc.instance), vpc.fabric.capture() as seen:
         assert ask(vpc.client, vpc.eips["eth0"])
@@ -201,7 +123,6 @@ def test_the_reply_of_a_secondary_eni_leaves_by_the_primary_and_is_lost(vpc, ask
     assert vpc.fabric.ports["eth0"].counters["source check"] >= 1
 
 
-@pytest.mark.kernel
 def test_the_vendors_two_commands_cure_it(vpc, ask):
     ip(vpc, "-4 route add default via 172.16.20.253 dev eth1 table 1001")
     ip(vpc, f"-4 rule add from {ETH1} lookup 1001")
@@ -211,7 +132,6 @@ def test_the_vendors_two_commands_cure_it(vpc, ask):
     assert {packet.verdict for packet in seen} == {"forwarded"}
 
 
-@pytest.mark.kernel
 def test_the_same_symptom_and_cure_with_ipv6(make_vpc, ask):
     vpc = make_vpc(make_tree(ipv6=True))
     eth1 = vpc.subnet("eth1", 6)
@@ -226,7 +146,6 @@ def test_the_same_symptom_and_cure_with_ipv6(make_vpc, ask):
 # the cloud's rules
 
 
-@pytest.mark.kernel
 def test_an_eni_can_send_from_its_own_addresses_only(vpc, ask):
     ip(vpc, "address add 172.16.20.99/32 dev eth0")
     with probe.echo_server(vpc.client):
@@ -236,7 +155,6 @@ def test_an_eni_can_send_from_its_own_addresses_only(vpc, ask):
         assert ask(vpc.instance, vpc.client.ipv4, src=vpc.address("eth0"))
 
 
-@pytest.mark.kernel
 def test_the_client_sees_the_eip_and_never_the_private_address(vpc, ask):
     with probe.echo_server(vpc.client), vpc.fabric.capture() as seen:
         assert ask(vpc.instance, vpc.client.ipv4)
@@ -244,7 +162,6 @@ def test_the_client_sees_the_eip_and_never_the_private_address(vpc, ask):
     assert sources == {vpc.eips["eth0"]}
 
 
-@pytest.mark.kernel
 def test_an_icmp_error_reaches_the_one_whom_it_concerns(vpc):
     with vpc.client:
         talking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -256,7 +173,6 @@ def test_an_icmp_error_reaches_the_one_whom_it_concerns(vpc):
             talking.recv(1)
 
 
-@pytest.mark.kernel
 def test_large_transfers_arrive_whole(vpc):
     data = os.urandom(300000)
     received = bytearray()
@@ -284,7 +200,6 @@ def test_large_transfers_arrive_whole(vpc):
     assert received == data
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("device", ["eth0", "eth1", "eth2"])
 def test_gateways_answer_pings(make_vpc, device):
     vpc = make_vpc(make_tree(ipv6=True), ipv6_onlink=True)
@@ -292,7 +207,6 @@ def test_gateways_answer_pings(make_vpc, device):
         assert probe.ping(vpc.instance, vpc.subnet(device, version).gateway, device=device)
 
 
-@pytest.mark.kernel
 def test_addresses_and_prefixes_lead_to_their_eni(make_vpc):
     vpc = make_vpc(make_tree(addresses=3, ipv6=True, prefix=True))
     with vpc.fabric.capture() as seen:
@@ -306,7 +220,6 @@ def test_addresses_and_prefixes_lead_to_their_eni(make_vpc):
     assert seen[-1].verdict == "no route"
 
 
-@pytest.mark.kernel
 def test_the_instance_reaches_its_metadata(make_vpc):
     for service, expected in ((True, b"00:16:3e:0e:00:01"), (False, None)):
         vpc = make_vpc(service=service)
@@ -323,7 +236,6 @@ def test_the_instance_reaches_its_metadata(make_vpc):
                 connection.close()
 
 
-@pytest.mark.kernel
 def test_a_neighbour_in_the_vswitch(vpc, ask):
     neighbour = vpc.neighbour("172.16.20.0/24")
     assert vpc.neighbour("eth1") is neighbour
@@ -332,7 +244,6 @@ def test_a_neighbour_in_the_vswitch(vpc, ask):
     assert {packet.port for packet in seen} == {"eth1", "neighbour in 172.16.20.0/24"}
 
 
-@pytest.mark.kernel
 def test_a_silent_gateway_answers_nothing_and_carries_nothing(make_vpc):
     vpc = make_vpc(make_tree(ipv6=True))
     gateway = vpc.subnet("eth0", 6).gateway
@@ -348,7 +259,6 @@ def test_a_silent_gateway_answers_nothing_and_carries_nothing(make_vpc):
 # the probes
 
 
-@pytest.mark.kernel
 def test_udp_without_packet_info_answers_from_the_wrong_address(vpc):
     ip(vpc, "-4 route add default via 172.16.20.253 dev eth1 table 1001")
     ip(vpc, f"-4 rule add from {ETH1} lookup 1001")
@@ -359,7 +269,6 @@ def test_udp_without_packet_info_answers_from_the_wrong_address(vpc):
         assert probe.udp(vpc.client, vpc.eips["eth1"])
 
 
-@pytest.mark.kernel
 def test_servers_and_clients_bound_to_a_device(vpc):
     # Bound to a device, a socket uses this device's routes: the OS made a default for each.
     with probe.echo_server(vpc.instance, device="eth1"):
@@ -374,7 +283,6 @@ def test_servers_and_clients_bound_to_a_device(vpc):
     }
 
 
-@pytest.mark.kernel
 def test_a_source_that_is_on_no_link_is_a_mistake(vpc):
     with pytest.raises(OSError):
         probe.ping(vpc.instance, vpc.client.ipv4, src="192.0.2.1")
@@ -383,7 +291,6 @@ def test_a_source_that_is_on_no_link_is_a_mistake(vpc):
 # what the operating system did, and what happens later
 
 
-@pytest.mark.kernel
 def test_what_the_operating_system_did_with_the_links(make_vpc):
     vpc = make_vpc(make_tree(ipv6=True), names=["ens5", "enp0s6", "enp0s7"], os={"enp0s6": "up", "enp0s7": "down"})
     assert vpc.primary == "ens5"
@@ -395,14 +302,12 @@ def test_what_the_operating_system_did_with_the_links(make_vpc):
     assert "inet" not in down and "UP" not in down and "00:16:3e:0e:00:03" in down
 
 
-@pytest.mark.kernel
 def test_an_operating_system_for_all_spares_the_primary(make_vpc):
     vpc = make_vpc(os="down")
     assert ip(vpc, "-4 route show").count("\n") == 2
     assert "dev eth0" in ip(vpc, "-4 route show")
 
 
-@pytest.mark.kernel
 def test_an_eni_comes_and_goes(make_vpc):
     tree = make_tree(4, vswitches=[0, 1, 0, 2])
     mac, leaves = list(macs_of(tree).items())[-1]
@@ -419,7 +324,6 @@ def test_an_eni_comes_and_goes(make_vpc):
     assert probe.ping(vpc.client, vpc.eips["eth0"])
 
 
-@pytest.mark.kernel
 def test_an_address_that_is_assigned_later(vpc):
     leaves = list(macs_of(vpc.tree).values())[0]
     ip(vpc, "address add 172.16.10.77/32 dev eth0")
@@ -430,7 +334,6 @@ def test_an_address_that_is_assigned_later(vpc):
     assert probe.ping(vpc.client, eip)
 
 
-@pytest.mark.kernel
 def test_links_and_cables(vpc):
     def state():
         return ip(vpc, "link show eth1")
@@ -445,13 +348,11 @@ def test_links_and_cables(vpc):
     assert probe.ping(vpc.neighbour("eth1"), ETH1)
 
 
-@pytest.mark.kernel
 def test_assigned_addresses_are_on_the_links(make_vpc):
     vpc = make_vpc(make_tree(addresses=2), assign=True)
     assert "172.16.20.11/24" in ip(vpc, "address show eth1")
 
 
-@pytest.mark.kernel
 def test_thirty_two_enis_are_there_in_no_time(make_vpc):
     started = time.monotonic()
     vpc = make_vpc(make_tree(32, addresses=10, ipv6=True, vswitches="own"))

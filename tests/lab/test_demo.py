@@ -9,24 +9,15 @@ import subprocess
 import sys
 import tempfile
 from copy import deepcopy
-from ipaddress import ip_address
 
 import pytest
 
 from eni_bootstrap import cli
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.lab import demo, story
-from eni_bootstrap.lab.fabric import FORWARDED, SOURCE_CHECK, Packet
-from eni_bootstrap.lab.story import Question, Trace
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from tests.agent import ROOT
-
-kernel = pytest.mark.kernel
-
-EIP, PRIVATE, CLIENT = map(ip_address, ("198.51.100.2", "172.16.20.10", "203.0.113.50"))
-QUESTION = Question("eth1", PRIVATE, EIP, "eth0")
-ILL = Trace(QUESTION, (False,) * 3, ("eth1",), ("eth0",), (SOURCE_CHECK,))
-WELL = Trace(QUESTION, (True,) * 3, ("eth1",), ("eth1",), ())
+from tests.unit.lab.test_demo import CLIENT
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +50,6 @@ def rows(out):
             for part in parts]
 
 
-@kernel
 def test_three_enis_by_default(capfd):
     out = shown(capfd)
     assert out.count("vSwitch 172.16.10.0/24") == 1
@@ -76,7 +66,6 @@ def test_three_enis_by_default(capfd):
     assert "Cured" in out
 
 
-@kernel
 def test_ipv6_too(capfd):
     symptom, cure = rows(shown(capfd, "--ipv6"))
     assert len(symptom) == len(cure) == 6
@@ -84,7 +73,6 @@ def test_ipv6_too(capfd):
     assert ["eth1", "2001:db8:20:a201::1000", "ok", "ok", "ok", "eth1", "eth1", "-"] in cure
 
 
-@kernel
 def test_more_enis_and_addresses(capfd):
     """Each ENI's first and last address, and it says so."""
     out = shown(capfd, "--enis", 5, "--addresses", 3)
@@ -93,13 +81,11 @@ def test_more_enis_and_addresses(capfd):
     assert [row[0] for row in symptom] == [row[0] for row in cure] == sorted(2 * ["eth%d" % n for n in range(5)])
 
 
-@kernel
 def test_nothing_to_cure(capfd):
     out = shown(capfd, "--enis", 1)
     assert "nothing to cure" in out and "Cured" not in out
 
 
-@kernel
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_tree_of_your_own(capfd, tmp_path, wrapped):
     """In the sample's shape, or what is inside; here with a third vSwitch and a prefix."""
@@ -120,7 +106,6 @@ def with_lists(tree):
                          "tags": [{"a": [1.5]}], "dns-conf": {"nameservers": tree["dns-conf"]["nameservers"].split()}})
 
 
-@kernel
 def test_a_tree_with_json_lists(capfd, tmp_path):
     """``render`` takes the same file."""
     file = tmp_path / "tree.json"
@@ -136,7 +121,6 @@ def test_a_tree_with_json_lists(capfd, tmp_path):
     assert capfd.readouterr().out == rendered
 
 
-@kernel
 def test_one_reader_of_the_file(capfd, tmp_path, monkeypatch):
     """Whatever it comes in, ``demo`` and ``render`` take the same: as Windows writes it, with a host, from stdin."""
     content = json.dumps({"meta-data": make_tree(2), "host": {"links": {}}})
@@ -150,7 +134,6 @@ def test_one_reader_of_the_file(capfd, tmp_path, monkeypatch):
         assert "Cured" in shown(capfd, "--metadata", file)
 
 
-@kernel
 def test_a_shell_inside_the_instance(monkeypatch, capfd, tmp_path):
     """It sees the agent's rules, its directory and a way into the client's namespace."""
     shell = tmp_path / "shell"
@@ -168,7 +151,6 @@ def give_up_capabilities():
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-@kernel
 def test_an_ordinary_user_without_a_terminal():
     """The whole program; its shell finds no input and ends, and the lab with it."""
     done = subprocess.run(
@@ -184,7 +166,6 @@ def test_an_ordinary_user_without_a_terminal():
 # it does not say what it has not seen
 
 
-@kernel
 def test_an_agent_that_does_nothing_cures_nothing(capfd):
     assert demo.demonstrate(make_tree(), agent=["true"]) == 1
     out = capfd.readouterr().out
@@ -195,46 +176,9 @@ def test_an_agent_that_does_nothing_cures_nothing(capfd):
     assert "Cured" not in out
 
 
-@kernel
 def test_an_agent_that_fails(capfd):
     assert demo.demonstrate(make_tree(2), agent=["false"]) == 1
     assert "The agent ended with exit code 1." in capfd.readouterr().out
-
-
-def packet(port, direction, src, dst, verdict=FORWARDED):
-    return Packet(port, direction, 4, src, dst, 1, 0, 0, verdict)
-
-
-def test_a_trace_is_made_of_packets():
-    asked = [packet("client", "from", CLIENT, EIP), packet("eth1", "to", CLIENT, PRIVATE)]
-    lost = packet("eth0", "from", PRIVATE, CLIENT, SOURCE_CHECK)
-    back = [packet("eth1", "from", PRIVATE, CLIENT), packet("client", "to", EIP, CLIENT)]
-    stray = packet("eth0", "from", ip_address("172.16.10.10"), CLIENT)
-    assert demo.trace(QUESTION, (False,) * 3, asked + [stray, lost]) == ILL
-    assert demo.trace(QUESTION, (True,) * 3, asked + [stray] + back) == WELL
-    assert demo.trace(QUESTION, (False,) * 3, []).came_in == ()
-
-
-@pytest.mark.parametrize("trace", [
-    WELL._replace(answered=(True, True, False)),
-    WELL._replace(went_out=("eth0", "eth1"), dropped=(SOURCE_CHECK,)),
-    WELL._replace(went_out=("eth0",)),
-    ILL,
-], ids=["UDP unanswered", "one reply dropped", "out by another", "ill"])
-def test_only_what_answers_by_itself_is_well(trace):
-    assert WELL.healthy and not story.missing_cure([WELL])
-    assert not trace.healthy
-    assert len(story.missing_cure([WELL, trace])) == 1
-
-
-@pytest.mark.parametrize("trace", [WELL, ILL._replace(came_in=(), went_out=(), dropped=()), ILL._replace(dropped=())],
-                         ids=["answers already", "silence", "not dropped"])
-def test_a_symptom_that_is_not_seen_is_a_failure(trace):
-    assert ILL.symptom and not story.missing_symptom([ILL])
-    assert not trace.symptom
-    assert len(story.missing_symptom([trace])) == 1
-    primary = trace._replace(question=QUESTION._replace(dev="eth0"))
-    assert not story.missing_symptom([primary])
 
 
 # mistakes of the user
@@ -244,7 +188,6 @@ def test_a_symptom_that_is_not_seen_is_a_failure(trace):
     ["--enis", "0"], ["--enis", "33"], ["--addresses", "0"], ["--addresses", "51"], ["--enis", "many"],
     ["--metadata", "/nonexistent"],
 ], ids=" ".join)
-@kernel
 def test_bad_arguments(capfd, arguments):
     assert cli.main(["demo"] + arguments) == 2
     out, err = capfd.readouterr()
@@ -263,7 +206,6 @@ def test_bad_arguments(capfd, arguments):
      "the primary ENI can't be used"),
     (json.dumps(make_tree(33)), "33 ENIs, at most 32 can be shown"),
 ], ids=["broken", "deep", "a list", "a number", "empty", "no text", "a sick primary", "too many"])
-@kernel
 def test_a_bad_file(capfd, tmp_path, content, reason):
     file = tmp_path / "tree.json"
     file.write_text(content)
@@ -273,7 +215,6 @@ def test_a_bad_file(capfd, tmp_path, content, reason):
     assert str(file) in err and reason in err
 
 
-@kernel
 def test_a_machine_that_can_not_have_a_lab(capfd, monkeypatch):
     def fail(*_, **__):
         raise OSError(30, "Read-only file system", "/proc/sys/net/ipv6/conf/default/disable_ipv6")
@@ -283,7 +224,6 @@ def test_a_machine_that_can_not_have_a_lab(capfd, monkeypatch):
     assert "the simulated VPC does not work on this machine: [Errno 30] Read-only file system" in capfd.readouterr().err
 
 
-@kernel
 def test_the_example_of_a_configuration_is_shown_with_all_that_is_in_it(capfd, tmp_path):
     path = tmp_path / "example.yaml"
     path.write_text(config_file.EXAMPLE)
@@ -293,9 +233,3 @@ def test_the_example_of_a_configuration_is_shown_with_all_that_is_in_it(capfd, t
     assert [(dev, source) for dev, source, _ in flows] == [
         ("eth0", "172.16.10.10"), ("eth1", "172.16.20.10"), ("eth2", "172.16.10.11")]
     assert sum(int(number) for _, _, number in flows) > 550
-
-
-def test_a_configuration_that_is_wrong_is_said_before_anything_is_built(capfd, tmp_path):
-    (tmp_path / "wrong.yaml").write_text("assign: some\n")
-    assert cli.main(["demo", "--config", str(tmp_path / "wrong.yaml")]) == 2
-    assert "wrong.yaml:1: assign" in capfd.readouterr().err
