@@ -10,7 +10,7 @@ from eni_bootstrap.model.eni import Listing, SickInterface
 from eni_bootstrap.render import windows as render
 from eni_bootstrap.windows import reader, scripts
 from tests.build import interface, subnet
-from tests.windows import V4, FakeWindows, tree
+from tests.windows.host import V4, FakeWindows, tree
 
 PRIMARY = interface(0, subnet("172.16.10.0/24", "172.16.10.10"), primary=True)
 ETH1 = interface(1, subnet("172.16.12.0/24", "172.16.12.76"), subnet("2001:db8:1::/64", "2001:db8:1::20"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from tests.build import interface, subnet
 from tests.effort import times
-from tests.windows import V4, V6, Instance
+from tests.windows.host import V4, V6, Instance
 
 ENIS = range(4)
 """0 is the primary; 1 and 3 share its vSwitch."""

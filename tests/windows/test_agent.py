@@ -7,7 +7,7 @@ import pytest
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.model.errors import MetadataError
 from tests.build import interface, subnet
-from tests.windows import V4, V6, Instance, Killed
+from tests.windows.host import V4, V6, Instance, Killed
 
 PRIMARY = interface(0, subnet("172.16.10.0/24", "172.16.10.10"), primary=True)
 ETH1 = interface(1, subnet("172.16.12.0/24", "172.16.12.76"))

@@ -10,7 +10,7 @@ import pytest
 import eni_bootstrap
 from eni_bootstrap.host import zipapp
 from eni_bootstrap.windows import task
-from tests.windows import TASK_NAMESPACE, Instance
+from tests.windows.host import TASK_NAMESPACE, Instance
 
 WINDOWS = {"PUBLIC": r"C:\Users\Public", "USERPROFILE": r"C:\Windows\system32\config\systemprofile",
            "ProgramFiles": r"C:\Program Files", "SystemRoot": r"C:\Windows"}

@@ -51,7 +51,7 @@ from eni_bootstrap import cli
 from eni_bootstrap.config import file
 from eni_bootstrap.windows import agent, powershell
 from tests.build import interface, subnet
-from tests.windows import FakeWindows, tree
+from tests.windows.host import FakeWindows, tree
 
 assert file.PATH == os.path.join("/nowhere", "eni-bootstrap", "eni-bootstrap.yaml")
 windows = FakeWindows()

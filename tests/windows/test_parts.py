@@ -15,7 +15,7 @@ from eni_bootstrap.windows.model import Adapter, Folder, Interface, Recorded, Sn
 from eni_bootstrap.windows.plan import Plan, RouteChange, plan, settled
 from eni_bootstrap.windows.reader import Answer
 from tests.build import interface, mac, subnet
-from tests.windows import Instance, tree
+from tests.windows.host import Instance, tree
 
 PRIMARY = interface(0, subnet("172.16.10.0/24", "172.16.10.10"), primary=True)
 SECOND = interface(1, subnet("172.16.10.0/24", "172.16.10.20", "172.16.10.21"))
