@@ -28,11 +28,10 @@ class Egress(NamedTuple):
 
 def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], tables_of: Mapping[str, Sequence[int]],
              memory: Memory) -> List[Egress]:
-    """The egresses of all ENIs. An ENI that can't be set up now keeps the table that it has (``tables_of``: by MAC), and
-    so its egress.
+    """The egresses of all ENIs. An ENI that can't be set up now keeps the table that it has, and so its egress.
 
-    A table is the egress of one address family only if something of that family is in it or leads there: the other one may
-    have been set up alone.
+    ``tables_of``: by MAC. A table is the egress of one address family only if something of that family is in it or
+    leads there: the other one may have been set up alone.
     """
     found = [Egress(family.label, family.eni.interface.eni_id, family.eni.mac, family.eni.interface.vswitch_id,
                     family.eni.devs, family.primary, family.version, family.table) for family in families]
