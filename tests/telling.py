@@ -50,14 +50,14 @@ def tell(listing, snapshot):
     yield from _run(listing, after, made, over, FORMER, former=[ALL])
     for name in FORMATS:
         files, problems = formats.render(name, Saved({}, listing, {}), ALL._replace(extra=()))
-        yield output.text(files) + "\n".join(problems)
+        yield output.text(files) + "\n".join(map(str, problems))
 
 
 def _run(listing, snapshot, made, over, config, former=()):
     left = outdated(snapshot, [link.name for link in snapshot.links], former, config)
     decision = decide(listing, without(snapshot, left), made, over, config, NETWORKS)
     todo = plan(decision, snapshot, made, config, former, left)
-    yield plan_text(Report(decision, todo.changes, decision.problems, decision.remarks))
+    yield plan_text(Report(decision, todo.changes, decision.findings))
     yield repr((todo.conflicts, decision.routes, decision.rules, decision.addresses, decision.groups, decision.settings,
                 decision.sources, decision.numbers, decision.marked, decision.unready))
     yield from _shown(decision, snapshot, config)
@@ -69,7 +69,7 @@ def _run(listing, snapshot, made, over, config, former=()):
 
 
 def _shown(decision, snapshot, config):
-    report = Report(decision, (), decision.problems, decision.remarks)
+    report = Report(decision, (), decision.findings)
     yield status_text(report) + json.dumps(as_json(report))
     facts = VerifyInput(decision.enis, decision.sources, snapshot.addresses, snapshot.rules)
     yield repr(full(facts)) + repr(shadowing_rules(facts, config))

@@ -7,6 +7,7 @@ from eni_bootstrap.desired.matching import possible
 from eni_bootstrap.desired.selection import Selection
 from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.model.eni import EniFamily
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Snapshot, network_of
 
 
@@ -17,7 +18,7 @@ class Kept(NamedTuple):
     """Routing table and IP version."""
     devs: FrozenSet[Tuple[str, int]]
     """Device and IP version."""
-    remarks: Tuple[str, ...]
+    findings: Tuple[Finding, ...]
 
     def others_tables(self, families: Sequence[EniFamily], memory: Memory) -> FrozenSet[int]:
         """The tables that no ENI that is set up has."""
@@ -50,7 +51,7 @@ def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, m
 
 
 def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory
-              ) -> Tuple[List[Tuple[str, List[int]]], List[str]]:
+              ) -> Tuple[List[Tuple[str, List[int]]], List[Finding]]:
     """Devices that metadata no longer lists and that have tables of ours, these tables, and what to say of it."""
     listed = {dev for group in (chosen.enis, chosen.unready, chosen.skipped) for member in group for dev in member.devs}
     found = []
@@ -60,8 +61,9 @@ def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[Link
             link.name, _held(link.name, addresses), by_name=False)
         if tables:
             found.append((link.name, tables))
-            remarks.append("{} ({}): metadata does not list it any more; what was set up for it stays until the link "
-                           "goes".format(link.name, link.mac))
+            remarks.append(Finding.remark(
+                "eni-not-listed", "metadata does not list it any more, and what was set up for it stays until the link "
+                "goes", eni="{} ({})".format(link.name, link.mac)))
     return found, remarks
 
 
