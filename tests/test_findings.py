@@ -22,8 +22,8 @@ FAILED = Verdict("eni-1", "172.16.20.10", "internet", False, "by eth1", "by eth0
 
 
 def calls():
-    """All calls of ``Finding`` and its ways to make one: file, which, first argument. Raises ``ValueError`` where that is
-    no literal."""
+    """All calls of ``Finding`` and its ways to make one: file, which, first argument. Raises ``ValueError`` where that
+    is no literal."""
     for folder, _, names in os.walk(PACKAGE):
         for name in [name for name in names if name.endswith(".py")]:
             with open(os.path.join(folder, name)) as source:

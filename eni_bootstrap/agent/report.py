@@ -8,8 +8,8 @@ from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.host import Line
 from eni_bootstrap.verify.checks import Verdict
 
-REMOVED = Finding.remark("taken-back", "remove has taken back what was set up, and it stays so until the next boot",
-                         "to have it back now run apply")
+REMOVED = Finding.remark("taken-back", "remove has taken back what was set up, and that stays so until the next boot",
+                         "to have it set up now run apply")
 
 
 class ReportedChange(NamedTuple):

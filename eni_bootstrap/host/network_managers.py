@@ -92,8 +92,8 @@ def advice(managers: Managers) -> List[Finding]:
         said.append(Finding.remark("runs-by-timer", loss + "nobody listens for that (eni-bootstrap.socket is not "
                                    "active), and the timer notices it within 5 minutes"))
     else:
-        said.append(Finding.remark("runs-by-hand", loss + "so does a reboot, and nothing runs the agent again by "
-                                   "itself", "run eni-bootstrap install"))
+        said.append(Finding.remark("runs-by-hand", loss + "nothing runs the agent again by itself, nor after a "
+                                   "reboot", "run eni-bootstrap install"))
     return said
 
 

@@ -329,7 +329,7 @@ _NOBODY = _Blame("")
 
 def _blame(check: Check, answer: Answer, facts: VerifyInput, config: Config) -> _Blame:
     """Whose rule or route it is that makes the packet go another way."""
-    no_route = _Blame("no route", "is {} up?".format(check.eni.dev))
+    no_route = _Blame("no route", "see whether {} is up".format(check.eni.dev))
     if answer.error == errno.EXDEV:
         return _Blame("the reverse path filter refuses it: the way back is by another device")
     source = check.query.src
