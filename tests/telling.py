@@ -7,7 +7,7 @@ import json
 import pickle
 import sys
 
-from eni_bootstrap.agent.report import Report, reported
+from eni_bootstrap.agent.report import Report
 from eni_bootstrap.agent.text import as_json, plan_text, status_text
 from eni_bootstrap.config.settings import Entry, Source, Spread
 from eni_bootstrap.desired.decide import decide
@@ -57,7 +57,7 @@ def _run(listing, snapshot, made, over, config, former=()):
     left = outdated(snapshot, [link.name for link in snapshot.links], former, config)
     decision = decide(listing, without(snapshot, left), made, over, config, NETWORKS)
     todo = plan(decision, snapshot, made, config, Before(tuple(former), left))
-    yield plan_text(Report(decision, reported(todo.changes), decision.findings))
+    yield plan_text(Report(decision, todo.changes, decision.findings))
     yield repr((todo.conflicts, decision.routes, decision.rules, decision.addresses, decision.groups, decision.settings,
                 decision.families, decision.marked, decision.unready, sorted(decision.kept_tables),
                 sorted(decision.kept_families)))

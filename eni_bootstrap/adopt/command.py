@@ -7,7 +7,7 @@ from eni_bootstrap.adopt.search import Adoption, adoption, places
 from eni_bootstrap.agent import commands, observe, prove
 from eni_bootstrap.agent.apply import concerns, make, refusal
 from eni_bootstrap.agent.observe import Context, Observation
-from eni_bootstrap.agent.report import Report, reported
+from eni_bootstrap.agent.report import Report
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host.network_managers import timed
 from eni_bootstrap.kernel import record
@@ -28,7 +28,7 @@ def preview_adoption(world: Context) -> Report:
     found = adoption(view.decision, view.snapshot, scripts, world.config, started=timed(world.root))
     report = commands.preview_of(world, view)
     return report._replace(
-        changes=report.changes + reported(found.changes), adopted=reported(found.changes), lines=found.lines,
+        changes=report.changes + found.changes, adopted=found.changes, lines=found.lines,
         findings=report.findings + _left(found) + tuple(finding._replace(severity=REMARK) for finding in unread))
 
 
@@ -70,8 +70,8 @@ def _take_over(world: Context, report: Report) -> Report:
     said += [*unread, *unwritten, *_left(found)]
     taken = [change for change in done if Change("add", change.item, change.protocol) not in back]
     return after._replace(
-        changes=report.changes + reported([*done, *back]), findings=tuple(dict.fromkeys(said)),
-        adopted=reported(taken), lines=tuple(lines))
+        changes=report.changes + (*done, *back), findings=tuple(dict.fromkeys(said)),
+        adopted=tuple(taken), lines=tuple(lines))
 
 
 def _typed_tables(listing: Listing, scripts: Sequence[Script]) -> Callable[[Sequence[SeenRule], Config], Set[int]]:

@@ -7,7 +7,7 @@ from eni_bootstrap.agent.apply import among_ours, in_place, make, mark, refusal,
 from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.agent.platform import LinuxPlatform, heed_removal
 from eni_bootstrap.agent.reconcile import Removed, reconcile
-from eni_bootstrap.agent.report import REMOVED, Report, reported
+from eni_bootstrap.agent.report import REMOVED, Report
 from eni_bootstrap.agent.waiting import findings_of
 from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
@@ -39,7 +39,7 @@ def apply(world: Context) -> Report:
                   if family not in decision.unaddressed]
         verdicts = prove.prove(world, quick_checks(facts), facts)
     found += in_place(view.plan, decision) + among_ours(view.snapshot.rules, view.config)
-    return Report(decision, reported(done.changes), tuple(found), tuple(verdicts))
+    return Report(decision, done.changes, tuple(found), tuple(verdicts))
 
 
 def preview(world: Context) -> Report:
@@ -56,7 +56,7 @@ def preview_of(world: Context, view: Observation) -> Report:
         member.label, member.version) for member in decision.unaddressed)]
     found += in_place(view.plan, decision) + among_ours(view.snapshot.rules, view.config)
     steps, unseen = see_steps(world, decision.marked, view.made, view.snapshot.rules)
-    return Report(decision, reported([*view.plan.changes, *steps]), tuple(found + unseen))
+    return Report(decision, (*view.plan.changes, *steps), tuple(found + unseen))
 
 
 def verify(world: Context) -> Report:
@@ -150,4 +150,4 @@ def remove(world: Context) -> Report:
         made = record.after(made, done, -1)
         record.save(made if failures else made._replace(numberings=(), kernel_marks=False), links)
         record.set_removed_flag()
-    return Report(None, reported([*steps, *done]), tuple(wrong + [refusal(failure) for failure in failures]))
+    return Report(None, (*steps, *done), tuple(wrong + [refusal(failure) for failure in failures]))

@@ -1,6 +1,6 @@
 """The report of a command, the same on every operating system. PURE."""
 
-from typing import Any, FrozenSet, Iterable, NamedTuple, Optional, Tuple
+from typing import Any, FrozenSet, NamedTuple, Optional, Tuple
 
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model import finding
@@ -12,31 +12,17 @@ REMOVED = Finding.remark("taken-back", "remove has taken back what was set up, a
                          "to have it set up now run apply")
 
 
-class ReportedChange(NamedTuple):
-    """A change that was made, or would be, on any operating system."""
-
-    action: str
-    """"add", "replace", "set" or "remove"."""
-    object: str
-    """The kind of object: "route", "rule", "linkaddress", ..."""
-    command: str
-    """The system's own command that does it."""
-
-
-def reported(changes: Iterable[Any]) -> Tuple[ReportedChange, ...]:
-    """Report changes of any operating system: each has a ``verb`` and an ``item``, and as text it is a command."""
-    return tuple(ReportedChange(change.verb, type(change.item).__name__.lower(), str(change)) for change in changes)
-
-
 class Report(NamedTuple):
     """The result of a command; ``exit_code`` follows from it."""
 
     decision: Optional[Decision] = None
-    changes: Tuple[ReportedChange, ...] = ()
+    changes: Tuple[Any, ...] = ()
+    """Changes that were made, or would be, of any operating system: each has a ``verb`` and an ``item``, and as text it
+    is the system's own command. There may be 2,000 of them, so that the text is made for who shows it."""
     findings: Tuple[Finding, ...] = ()
     """What is not as it should be, or worth knowing; in the order in which it is said."""
     verdicts: Tuple[Verdict, ...] = ()
-    adopted: Tuple[ReportedChange, ...] = ()
+    adopted: Tuple[Any, ...] = ()
     """Changes that take over what people have typed."""
     lines: Tuple[Line, ...] = ()
     """Lines of boot scripts that are commented out, or would be."""

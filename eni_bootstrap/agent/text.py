@@ -25,7 +25,7 @@ def unattended_text(report: Report) -> str:
 
 def plan_text(report: Report) -> str:
     """The changes as commands, the rest as comments, so that all of it can be pasted into a shell."""
-    lines = [change.command for change in report.changes]
+    lines = [str(change) for change in report.changes]
     if not lines:
         lines = ["# nothing to do"]
     lines += ["# remark: " + remark for remark in report.remarks]
@@ -66,7 +66,7 @@ def remove_text(report: Report) -> str:
 
 def adoption_plan_text(report: Report) -> str:
     """A plan's text, and for each line of a boot script what would become of it."""
-    lines = [change.command for change in report.changes]
+    lines = [str(change) for change in report.changes]
     if not report.adopted and not report.lines:
         lines.append("# nothing to adopt")
     lines += ["# line {} of {} would be commented out: {}".format(line.number, line.path, line.text.strip())
@@ -76,7 +76,7 @@ def adoption_plan_text(report: Report) -> str:
 
 
 def adoption_text(report: Report) -> str:
-    lines = _enis(report) + [change.command for change in report.adopted]
+    lines = _enis(report) + [str(change) for change in report.adopted]
     lines += ["commented out line {} of {}: {}".format(line.number, line.path, line.text.strip())
               for line in report.lines]
     taken = len(report.adopted) + len(report.lines)
@@ -90,8 +90,9 @@ def as_json(report: Report) -> Dict[str, Any]:
         "ok": report.exit_code == 0,
         "enis": [_eni(report, report.decision, place) for place in range(len(report.decision.enis))]
         if report.decision else [],
-        "changes": [dict(change._asdict()) for change in report.changes],
-        "adopted": [change.command for change in report.adopted],
+        "changes": [{"action": change.verb, "object": type(change.item).__name__.lower(), "command": str(change)}
+                    for change in report.changes],
+        "adopted": [str(change) for change in report.adopted],
         "lines": [{"file": line.path, "line": line.number, "text": line.text} for line in report.lines],
         "verdicts": [{
             "eni": verdict.subject, "source": verdict.source, "target": verdict.target, "ok": verdict.ok,

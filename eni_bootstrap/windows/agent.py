@@ -7,7 +7,7 @@ import time
 from typing import Callable, ContextManager, Dict, FrozenSet, List, NamedTuple, Sequence, Tuple
 
 from eni_bootstrap.agent.reconcile import Platform, Removed, Round, reconcile
-from eni_bootstrap.agent.report import REMOVED, Report, reported
+from eni_bootstrap.agent.report import REMOVED, Report
 from eni_bootstrap.agent.waiting import findings_of
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
@@ -110,13 +110,13 @@ def apply(world: Context) -> Report:
     if _has_secondaries(view.decision):
         snapshot = observe.read(world.run, world.deadline) if done.changes else view.snapshot
         verdicts = _prove(world, proof.few(view.decision, snapshot, _ours(view, snapshot)), snapshot)
-    return Report(view.decision, reported(done.changes), _findings(view.decision) + done.findings, tuple(verdicts))
+    return Report(view.decision, done.changes, _findings(view.decision) + done.findings, tuple(verdicts))
 
 
 def preview(world: Context) -> Report:
     """What ``apply`` would do now; changes nothing."""
     view = _look(world, _listing(world))
-    return Report(view.decision, reported(view.plan.changes), _findings(view.decision))
+    return Report(view.decision, view.plan.changes, _findings(view.decision))
 
 
 def verify(world: Context) -> Report:
@@ -157,7 +157,7 @@ def remove(world: Context) -> Report:
         kept = record.load()
         done, failed = _make(world, withdrawal(snapshot, kept.routes), snapshot, kept)
         record.save(record.load()._replace(taken_back=snapshot.boot))
-    return Report(None, reported(done), tuple(failed))
+    return Report(None, tuple(done), tuple(failed))
 
 
 _COMMANDS: Dict[str, _Command] = {
