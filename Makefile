@@ -4,7 +4,7 @@ PYTHON = python3
 T =
 # Four at once, on however few processors: the tests wait as much as they compute.
 RUN = tests/run $(PYTHON) -q
-AT_ONCE = -n 4
+AT_ONCE = -n 4 --dist loadgroup
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' Makefile | expand -t 10

@@ -58,8 +58,12 @@ def pytest_collection_modifyitems(config, items):
         marker = MARKERS.get(item.nodeid.split("/")[1])
         if marker:
             item.add_marker(marker)
-    if any(item.get_closest_marker("kernel") for item in items):
-        find_out(config)
+
+
+def pytest_collection_finish(session):
+    """What -m leaves out has gone."""
+    if any(item.get_closest_marker("kernel") for item in session.items):
+        find_out(session.config)
 
 
 def pytest_runtest_setup(item):

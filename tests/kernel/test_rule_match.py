@@ -46,7 +46,7 @@ def packets(version):
 
 @pytest.fixture(scope="module")
 def host():
-    """d1 and d2, and main with a default by d1; a default of the other table goes by d2."""
+    """d1 and d2, and in both tables a default by each, so that a device that is asked for is never in vain."""
     with contextlib.closing(Namespace()) as namespace:
         ends = [(dev, "other-" + dev) for dev in ("d1", "d2")]
         batch(namespace, 4, ["link add {} type veth peer name {}".format(*pair) for pair in ends]
@@ -55,7 +55,8 @@ def host():
             addresses = ["address add {}/{} dev {}".format(address, length, dev)
                          for address, (dev, _) in zip(HELD[version], ends)]
             batch(namespace, version, addresses + [
-                "route add default dev d1", "route add default dev d2 table {}".format(ELSEWHERE)])
+                "route add default dev {} table {} metric {}".format(dev, table, 10 + place)
+                for table in ("main", ELSEWHERE) for place, dev in enumerate(("d1", "d2"))])
         yield namespace
 
 

@@ -23,6 +23,8 @@ DEBIANS = "/etc/network/|/etc/networkd-dispatcher/|/etc/dhcp/.*/eni-bootstrap$"
 RED_HATS = "/etc/dhcp/.*/eni-bootstrap.sh$"
 TAG = sys.implementation.cache_tag
 
+pytestmark = pytest.mark.xdist_group("packages")
+
 
 def once(test):
     return pytest.mark.once(pytest.mark.skipif(sys.version_info < (3, 10), reason="the same on newer Pythons")(test))
@@ -221,7 +223,7 @@ def test_sdist_holds_all_that_building_and_testing_takes(distributed):
     names = said("tar", "-tzf", str(next(distributed.glob("eni_bootstrap-*.tar.gz")))).split()
     inside = {name.partition("/")[2] for name in names}
     assert {"setup.py", "setup.cfg", "LICENSE", "packaging/build", "packaging/debian/control", "tests/run",
-            "tests/conftest.py", "eni_bootstrap/host/units.py", "cloud-init/"} <= inside
+            "tests/venv", "Makefile", "tests/conftest.py", "eni_bootstrap/host/units.py", "cloud-init/"} <= inside
     assert set(docs.pages()) <= inside
     assert not [name for name in inside if "__pycache__" in name or name.startswith(".")]
 

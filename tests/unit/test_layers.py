@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "render": "model config metadata desired plan verify agent windows",
     "adopt": "model config metadata kernel host desired plan verify agent",
     "windows": "model config metadata host desired verify agent",
-    "lab": "model config host",
+    "lab": "model config metadata host",
     "linux": "model config metadata kernel host desired plan verify agent adopt",
     "cli": "model config metadata agent render windows lab linux",
     "__main__": "cli",
@@ -134,16 +134,18 @@ def test_the_laboratory_knows_nothing_of_the_agent(module):
     It shares what is an error and the words for an address and a network; its demo is a command of the program's, which
     reads files as the others do and starts the agent as a program.
     """
-    shared = {"errors.NotPermitted", "model.Address", "model.Network"}
+    shared = {"model.errors.NotPermitted", "model.kernel.Address", "model.kernel.Network"}
     if module == "lab.demo":
-        shared |= {"errors.BootstrapError", "errors.UsageError", "saved", "configfile", "host.singlefile"}
+        shared |= {"model.errors.BootstrapError", "model.errors.UsageError", "metadata.dump", "config.file",
+                   "host.zipapp"}
     names = [name[len("eni_bootstrap."):] for name in imports(module) if name.startswith("eni_bootstrap.")]
     assert {name for name in names if not name.startswith("lab.")} <= shared
 
 
 @pytest.mark.parametrize("library", sorted(DOORS))
 def test_each_library_has_one_door(library):
-    users = {module for module in modules() if library in {name.split(".")[0] for name in imports(module)}}
+    agent = [module for module in modules() if not module.startswith("lab.")]
+    users = {module for module in agent if library in {name.split(".")[0] for name in imports(module)}}
     assert users == DOORS[library]
 
 
@@ -160,6 +162,32 @@ def test_a_boot_loads_only_what_it_needs():
     assert "eni_bootstrap.agent.reconcile" in loaded
     for rest in ("windows", "adopt", "host.install", "host.units", "render.", "lab"):
         assert not [name for name in loaded if name.startswith("eni_bootstrap." + rest)]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_function_can_be_read_at_once(module):
+    """At most 60 lines and 6 parameters, or a line that begins with «# Size: » right above, which says why."""
+    with open(os.path.join(PACKAGE, *module.split(".")) + ".py") as source:
+        text = source.read()
+    lines = text.split("\n")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            given = [argument.arg for argument in node.args.args + node.args.kwonlyargs if argument.arg != "self"]
+            given += [each.arg for each in (node.args.vararg, node.args.kwarg) if each]
+            length = max(getattr(part, "lineno", 0) for part in ast.walk(node)) - node.lineno + 1
+            above = lines[min([node.lineno] + [each.lineno for each in node.decorator_list]) - 2]
+            assert length <= 60 and len(given) <= 6 or above.strip().startswith("# Size: "), node.name
+
+
+def test_the_decision_reads_in_a_minute():
+    """``decide`` has at most 60 lines, and nothing is changed in place."""
+    with open(os.path.join(PACKAGE, "desired", "decide.py")) as source:
+        (decide,) = [node for node in ast.parse(source.read()).body if getattr(node, "name", "") == "decide"]
+    inner = list(ast.walk(decide))
+    assert max(getattr(part, "lineno", 0) for part in inner) - decide.lineno < 60
+    assert not [node for node in inner if isinstance(node, (ast.AugAssign, ast.For, ast.While, ast.Delete))]
+    changing = {"append", "extend", "insert", "update", "add", "remove", "pop", "clear", "setdefault", "sort"}
+    assert not changing.intersection(node.attr for node in inner if isinstance(node, ast.Attribute))
 
 
 def test_the_table_is_the_one_of_the_book():

@@ -5,7 +5,7 @@ import pytest
 from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.kernel import LinkGroup
-from eni_bootstrap.plan.diff import plan
+from eni_bootstrap.plan.diff import Before, plan
 from tests.build import CONFIG, ETH1, ETH2, PRIMARY, address, interface, link, mac, subnet, two_enis
 from tests.fakes import FakeKernel
 from tests.unit.desired.test_cni import child, decided, devs, said_of
@@ -63,7 +63,8 @@ class TestWhatWasSetUpBefore:
         return FakeKernel(world).apply(plan(decided(world, *THREE), world, Record(), CONFIG).changes)
 
     def changes(self, world, made=Record(), in_use=frozenset(), config=CONFIG._replace(ignore=("eth1",))):
-        return plan(decided(world, *THREE, config=config, made=made), world, made, config, in_use=in_use).changes
+        wanted = decided(world, *THREE, config=config, made=made)
+        return plan(wanted, world, made, config, Before(in_use=in_use)).changes
 
     def test_rules_routes_and_group_go_and_the_others_stay(self):
         world = self.before()

@@ -12,6 +12,7 @@ from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.model.kernel import LinkGroup, LinkUp, SeenAddress
 from tests.build import address, link
+from tests.oracle import ip, kernel
 
 LINKS = (link(0), link(1), link(2))
 MADE = Record(frozenset(["eth1"]), (LinkGroup("eth0", 0), LinkGroup("eth1", 5)),
@@ -83,6 +84,52 @@ def test_the_kernels_mark_is_taken_for_used_where_a_record_does_not_tell(directo
     for used in (True, False):
         kernel_record.save(Record(kernel_marks=used), LINKS)
         assert kernel_record.load(LINKS) == Record(kernel_marks=used)
+
+
+def test_what_is_written_has_a_version(directory):
+    kernel_record.save(MADE, LINKS)
+    assert json.loads((directory / "state.json").read_text())["version"] == 1
+
+
+def test_a_record_without_a_version_is_read(directory):
+    kernel_record.save(MADE, LINKS)
+    content = json.loads((directory / "state.json").read_text())
+    del content["version"]
+    (directory / "state.json").write_text(json.dumps(content))
+    assert kernel_record.load(LINKS) == MADE
+
+
+@pytest.mark.parametrize("content", [{"version": 2}, {"version": 1000, "links": {"3": {"up": True}}},
+                                     {"version": 2, "links": "of another shape"}], ids=str)
+def test_a_record_of_a_newer_version_is_refused_whatever_is_in_it(directory, content):
+    (directory / "state.json").write_text(json.dumps(content))
+    for links in (LINKS, ()):
+        with pytest.raises(BootstrapError, match="was written by a newer eni-bootstrap; install that one, or run its "
+                                                 "remove first") as refused:
+            kernel_record.load(links)
+        assert refused.value.exit_code == 1 and str(directory / "state.json") in str(refused.value)
+
+
+@pytest.mark.parametrize("version", ["1", None, 1.5, [], {}], ids=str)
+def test_a_version_that_is_no_number_is_a_broken_record(directory, caplog, version):
+    (directory / "state.json").write_text(json.dumps({"version": version, "links": {"3": {"up": True}}}))
+    assert kernel_record.load(LINKS) == Record()
+    assert "can't be read" in caplog.text
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("command", ["apply", "apply --unattended", "plan", "verify", "status", "adopt --yes",
+                                     "remove"])
+def test_no_command_touches_what_a_newer_one_has_made(vpc, make_agent, directory, command):
+    agent = make_agent(vpc)
+    assert agent().code == 0
+    kept = directory / "state.json"
+    kept.write_text(json.dumps(dict(json.loads(kept.read_text()), version=2)))
+    ip(vpc, "rule del priority 7100")
+    before, recorded = kernel(vpc), kept.read_text()
+    result = agent(*command.split())
+    assert result.code == 1 and "newer eni-bootstrap" in result.err and not result.out, result
+    assert (kernel(vpc), kept.read_text()) == (before, recorded)
 
 
 def test_it_is_written_whole_or_not_at_all(directory, monkeypatch):

@@ -19,7 +19,14 @@ LISTS = ("private-ipv4s", "ipv6s", "ipv4-prefixes", "ipv6-prefixes")
 
 
 def eth1(**leaves):
-    """The second ENI of a tree with these leaves; None: without the leaf. Or why it can't be plugged in."""
+    """The second ENI of a tree with these leaves; None: without the leaf."""
+    found, reason = eth1_and_reason(**leaves)
+    assert not reason
+    return found
+
+
+def eth1_and_reason(**leaves):
+    """And why it can't be plugged in, or not with both of its IP versions; then the ENI is None, or has one."""
     tree = make_tree(2, addresses=2, ipv6=True, prefix=True)
     own = macs_of(tree)[SECOND]
     for name, value in leaves.items():
@@ -27,7 +34,7 @@ def eth1(**leaves):
     macs_of(tree)[SECOND] = {name: value for name, value in own.items() if value is not None}
     found = read(tree)
     assert found.primary == MAC and found.enis[0].mac == MAC
-    return found.broken.get(SECOND) or found.enis[1]
+    return (found.enis[1] if len(found.enis) > 1 else None), found.broken.get(SECOND, "")
 
 
 def test_a_whole_one():
@@ -72,6 +79,7 @@ def test_an_ip_version_is_there_by_its_addresses_or_prefixes(gone, left):
 
 @pytest.mark.parametrize("leaves, reason", [
     ({"gateway": None}, "gateway is missing"),
+    ({"ipv6_gateway": None}, "ipv6-gateway is missing"),
     ({"gateway": ""}, "gateway is missing"),
     ({"gateway": 5}, "gateway is neither text nor a list of texts"),
     ({"gateway": [["172.16.20.253"]]}, "gateway is neither text nor a list of texts"),
@@ -89,11 +97,22 @@ def test_an_ip_version_is_there_by_its_addresses_or_prefixes(gone, left):
     ({"vswitch_cidr_block": None, "netmask": None}, "netmask is missing"),
     ({"ipv6s": None, "vswitch_ipv6_cidr_block": None}, "vswitch-ipv6-cidr-block is missing"),
     (dict.fromkeys(("private_ipv4s", "primary_ip_address")), "primary-ip-address is missing"),
+], ids=str)
+def test_what_one_ip_version_lacks_costs_that_one_only(leaves, reason):
+    spoilt = 6 if "ipv6" in next(iter(leaves)) else 4
+    (other,) = [subnet for subnet in eth1().subnets if subnet.version != spoilt]
+    found, why = eth1_and_reason(**leaves)
+    assert found.subnets == (other,) and why == reason
+
+
+@pytest.mark.parametrize("leaves, reason", [
+    ({"gateway": None, "ipv6_gateway": "::"}, "gateway is missing; its gateway is ::"),
+    ({"gateway": None, "ipv6s": None, "ipv6_prefixes": ""}, "gateway is missing"),
     (dict.fromkeys(("private_ipv4s", "primary_ip_address", "ipv4_prefixes", "ipv6s", "ipv6_prefixes")),
      "private-ipv4s and ipv6s are missing"),
 ], ids=str)
 def test_one_that_can_not_be_plugged_in(leaves, reason):
-    assert eth1(**leaves) == reason
+    assert eth1_and_reason(**leaves) == (None, reason)
 
 
 @pytest.mark.parametrize("change, reason", [

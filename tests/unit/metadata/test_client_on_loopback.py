@@ -133,7 +133,7 @@ def test_the_vswitch_s_id_is_fetched_only_where_it_is_asked_for(serve):
 def test_all_and_the_walk_tell_the_same(serve, faults):
     by_all, by_walk = read(serve(**faults)), read(serve(all_answer=404, **faults))
     assert by_all == by_walk
-    assert len(by_all.interfaces) + len(by_all.sick) == 3
+    assert len({eni.mac for eni in by_all.interfaces + by_all.sick}) == 3
     assert len(by_all.sick) == len(faults.get("missing", ())) + len(list(faults.get("detaching", ())))
 
 
@@ -153,7 +153,9 @@ def test_a_leaf_that_was_absent_once_is_there(serve, leaf, status):
 def test_an_eni_whose_listing_names_what_is_not_there_is_sick_and_may_get_well(serve, leaf):
     found = read(serve(all_answer=404, missing={SECOND: [leaf]}, still_listed=True))
     assert [(eni.mac, eni.transient, eni.reason.split(" is ")[0]) for eni in found.sick] == [(SECOND, True, leaf)]
-    assert len(found.interfaces) == 2
+    assert [eni.version for eni in found.sick] == [6 if "ipv6" in leaf else 4]
+    (rest,) = [eni for eni in found.interfaces if eni.mac == SECOND]
+    assert [subnet.version for subnet in rest.subnets] == [4 if "ipv6" in leaf else 6]
 
 
 def test_an_empty_list_of_ipv4_addresses_contradicts_the_primary_address(serve):

@@ -5,7 +5,8 @@ from ipaddress import ip_network
 import pytest
 
 from eni_bootstrap.config import file as config_file
-from eni_bootstrap.config.settings import Config, fence
+from eni_bootstrap.config.own_rules import fence, owns_route, owns_rule
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.kernel import ANY, PROTOCOL_KERNEL, Match, Rule
 from tests.build import ETH1, ETH2, OURS, PRIMARY, address, decision, interface, link, net, route, snapshot, subnet
 
@@ -54,9 +55,9 @@ def test_all_that_we_make_is_known_by_its_form_too():
     for made, config in worlds():
         assert made
         for rule in made:
-            assert config.owns_rule(rule, PROTOCOL_KERNEL), rule
-            assert config.owns_rule(rule, config.protocol), rule
-            assert not config._replace(kernel_marks=False).owns_rule(rule, PROTOCOL_KERNEL), rule
+            assert owns_rule(rule, PROTOCOL_KERNEL, config), rule
+            assert owns_rule(rule, config.protocol, config), rule
+            assert not owns_rule(rule, PROTOCOL_KERNEL, config._replace(kernel_marks=False)), rule
             priorities.add(rule.priority - config.priority_first)
     ladder = {name: getattr(MARKED, name) - 7000 for name in Config._fields if name.startswith("priority_")}
     assert priorities.issuperset(value for name, value in ladder.items()
@@ -77,7 +78,7 @@ def test_with_anything_more_or_less_it_is_somebody_else_s():
                 others += [rule._replace(match=rule.match._replace(sports=(7, 7))), rule._replace(match=Match(mask=9)),
                            rule._replace(src=None if rule.src else net("198.18.0.0/16"))]
             for other in others:
-                assert other == rule or not config.owns_rule(other, PROTOCOL_KERNEL), "{} ({})".format(other, rule)
+                assert other == rule or not owns_rule(other, PROTOCOL_KERNEL, config), "{} ({})".format(other, rule)
 
 
 @pytest.mark.parametrize("rule", [
@@ -94,30 +95,33 @@ def test_with_anything_more_or_less_it_is_somebody_else_s():
     Rule(4, 7050, other=("l3mdev",)),
 ], ids=str)
 def test_what_we_would_not_make_is_not_ours_by_the_kernels_mark(rule):
-    assert not MARKED.owns_rule(rule, PROTOCOL_KERNEL)
+    assert not owns_rule(rule, PROTOCOL_KERNEL, MARKED)
 
 
 def test_of_routes_the_fence_alone_may_bear_the_kernels_mark():
-    assert MARKED.owns_route(fence(1050), PROTOCOL_KERNEL) and not Config().owns_route(fence(1050), PROTOCOL_KERNEL)
+    assert owns_route(fence(1050), PROTOCOL_KERNEL, MARKED) and not owns_route(fence(1050), PROTOCOL_KERNEL, Config())
     for other in (fence(77), fence(1050)._replace(metric=7), fence(1050)._replace(tos=8),
-                  fence(1050)._replace(dst=ip_network("198.18.77.0/24")), fence(1050)._replace(kind="blackhole"),
+                  fence(1050, net("198.18.77.0/24"))._replace(metric=0), fence(1050)._replace(kind="blackhole"),
                   fence(1050)._replace(dst=ip_network("::/0")), route(1050, "default", "eth1 172.16.20.253")):
-        assert not MARKED.owns_route(other, PROTOCOL_KERNEL), other
+        assert not owns_route(other, PROTOCOL_KERNEL, MARKED), other
+    # What refuses a destination of which no copy can be had.
+    for dst in ("198.51.100.0/24", "2001:db8::/64"):
+        assert owns_route(fence(1050, net(dst)), PROTOCOL_KERNEL, MARKED)
 
 
 def test_a_vrf_s_rule_is_not_ours_whatever_the_numbers_are():
     numbers = Config().numbering._replace(priority=500)
-    assert not MARKED.renumbered(numbers).owns_rule(Rule(4, 1000, other=("l3mdev",)), PROTOCOL_KERNEL)
+    assert not owns_rule(Rule(4, 1000, other=("l3mdev",)), PROTOCOL_KERNEL, MARKED.renumbered(numbers))
 
 
 @pytest.mark.parametrize("other", [("tos", "0x10"), ("unknown", "attribute", "25=0x08")])
 def test_with_a_selector_that_we_never_set_our_own_mark_does_not_make_it_ours(other):
     rule = Rule(4, 7200, net("10.9.9.9/32"), table=1001)
-    assert Config().owns_rule(rule, OURS) and not Config().owns_rule(rule._replace(other=other), OURS)
+    assert owns_rule(rule, OURS, Config()) and not owns_rule(rule._replace(other=other), OURS, Config())
 
 
 def test_what_is_not_ours_has_no_part_in_the_decision():
     """An ENI whose address such a rule leads to another table does not take that table for its own."""
     rule = Rule(4, 7200, net("172.16.20.20/32"), table=1007, other=("unknown", "attribute", "25=0x08"))
     world = snapshot([link(0), link(1)], [address("eth1", "172.16.20.20/24")], rules=[(rule, OURS)])
-    assert decision(world, PRIMARY, ETH1, ETH2).numbers["eth1"].table == 1001
+    assert decision(world, PRIMARY, ETH1, ETH2).table_of("eth1") == 1001
