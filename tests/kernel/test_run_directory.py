@@ -1,11 +1,13 @@
-"""What lies in the run directory and is no file of ours."""
+"""What lies in the run directory and is no file of ours, or one of a newer version."""
 
+import json
 import os
 import socket
 import subprocess
 
 import pytest
 
+from tests.oracle import ip, kernel
 from tests.unit.kernel.test_record import NAMES
 
 
@@ -48,3 +50,17 @@ def test_what_is_no_file_of_ours_is_neither_followed_nor_waited_for(vpc, make_ag
             process.communicate()
             pytest.fail("{} hangs".format(command))
         assert process.returncode == 0 and "Traceback" not in err, (command, out, err)
+
+
+@pytest.mark.parametrize("command", ["apply", "apply --unattended", "plan", "verify", "status", "adopt --yes",
+                                     "remove"])
+def test_no_command_touches_what_a_newer_one_has_made(vpc, make_agent, tmp_path, command):
+    agent = make_agent(vpc)
+    assert agent().code == 0
+    kept = tmp_path / "run" / "state.json"
+    kept.write_text(json.dumps(dict(json.loads(kept.read_text()), version=2)))
+    ip(vpc, "rule del priority 7100")
+    before, recorded = kernel(vpc), kept.read_text()
+    result = agent(*command.split())
+    assert result.code == 1 and "newer eni-bootstrap" in result.err and not result.out, result
+    assert (kernel(vpc), kept.read_text()) == (before, recorded)

@@ -19,8 +19,6 @@ from tests import docs
 from tests.agent import ROOT
 
 PAGES = docs.pages()
-
-
 WHOLE = "\n".join(map(docs.read, PAGES))
 CONFIGURATION = docs.read("docs/configuration.md")
 INSTALL = docs.read("docs/install.md")

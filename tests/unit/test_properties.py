@@ -17,8 +17,6 @@ from tests.fakes import FakeKernel
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 PURE = settings(max_examples=times(150), deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
-
-
 NAMES = ["eth0", "eth1", "eth2", "eth3", "eth7", "eth99", "ens5", "ens6", "ens10", "enp1s0", "enp2s0"]
 TABLES = [7, 52, 999, 1000, 1001, 1002, 1003, 1100, 1101, 1999, 2000]
 PRIORITIES = [1, 100, 5270, 6999, 7000, 7100, 7200, 7300, 7400, 7500, 7600, 7777, 7999, 8000, 30000]

@@ -76,7 +76,6 @@ links:
   - {eni: "eth*", rp-filter: 0, arp-ignore: 1, arp-announce: 2}
 """
 
-
 DROP_IN = "etc/systemd/system/eni-bootstrap.service.d/links.conf"
 
 

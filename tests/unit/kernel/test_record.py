@@ -12,7 +12,6 @@ from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.model.kernel import LinkGroup, LinkUp, SeenAddress
 from tests.build import address, link
-from tests.oracle import ip, kernel
 
 LINKS = (link(0), link(1), link(2))
 MADE = Record(frozenset(["eth1"]), (LinkGroup("eth0", 0), LinkGroup("eth1", 5)),
@@ -115,21 +114,6 @@ def test_a_version_that_is_no_number_is_a_broken_record(directory, caplog, versi
     (directory / "state.json").write_text(json.dumps({"version": version, "links": {"3": {"up": True}}}))
     assert kernel_record.load(LINKS) == Record()
     assert "can't be read" in caplog.text
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize("command", ["apply", "apply --unattended", "plan", "verify", "status", "adopt --yes",
-                                     "remove"])
-def test_no_command_touches_what_a_newer_one_has_made(vpc, make_agent, directory, command):
-    agent = make_agent(vpc)
-    assert agent().code == 0
-    kept = directory / "state.json"
-    kept.write_text(json.dumps(dict(json.loads(kept.read_text()), version=2)))
-    ip(vpc, "rule del priority 7100")
-    before, recorded = kernel(vpc), kept.read_text()
-    result = agent(*command.split())
-    assert result.code == 1 and "newer eni-bootstrap" in result.err and not result.out, result
-    assert (kernel(vpc), kept.read_text()) == (before, recorded)
 
 
 def test_it_is_written_whole_or_not_at_all(directory, monkeypatch):

@@ -12,8 +12,6 @@ from tests.build import ETH1, ETH2, OURS, PRIMARY, address, decision, interface,
 
 MARKED = Config(kernel_marks=True)
 USUAL = "# the usual ones\n"
-
-
 ALL = """\
 assign: all
 prefixes: local
