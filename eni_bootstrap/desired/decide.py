@@ -137,7 +137,7 @@ def decide(
         return decision._replace(ups=(), unaddressed=())
     groups, without_group = link_groups(chosen.enis, chosen.unready, snapshot, config)
     tables = _tables(decision, versions, bool(groups), main, config)
-    ways = egresses(families, chosen.unready, memory)
+    ways = egresses(families, chosen.unready, spared.tables_of, memory)
     members, unmarked = marked(ways, versions, config) if config.connection_marks else ([], [])
     asked = policy(families, ways, snapshot.working, versions, config) \
         if config.entries or config.spreads else Policy([], [], [], [])
@@ -193,16 +193,19 @@ def _tables(decision: Decision, versions: AbstractSet[int], with_ifgroup: bool, 
     found = _Tables([], [main_rule(version, with_ifgroup, config) for version in sorted(versions)], [])
     for family in families:
         own = family_routes(family, main, config)
+        vswitches = [each.vswitch for each in families if each.eni is not family.eni]
+        vswitches += [vswitch for member in decision.unready if member.dev and member.dev != family.dev
+                      for vswitch in member.vswitches]
         copies = main.copies(family, config.copies)
         if family.primary:
-            own += via_own_gateway(family, families, secondary_devs, copies.routes, main)
+            own += via_own_gateway(family, vswitches, secondary_devs, copies.routes, main)
             own += copies.routes if config.primary == "full" else primary_default(
                 family, secondary_devs, defaults, main)
         else:
             own += copies.routes
             if not with_ifgroup:
                 others = decision.kept_devs.union(each.dev for each in families) - {family.dev}
-                own += via_own_gateway(family, families, others, list(copies.closed), main)
+                own += via_own_gateway(family, vswitches, others, list(copies.closed), main)
         if copies.left_out and (config.primary == "full" or not family.primary):
             found.remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
                                  "does not hold for its addresses".format(family.label, config.copies, family.table))

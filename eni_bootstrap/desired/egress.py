@@ -1,6 +1,6 @@
 """The egresses: each address family of each ENI, by which packets can be sent; also of unready ENIs. PURE."""
 
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from eni_bootstrap.desired.matching import names
 from eni_bootstrap.desired.tables import Memory
@@ -26,14 +26,20 @@ class Egress(NamedTuple):
         return self.devs[0] if self.devs else ""
 
 
-def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], memory: Memory) -> List[Egress]:
-    """The egresses of all ENIs. An ENI that can't be set up now keeps the table that it has, and so its egress."""
+def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], tables_of: Mapping[str, Sequence[int]],
+             memory: Memory) -> List[Egress]:
+    """The egresses of all ENIs. An ENI that can't be set up now keeps the table that it has, and so its egress.
+
+    ``tables_of``: by MAC. A table is the egress of one address family only if something of that family is in it or
+    leads there: the other one may have been set up alone.
+    """
     found = [Egress(family.label, family.eni.interface.eni_id, family.eni.mac, family.eni.interface.vswitch_id,
                     family.eni.devs, family.primary, family.version, family.table) for family in families]
     for member in unready:
-        table = next(iter(memory.tables_of(member.dev, [])), 0)
+        own = tables_of.get(member.mac, ())
         found += [Egress(member.label, member.eni_id, member.mac, member.vswitch_id, member.devs, member.primary,
-                         version, table) for version in member.versions]
+                         version, next((table for table in own if (table, version) in memory.set_up), 0))
+                  for version in member.versions]
     return found
 
 

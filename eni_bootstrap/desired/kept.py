@@ -1,6 +1,6 @@
 """Which tables and devices must stay as they are, because their ENI can't be looked after now. PURE."""
 
-from typing import FrozenSet, List, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.desired.cni import at_parents
 from eni_bootstrap.desired.matching import possible
@@ -17,6 +17,8 @@ class Kept(NamedTuple):
     """(table, IP version) pairs."""
     devs: FrozenSet[Tuple[str, int]]
     """(device, IP version) pairs."""
+    tables_of: Dict[str, List[int]]
+    """By MAC: the tables that an ENI has that can't be set up, whole or one address family."""
     remarks: Tuple[str, ...]
 
     def others_tables(self, families: Sequence[EniFamily], memory: Memory) -> FrozenSet[int]:
@@ -32,10 +34,11 @@ def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, m
     """
     tables: Set[Tuple[int, int]] = set()
     devs: Set[Tuple[str, int]] = set()
+    tables_of: Dict[str, List[int]] = {}
     addresses = at_parents(snapshot.links, snapshot.addresses)
     for member in chosen.unready:
         own = [network_of(address) for subnet in member.subnets for address in subnet.addresses]
-        found = memory.tables_of(member.dev, own + _held(member.dev, addresses))
+        found = tables_of[member.mac] = memory.tables_of(member.dev, own + _held(member.dev, addresses))
         if not (found or member.dev):
             found = sorted(memory.tables() - _tables_of(families, memory) - _tables_of_skipped(chosen, memory) - {MAIN})
         tables.update((table, version) for table in found for version in member.versions)
@@ -46,7 +49,7 @@ def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, m
         devs.update((dev, version) for version in (4, 6))
     claimed = {(table, family.version) for family in families
                for table in memory.tables_of(family.dev, _sources(family.dev, families))}
-    return Kept(frozenset(tables - claimed), frozenset(devs), tuple(remarks))
+    return Kept(frozenset(tables - claimed), frozenset(devs), tables_of, tuple(remarks))
 
 
 def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory

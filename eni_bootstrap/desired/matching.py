@@ -29,7 +29,8 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unrea
         own = own_links(sick.mac, links)
         dev = own[0].name if len(own) == 1 else ""
         unready.append(UnreadyEni(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.transient, dev,
-                                  vswitch_id=sick.vswitch_id, version=sick.version, link=dev))
+                                  vswitch_id=sick.vswitch_id, version=sick.version, link=dev,
+                                  vswitches=sick.vswitches))
     for interface in listing.interfaces:
         own = own_links(interface.mac, links)
         if not own:

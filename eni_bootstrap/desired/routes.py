@@ -59,15 +59,17 @@ def _by_gateway(family: EniFamily, dst: Network) -> Route:
     return Route(family.table, dst, (family.hop,), metric=_METRIC[family.version])
 
 
-def via_own_gateway(family: EniFamily, others: Sequence[EniFamily], other_devs: AbstractSet[str],
+def via_own_gateway(family: EniFamily, vswitches: Iterable[Network], other_devs: AbstractSet[str],
                     own_copies: Sequence[Route], main: MainTable) -> List[Route]:
     """Routes by the ENI's own gateway to all destinations that main would send through another ENI.
+
+    ``vswitches``: of the other ENIs.
 
     Where main has a more specific route of the user's through this very ENI inside such a destination, that route is
     copied (``own_copies``), since nothing would fall through to it any more.
     """
     away = {dst for dst in main.destinations(other_devs) if dst.version == family.version}
-    away |= {other.vswitch for other in others if other.version == family.version and other.eni is not family.eni}
+    away |= {vswitch for vswitch in vswitches if vswitch.version == family.version}
     if _vswitch_route(family, main):
         away.discard(family.vswitch)
     blocks = _blocks(away)

@@ -28,7 +28,9 @@ class Memory:
         self._by_source: Dict[Network, Set[int]] = defaultdict(set)
         self.own_routes: Dict[Route, None] = {}
         self.own_rules: Dict[Rule, None] = {}
-        """Each rule once, in the kernel's order."""
+        """Each once, in the kernel's order."""
+        self.set_up: Set[Tuple[int, int]] = set()
+        """Table and IP version of which an ENI's own routes, or the rule for its device, are there."""
         self.foreign_routes: Dict[int, List[Route]] = defaultdict(list)
         self.foreign_rules: Dict[int, List[Rule]] = defaultdict(list)
         for route, protocol, _ in snapshot.routes:
@@ -38,6 +40,7 @@ class Memory:
             self.own_routes[route] = None
             for dev in route.devs() if route.table not in (config.table_spread, LOCAL) else ():
                 self._by_route[dev].add(route.table)
+                self.set_up.add((route.table, route.version))
         for rule, protocol in snapshot.rules:
             if not owns_rule(rule, protocol, config):
                 self.foreign_rules[rule.table].append(rule)
@@ -45,7 +48,8 @@ class Memory:
             self.own_rules[rule] = None
             if rule.oif:
                 self._by_device_rule[rule.oif].add(rule.table)
-            elif rule.src is not None and rule.action == "lookup":
+                self.set_up.add((rule.table, rule.version))
+            elif rule.src is not None and rule.action == "lookup" and rule.priority < config.priority_rest:
                 self._by_source[rule.src].add(rule.table)
 
     def tables_of(self, dev: str, sources: Iterable[Network], by_name: bool = True) -> List[int]:
@@ -58,6 +62,10 @@ class Memory:
         if not found and by_name:
             found = self._by_device_rule.get(dev, found)
         return sorted(found)
+
+    def led_to(self, table: int) -> Set[Network]:
+        """The sources that an ENI's own rules lead to a table: what an access entry sends there is not the ENI's."""
+        return {source for source, tables in self._by_source.items() if table in tables}
 
     def tables(self) -> Set[int]:
         """All tables that hold a route of ours or that a rule of ours leads to."""

@@ -85,7 +85,8 @@ def load(links: Sequence[Link], level: int = logging.WARNING) -> Record:
     """The record of what earlier runs changed, as far as those links are still there; empty where there is none.
 
     A link is known again by its index, which lasts exactly as long as the link, so that a renamed one is found.
-    ``level``: the log level for what is wrong with the record.
+    ``level``: the log level for what is wrong with the record. Raises ``BootstrapError`` for a record of a newer
+    version: what that has made and we do not know would never be taken back.
     """
     try:
         with open(_there(_path())) as handle:
@@ -93,6 +94,9 @@ def load(links: Sequence[Link], level: int = logging.WARNING) -> Record:
         if len(text) > _LARGEST:
             raise ValueError("it is larger than {} MiB".format(_LARGEST >> 20))
         content = json.loads(text)
+        if operator.index(content.get("version", 0)) > _VERSION:
+            raise BootstrapError("{} was written by a newer eni-bootstrap; install that one, or run its remove first"
+                                 .format(_path()))
         recorded = content["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
@@ -143,7 +147,7 @@ def save(made: Record, links: Sequence[Link]) -> None:
     temporary = _path() + ".new"
     try:
         with open(_anew(temporary), "w") as handle:
-            content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked,
+            content = {"version": _VERSION, "links": entries, "missed": sorted(made.missed), "marked": made.marked,
                        "numbers": made.numberings, "kernel_marks": made.kernel_marks}
             json.dump(content, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
@@ -304,6 +308,10 @@ class _NoFile(OSError):
 
 _TRIES = 10
 """Maximum tries for a new file: more often nobody is in the way by accident."""
+
+_VERSION = 1
+"""Of what is written; it grows when an older agent would misread it. The first records had no number, and count as
+0."""
 
 _LARGEST = 1 << 24
 """Characters of a record: 32 ENIs with 100 addresses each make a hundredth of it."""

@@ -5,10 +5,11 @@ one ENI makes only that ENI sick, and of one address family only that family. An
 ``NotReady``; nothing else is ever raised.
 """
 
+import contextlib
 import re
 from collections import Counter
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from eni_bootstrap.model.eni import Listing, NetworkInterface, SickInterface, Subnet
 from eni_bootstrap.model.errors import NotReady
@@ -91,7 +92,8 @@ def parse_interfaces(tree: Any) -> Listing:
             sick.append(whole._replace(reason="its MAC is listed twice" if mac else f"its MAC is {_quote(key)}"))
             continue
         subnets, errors = _subnets(leaves)
-        sick += [whole._replace(reason=error.reason, transient=error.transient, version=version if subnets else 0)
+        sick += [whole._replace(reason=error.reason, transient=error.transient, version=version if subnets else 0,
+                                vswitches=_told_vswitches(leaves, [version] if subnets else [4, 6]))
                  for version, error in errors[:None if subnets else 1]]
         if subnets:
             interfaces.append(NetworkInterface(whole.eni_id, mac, whole.primary, subnets, whole.vswitch_id))
@@ -182,6 +184,15 @@ def _vswitch(leaves: Dict[Any, Any], names: _Names, addresses: Tuple[Address, ..
     elif addresses and not _is_nowhere(addresses[0]) and not addresses[0].is_link_local:
         return _network(names.vswitch, f"{addresses[0]}/{_IPV6_VSWITCH_LENGTH}", 6)
     raise _missing(names.vswitch)
+
+
+def _told_vswitches(leaves: Dict[Any, Any], versions: Iterable[int]) -> Tuple[Network, ...]:
+    """The vSwitch's blocks of families that can't be used: what others send there does not depend on their health."""
+    found: List[Network] = []
+    for names in (_IPV4, _IPV6):
+        with contextlib.suppress(_Sick):
+            found += _networks(leaves, names.vswitch, names.version) if names.version in versions else ()
+    return tuple(found)
 
 
 # -- one leaf --

@@ -32,7 +32,7 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
         local = [rule.src for rule in memory.own_rules if rule.src and rule.src.network_address in addresses]
         for table in [table for table in memory.tables_of(link.name, local) if table not in taken][:1]:
             taken.add(table)
-            led = {rule.src for rule in memory.own_rules if rule.table == table and rule.src}
+            led = memory.led_to(table)
             # What the link holds inside a vSwitch of the table should be led there, too, whether it is or not.
             own_routes = [route for route in memory.own_routes if route.table == table]
             blocks = [route.dst for route in own_routes
@@ -52,7 +52,7 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
     enis.sort(key=lambda eni: (not eni.primary, natural(eni.dev)))
     families.sort(key=lambda family: (not family.primary, natural(family.dev), family.version))
     return Decision(tuple(enis), tuple(families), rules=tuple(memory.own_rules), routes=tuple(memory.own_routes),
-                    ways=tuple(egresses(families, (), memory)))
+                    ways=tuple(egresses(families, (), {}, memory)))
 
 
 def _subnet(
