@@ -160,7 +160,7 @@ def _render(parsed: argparse.Namespace) -> int:
         problems += render_output.write(files, parsed.output)
         written = output.write("".join("{}\n".format(file.path) for file in files))
     for problem in problems:
-        LOG.error("%s", problem)
+        LOG.error("%s", problem.text)
     return 0 if written and not problems else 1
 
 

@@ -50,14 +50,14 @@ def tell(listing, snapshot):
     yield from _run(listing, after, made, over, FORMER, former=[ALL])
     for name in FORMATS:
         files, problems = formats.render(name, Saved({}, listing, {}), ALL._replace(extra=()))
-        yield output.text(files) + "\n".join(problems)
+        yield output.text(files) + "\n".join(map(str, problems))
 
 
 def _run(listing, snapshot, made, over, config, former=()):
     left = outdated(snapshot, [link.name for link in snapshot.links], former, config)
     decision = decide(listing, without(snapshot, left), made, over, config, NETWORKS)
     todo = plan(decision, snapshot, made, config, Before(tuple(former), left))
-    yield plan_text(Report(decision, reported(todo.changes), decision.problems, decision.remarks))
+    yield plan_text(Report(decision, reported(todo.changes), decision.findings))
     yield repr((todo.conflicts, decision.routes, decision.rules, decision.addresses, decision.groups, decision.settings,
                 decision.families, decision.marked, decision.unready, sorted(decision.kept_tables),
                 sorted(decision.kept_families)))
@@ -70,7 +70,7 @@ def _run(listing, snapshot, made, over, config, former=()):
 
 
 def _shown(decision, snapshot, config):
-    report = Report(decision, (), decision.problems, decision.remarks)
+    report = Report(decision, (), decision.findings)
     yield status_text(report) + json.dumps(as_json(report))
     facts = VerifyInput(decision.families, snapshot.addresses, snapshot.rules)
     yield repr(all_checks(facts)) + repr(shadowing_rules(facts, config))

@@ -14,6 +14,7 @@ from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.errors import MetadataError
+from eni_bootstrap.model.finding import ERROR, REMARK, Finding
 from eni_bootstrap.model.host import Script
 from eni_bootstrap.model.kernel import MAIN, Rule, SeenRule
 from eni_bootstrap.verify.checks import quick_checks, unprovable
@@ -28,7 +29,7 @@ def preview_adoption(world: Context) -> Report:
     report = commands.preview_of(world, view)
     return report._replace(
         changes=report.changes + reported(found.changes), adopted=reported(found.changes), lines=found.lines,
-        remarks=report.remarks + _left(found) + tuple(unread))
+        findings=report.findings + _left(found) + tuple(finding._replace(severity=REMARK) for finding in unread))
 
 
 def adopt(world: Context) -> Report:
@@ -37,7 +38,8 @@ def adopt(world: Context) -> Report:
     try:
         return _take_over(world, report)
     except MetadataError as error:
-        return report._replace(problems=report.problems + ("{}; nothing is taken over".format(error),))
+        return report._replace(findings=report.findings + (
+            Finding.error("not-taken-over", "nothing is taken over: {}".format(error)),))
 
 
 def _take_over(world: Context, report: Report) -> Report:
@@ -56,18 +58,20 @@ def _take_over(world: Context, report: Report) -> Report:
             concerns(change.item, eni, view.decision) for eni in worse)])
         failures += make(world, back)[1]
         after = commands.verify_of(world, observe.look(world, listing, frozenset()))
-        wrong = {verdict.eni for verdict in after.verdicts if not verdict.ok}
+        wrong = {verdict.subject for verdict in after.verdicts if not verdict.ok}
         well = {eni.dev for eni in view.decision.enis if eni.dev in still and eni.label not in wrong}
         lines, unwritten = rc_local.comment_out(world.root, [line for line in found.lines if line.devs <= well])
         moved = prove.moved(before, prove.ways(world, view), view)
-    problems = [*report.problems, *(refusal(failure, view.decision) for failure in failures),
-                *after.problems, *moved]
-    problems += ["{}: what was typed for it is back, since without it not every look-up was as it should be".format(
-        eni.label) for eni in worse if back]
+    said = [finding for finding in report.findings if finding.severity == ERROR]
+    said += [refusal(failure, view.decision) for failure in failures]
+    said += [*after.findings, *moved]
+    said += [Finding.error("typed-put-back", "what was typed for it is back: without it not every look-up was as it "
+                           "should be", eni=eni.label) for eni in worse if back]
+    said += [*unread, *unwritten, *_left(found)]
     taken = [change for change in done if Change("add", change.item, change.protocol) not in back]
     return after._replace(
-        changes=report.changes + reported([*done, *back]), problems=tuple(dict.fromkeys(problems + unread + unwritten)),
-        remarks=after.remarks + _left(found), adopted=reported(taken), lines=tuple(lines))
+        changes=report.changes + reported([*done, *back]), findings=tuple(dict.fromkeys(said)),
+        adopted=reported(taken), lines=tuple(lines))
 
 
 def _typed_tables(listing: Listing, scripts: Sequence[Script]) -> Callable[[Sequence[SeenRule], Config], Set[int]]:
@@ -80,8 +84,8 @@ def _undone(changes: Sequence[Change]) -> Tuple[Change, ...]:
     return tuple(Change("add", change.item, change.protocol) for change in reversed(changes) if change.verb == "remove")
 
 
-def _left(found: Adoption) -> Tuple[str, ...]:
-    return tuple("left as it is: " + text for text in found.left)
+def _left(found: Adoption) -> Tuple[Finding, ...]:
+    return tuple(Finding.remark("typed-left", "left as it is", evidence=text) for text in found.left)
 
 
 def _sound(world: Context, view: Observation) -> Set[str]:
@@ -90,7 +94,7 @@ def _sound(world: Context, view: Observation) -> Set[str]:
     decision = view.decision
     facts = prove.few_facts(world, view)
     verdicts = prove.prove(world, quick_checks(facts), facts) if decision.rules else []
-    unsound = {verdict.eni for verdict in verdicts if not verdict.ok}
+    unsound = {verdict.subject for verdict in verdicts if not verdict.ok}
     unsound |= {family.label for family in unprovable(facts)}
     missing = [change.item for change in view.plan.routes + view.plan.rules]
     missing += [conflict.wanted for conflict in view.plan.conflicts]

@@ -7,6 +7,7 @@ import stat
 from typing import Dict, List, Sequence, Tuple
 
 from eni_bootstrap.host.rootfs import inside, outside
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.host import Line, Script
 
 MARKER = "# taken over by eni-bootstrap: "
@@ -15,7 +16,7 @@ _PLACES = ("/etc/rc.local", "/etc/rc.d/rc.local")
 """On Red Hat's descendants the first is a link to the second."""
 
 
-def read(root: str = "/") -> Tuple[List[Script], List[str]]:
+def read(root: str = "/") -> Tuple[List[Script], List[Finding]]:
     """The boot scripts of this host, each once, and problems with those that can't be read."""
     scripts: Dict[str, Script] = {}
     problems = []
@@ -25,12 +26,12 @@ def read(root: str = "/") -> Tuple[List[Script], List[str]]:
             if os.path.isfile(here) and here not in scripts:
                 scripts[here] = Script(outside(root, here), tuple(_text(here).split("\n")))
         except OSError as error:
-            problems.append("{} can't be read ({}); what people wrote into it is not known".format(
-                place, error.strerror))
+            problems.append(Finding.error("script-not-read", "{} can't be read ({}), so that it is not known what "
+                                          "people wrote into it".format(place, error.strerror)))
     return list(scripts.values()), problems
 
 
-def comment_out(root: str, lines: Sequence[Line]) -> Tuple[List[Line], List[str]]:
+def comment_out(root: str, lines: Sequence[Line]) -> Tuple[List[Line], List[Finding]]:
     """Put the marker in front of these lines. Returns the lines that have it now, and problems.
 
     All else stays as it is: mode, owner, the bytes of every other line. The file changes at once or not at all.
@@ -43,15 +44,17 @@ def comment_out(root: str, lines: Sequence[Line]) -> Tuple[List[Line], List[str]
         try:
             parts = _text(here).split("\n")
             if any(parts[line.number - 1:line.number] != [line.text] for line in own):
-                problems.append("{} was edited just now and is left as it is; try again".format(path))
+                problems.append(Finding.error(
+                    "script-not-written", "{} was edited just now and is left as it is".format(path), "try again"))
                 continue
             for line in own:
                 parts[line.number - 1] = MARKER + line.text
             _replace(here, "\n".join(parts))
             done += own
         except OSError as error:
-            problems.append("can't write {}: {}; its lines do again at each boot what eni-bootstrap does".format(
-                path, error.strerror))
+            problems.append(Finding.error(
+                "script-not-written", "{} can't be written ({}), and its lines do again at each boot what "
+                "eni-bootstrap does".format(path, error.strerror)))
     return done, problems
 
 

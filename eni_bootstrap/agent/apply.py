@@ -14,6 +14,7 @@ from eni_bootstrap.kernel import nft, record
 from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Plan, Record, Ruleset, Step
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Route, Rule, SeenRule, Snapshot
 from eni_bootstrap.plan.order import steps
 from eni_bootstrap.plan.stages import Refusals, families_of, sparing, staged
@@ -22,7 +23,7 @@ from eni_bootstrap.verify.checks import strangers
 LOG = logging.getLogger(__name__)
 
 
-def execute(world: Context, view: Observation) -> Tuple[List[Change], List[str], bool]:
+def execute(world: Context, view: Observation) -> Tuple[List[Change], List[Finding], bool]:
     """Make the plan's changes. An ENI whose routes the kernel refuses keeps the rules that it has.
 
     Changes to links are recorded before they are made. Returns the changes made, the problems, and whether another look
@@ -62,7 +63,8 @@ def execute(world: Context, view: Observation) -> Tuple[List[Change], List[str],
     return done, [refusal(failure, decision) for failure in failures], again
 
 
-def mark(world: Context, members: Sequence[Marked], made: Record, snapshot: Snapshot) -> Tuple[List[Step], List[str]]:
+def mark(world: Context, members: Sequence[Marked], made: Record, snapshot: Snapshot
+         ) -> Tuple[List[Step], List[Finding]]:
     """Make the table of connection marks as it should be. Returns the steps made, and problems.
 
     The rules and routes for the marks are there by now. A mark whose rule has gone has no effect.
@@ -75,11 +77,15 @@ def mark(world: Context, members: Sequence[Marked], made: Record, snapshot: Snap
         record.save(recorded, snapshot.links)
     for step in steps if LOG.isEnabledFor(logging.DEBUG) else ():
         LOG.debug("%s", step)
-    done, failed, problems = nft.do(steps)
+    done, failed, wrong = nft.do(steps)
     settled = connmark.after(recorded, bool(members) or unusable is not None, done, failed)
     if settled != recorded:  # also where somebody else has deleted the table
         record.save(settled, snapshot.links)
-    return done, problems + ([str(unusable)] if unusable is not None else [])
+    return done, wrong + ([_unusable(unusable)] if unusable is not None else [])
+
+
+def _unusable(error: BootstrapError) -> Finding:
+    return Finding.error("nft-unusable", str(error))
 
 
 def _steps(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule]
@@ -90,29 +96,26 @@ def _steps(world: Context, members: Sequence[Marked], made: Record, rules: Seque
     return connmark.todo(members, made, ours, config)
 
 
-def see_steps(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule], problems: List[str],
-              remarks: List[str]) -> Tuple[List[Step], bool]:
-    """The steps that connection marks need, and whether they could be found out.
+def see_steps(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule]
+              ) -> Tuple[List[Step], List[Finding]]:
+    """What there is to do for connection marks, or why that can't be found out.
 
-    An nft that can't be used is a problem; that an ordinary user may not run it is a remark.
+    That nft can't be used is an error; that an ordinary user may not ask it, a remark.
     """
     steps, unusable = _steps(world, members, made, rules)
     if isinstance(unusable, NotPermitted):
-        remarks.append("connection marks can't be looked at: {}".format(unusable))
-    elif unusable is not None:
-        problems.append(str(unusable))
-    return steps, unusable is None
+        return steps, [Finding.remark("marks-not-seen", "connection marks can't be looked at: {}".format(unusable))]
+    return steps, [_unusable(unusable)] if unusable is not None else []
 
 
-def see_table(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule], problems: List[str],
-              remarks: List[str]) -> None:
-    """Report the state of the connection marks; nothing where nobody asked for them and none are left."""
-    steps, known = see_steps(world, members, made, rules, problems, remarks)
-    problems += ["connection marks: {} is not as it should be; run apply".format(
-        "table " + TABLE if isinstance(step.item, Ruleset) else step.item.path) for step in steps]
-    if members and known and not steps:
-        remarks.append("connection marks: table {} is as it should be, for {}".format(
-            TABLE, ", ".join(member.dev for member in members)))
+def see_table(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule]) -> List[Finding]:
+    """How things are with the connection marks; nothing where nobody asked for them and none are left."""
+    steps, unseen = see_steps(world, members, made, rules)
+    wrong = [Finding.error("marks-changed", "connection marks: {} is not as it should be".format(
+        "table " + TABLE if isinstance(step.item, Ruleset) else step.item.path), "run apply") for step in steps]
+    well = [Finding.remark("marks-in-place", "connection marks: table {} is as it should be, for {}".format(
+        TABLE, ", ".join(member.dev for member in members)))] if members and not (steps or unseen) else []
+    return unseen + wrong + well
 
 
 def make(world: Context, changes: Sequence[Change], refusals: Optional[Refusals] = None
@@ -140,11 +143,15 @@ def make(world: Context, changes: Sequence[Change], refusals: Optional[Refusals]
     return done, failures
 
 
-def refusal(failure: Failure, decision: Optional[Decision] = None) -> str:
+def refusal(failure: Failure, decision: Optional[Decision] = None) -> Finding:
     """Names the ENI whose table or device it is."""
-    whose = [eni.label + ": " for eni in decision.enis
-             if _is_about(failure.change.item, eni, decision.table_of(eni.dev))] if decision else []
-    return "{}the kernel refuses '{}': {}".format("".join(whose[:1]), failure.change, failure.reason)
+    item = failure.change.item
+    whose = next((eni.label for eni in decision.enis if _is_about(item, eni, decision.table_of(eni.dev))), "") \
+        if decision else ""
+    family = item.version if isinstance(item, (Route, Rule)) else \
+        item.address.version if isinstance(item, LinkAddress) else 0
+    return Finding.error("change-refused", "the kernel refuses '{}'".format(failure.change), "", whose, family,
+                         failure.reason)
 
 
 def _is_about(item: Item, eni: Eni, table: int) -> bool:
@@ -158,19 +165,24 @@ def concerns(item: Item, eni: Eni, decision: Decision) -> bool:
     return own or _is_about(item, eni, decision.table_of(eni.dev))
 
 
-def in_place(todo: Plan) -> Tuple[str, ...]:
-    return tuple("somebody else's route is in the place of ours and stays: {} (ours: {})".format(
-        conflict.present, conflict.wanted) for conflict in todo.conflicts)
+def in_place(todo: Plan, decision: Decision) -> List[Finding]:
+    return [Finding.remark(
+        "route-in-place", "somebody else's route is in the place of ours and stays", "", next(
+            (eni.label for eni in decision.enis if _is_about(conflict.wanted, eni, decision.table_of(eni.dev))), ""),
+        conflict.wanted.version, "{} (ours: {})".format(conflict.present, conflict.wanted))
+        for conflict in todo.conflicts]
 
 
-def among_ours(rules: Sequence[SeenRule], config: Config, named: Sequence[Rule] = ()) -> Tuple[str, ...]:
+def among_ours(rules: Sequence[SeenRule], config: Config, named: Sequence[Rule] = ()) -> List[Finding]:
     """Names somebody else's rules in our band, but for those that are ``named`` already."""
     found = [rule for rule in strangers(rules, config) if rule not in named]
-    said = ["somebody else's rule is among ours (priorities {} to {}): {}".format(
-        config.priority_first, config.priority_last, rule) for rule in found[:_NAMED]]
+    said = [Finding.remark("rule-among-ours", "somebody else's rule is among ours (priorities {} to {})".format(
+        config.priority_first, config.priority_last), family=rule.version, evidence=str(rule))
+            for rule in found[:_NAMED]]
     if found[_NAMED:]:
-        said.append("{} more of somebody else's rules are among ours".format(len(found) - _NAMED))
-    return tuple(said)
+        said.append(Finding.remark("rule-among-ours", "{} more of somebody else's rules are among ours".format(
+            len(found) - _NAMED)))
+    return said
 
 
 _NAMED = 5

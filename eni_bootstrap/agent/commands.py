@@ -8,7 +8,7 @@ from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.agent.platform import LinuxPlatform, heed_removal
 from eni_bootstrap.agent.reconcile import Removed, reconcile
 from eni_bootstrap.agent.report import REMOVED, Report, reported
-from eni_bootstrap.agent.waiting import problems_of, unaddressed_text
+from eni_bootstrap.agent.waiting import findings_of
 from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents, band_tables
@@ -16,6 +16,7 @@ from eni_bootstrap.desired.connmark import Marked, marked
 from eni_bootstrap.desired.matching import named
 from eni_bootstrap.host.network_managers import advice
 from eni_bootstrap.kernel import record
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.plan.diff import withdrawal
 from eni_bootstrap.verify.checks import Verdict, VerifyInput, all_checks, quick_checks, shadowing_rules
 from eni_bootstrap.verify.installed import recall
@@ -27,19 +28,18 @@ def apply(world: Context) -> Report:
         heed_removal(world)  # before metadata is asked: it may not be there
         done = reconcile(LinuxPlatform(world), world.deadline, world.config, world.sleep)
     except Removed:
-        return Report(remarks=(REMOVED,))
+        return Report(findings=(REMOVED,))
     view = done.observation
     decision = view.decision
-    problems = problems_of(decision) + list(done.problems)
-    problems += [unaddressed_text(member) for member in decision.unaddressed]
+    found = [*findings_of(decision), *done.findings, *(member.without_address for member in decision.unaddressed)]
     facts = prove.few_facts(world, view)
     verdicts: List[Verdict] = []
     if decision.rules:
-        problems += [prove.unprovable_text(family) for family in prove.unprovable_ones(facts, world.config)
-                     if family not in decision.unaddressed]
+        found += [prove.not_provable(family) for family in prove.unprovable_ones(facts, world.config)
+                  if family not in decision.unaddressed]
         verdicts = prove.prove(world, quick_checks(facts), facts)
-    remarks = decision.remarks + in_place(view.plan) + among_ours(view.snapshot.rules, view.config)
-    return Report(decision, reported(done.changes), tuple(problems), remarks, tuple(verdicts))
+    found += in_place(view.plan, decision) + among_ours(view.snapshot.rules, view.config)
+    return Report(decision, reported(done.changes), tuple(found), tuple(verdicts))
 
 
 def preview(world: Context) -> Report:
@@ -50,13 +50,13 @@ def preview(world: Context) -> Report:
 def preview_of(world: Context, view: Observation) -> Report:
     """The plan of one observation."""
     decision = view.decision
-    waits = tuple("{}; apply will give it one when nobody else does within {:.0f} s".format(
-        unaddressed_text(member), world.config.address_wait) for member in decision.unaddressed)
-    problems = problems_of(decision)
-    remarks = list(decision.remarks + waits + in_place(view.plan)
-                   + among_ours(view.snapshot.rules, view.config))
-    steps, _ = see_steps(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
-    return Report(decision, reported([*view.plan.changes, *steps]), tuple(problems), tuple(remarks))
+    found = [*findings_of(decision), *(Finding.remark(
+        "address-awaited", member.without_address.cause,
+        "apply gives it one when nobody else does within {:.0f} s".format(world.config.address_wait),
+        member.label, member.version) for member in decision.unaddressed)]
+    found += in_place(view.plan, decision) + among_ours(view.snapshot.rules, view.config)
+    steps, unseen = see_steps(world, decision.marked, view.made, view.snapshot.rules)
+    return Report(decision, reported([*view.plan.changes, *steps]), tuple(found + unseen))
 
 
 def verify(world: Context) -> Report:
@@ -67,11 +67,9 @@ def verify(world: Context) -> Report:
 def verify_of(world: Context, view: Observation) -> Report:
     """The proof of one observation."""
     decision = view.decision
-    problems = problems_of(decision)
-    remarks = list(decision.remarks)
-    see_table(world, decision.marked, view.made, view.snapshot.rules, problems, remarks)
+    found = [*findings_of(decision), *see_table(world, decision.marked, view.made, view.snapshot.rules)]
     if not decision.rules:
-        return Report(decision, (), tuple(problems), tuple(remarks))
+        return Report(decision, (), tuple(found))
     eni_devs = {eni.dev for eni in decision.enis} | decision.kept_devs
     local = prove.local_destinations(world, eni_devs, view.snapshot)
     held = tuple(at_parents(view.snapshot.links, view.snapshot.addresses))
@@ -79,21 +77,21 @@ def verify_of(world: Context, view: Observation) -> Report:
         decision.families, held, view.snapshot.rules, local, prove.gateways(decision), world.config.primary == "full",
         prove.kill_switch_routes(view.snapshot), prove.marks_of(decision.marked, world.config),
         prove.no_default(view.snapshot, world.config))
-    problems += [prove.unprovable_text(family) for family in prove.unprovable_ones(facts, world.config)]
-    remarks += ["main shares a route between an ENI and another device; ENIs' traffic may follow it: {}".format(route)
-                for route in prove.shared_routes(view.snapshot, eni_devs)]
+    found += [prove.not_provable(family) for family in prove.unprovable_ones(facts, world.config)]
+    found += [Finding.remark("route-shared", "main shares a route between an ENI and another device, and ENIs' traffic "
+                             "may follow it", family=route.version, evidence=str(route))
+              for route in prove.shared_routes(view.snapshot, eni_devs)]
     jumpers = shadowing_rules(facts, world.config)
-    remarks += ["somebody else's rule comes before ours and catches a source of {}: {}".format(whose, rule)
-                for rule, whose in jumpers]
-    remarks += among_ours(view.snapshot.rules, view.config, [rule for rule, _ in jumpers])
+    found += [Finding.remark("rule-in-front", "somebody else's rule comes before ours and catches a source of it",
+                             "", whose, rule.version, str(rule)) for rule, whose in jumpers]
+    found += among_ours(view.snapshot.rules, view.config, [rule for rule, _ in jumpers])
     verdicts = prove.prove(world, all_checks(facts), facts)
     tried, untried = prove.try_entries(world, view.snapshot, decision, world.config)
-    verdicts += tried
-    remarks += untried
-    remarks.append("looked at {} sources of {} ENIs, and from one source of each to {} local devices".format(
-        sum(len(family.sources) for family in facts.families), len(facts.enis),
-        len({dev for _, dev in local})))
-    return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
+    found += untried
+    found.append(Finding.remark("looked-at", "looked at {} sources of {} ENIs, and from one source of each to {} local "
+                                "devices".format(sum(len(family.sources) for family in facts.families),
+                                                 len(facts.enis), len({dev for _, dev in local}))))
+    return Report(decision, (), tuple(found), tuple(verdicts + tried))
 
 
 def status(world: Context) -> Report:
@@ -110,26 +108,27 @@ def status(world: Context) -> Report:
         decision.families, tuple(at_parents(links, snapshot.addresses)), rules,
         marks=prove.marks_of(members, world.config), no_default=prove.no_default(snapshot, world.config))
     verdicts = prove.prove(world, all_checks(facts), facts)
-    proven = {verdict.eni for verdict in verdicts}
-    problems = ["{}: has routing table {}, and nothing leads there; run apply".format(
-        eni.label, decision.table_of(eni.dev)) for eni in decision.enis if eni.label not in proven]
-    remarks = (advice(world.managers) if world.managers is not None else []) + world.competing_agents()
+    proven = {verdict.subject for verdict in verdicts}
+    found = [Finding.error("table-unused", "has routing table {}, and nothing leads there".format(
+        decision.table_of(eni.dev)), "run apply", eni.label) for eni in decision.enis if eni.label not in proven]
+    found += (advice(world.managers) if world.managers is not None else []) + world.competing_agents()
     made = record.load(links)
-    see_table(world, members, made, rules, problems, remarks)
+    found += see_table(world, members, made, rules)
     former = observe.former_configs(made, world.config)
-    remarks += among_ours(
+    found += among_ours(
         [seen for seen in rules if not any(owns_rule(*seen, each) for each in former)], world.config)
-    remarks += observe.left_alone(snapshot, networks, world.config)
+    found += observe.left_alone(snapshot, networks, world.config)
     if decision.enis:
         # By its id or its vSwitch's an ENI is known with metadata only.
         known = tuple(entry for entry in world.config.entries
                       if not entry.via or len(named(entry.via, decision.enis)) == 1)
-        remarks += ["access entry on line {}: which ENI it names can't be told without metadata; verify does".format(
-            entry.line) for entry in world.config.entries if entry not in known]
+        found += [Finding.remark("entry-not-known", "access entry on line {}: which ENI it names can't be told without "
+                                 "metadata".format(entry.line), "ask verify")
+                  for entry in world.config.entries if entry not in known]
         tried, untried = prove.try_entries(world, snapshot, decision, world.config._replace(entries=known))
         verdicts += tried
-        remarks += untried
-    return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
+        found += untried
+    return Report(decision, (), tuple(found), tuple(verdicts))
 
 
 def remove(world: Context) -> Report:
@@ -140,7 +139,7 @@ def remove(world: Context) -> Report:
         former = observe.former_configs(made, world.config)
         snapshot = world.kernel.snapshot(links, rules, (), (), world.config, former)
         snapshot = snapshot._replace(settings=world.kernel.settings(done.setting[:2] for done in made.settings))
-        steps, problems = mark(world, (), made, snapshot)
+        steps, wrong = mark(world, (), made, snapshot)
         if made.marked or made.valid_marks:
             made = record.load(links)  # without these
         protocols = {each.protocol for each in (world.config, *former)}
@@ -151,4 +150,4 @@ def remove(world: Context) -> Report:
         made = record.after(made, done, -1)
         record.save(made if failures else made._replace(numberings=(), kernel_marks=False), links)
         record.set_removed_flag()
-    return Report(None, reported([*steps, *done]), tuple(problems + [refusal(failure) for failure in failures]))
+    return Report(None, reported([*steps, *done]), tuple(wrong + [refusal(failure) for failure in failures]))

@@ -8,7 +8,7 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import band_tables, leave_contained, parents
 from eni_bootstrap.desired.decide import Decision, decide
 from eni_bootstrap.desired.matching import likely, pair
-from eni_bootstrap.desired.selection import unwanted_text
+from eni_bootstrap.desired.selection import unwanted
 from eni_bootstrap.desired.tables import Memory, tables_to_read
 from eni_bootstrap.host.network_managers import Managers
 from eni_bootstrap.kernel import record
@@ -17,6 +17,7 @@ from eni_bootstrap.metadata.client import Fetch, consistent
 from eni_bootstrap.model.changes import Numbering, Plan, Record
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Link, SeenRule, Snapshot
 from eni_bootstrap.plan.diff import Before, plan
@@ -31,9 +32,9 @@ class Context(NamedTuple):
     deadline: Deadline
     config: Config
     managers: Optional[Managers] = None
-    """The network managers of this host, where they are known."""
-    competing_agents: Callable[[], List[str]] = list
-    """Remarks on other programs of this host that set up ENIs."""
+    """Who else works on the network, where that is known."""
+    competing_agents: Callable[[], List[Finding]] = list
+    """Names what else on this host sets up ENIs."""
     root: str = "/"
     """The root directory of the boot scripts."""
     networks: Callable[[], List[ContainerNetwork]] = list
@@ -63,9 +64,10 @@ def networks_here(world: Context) -> List[ContainerNetwork]:
     return world.networks() if world.config.container_networks == "leave" else []
 
 
-def left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config: Config) -> List[str]:
-    """Remarks on what is left alone, without metadata: the device of main's best default counts as the primary's."""
-    said = unwanted_text(config.ignore, config.only)
+def left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config: Config
+               ) -> List[Finding]:
+    """What is left alone as far as it can be told without metadata: whatever has main's best default is the primary."""
+    said = unwanted(config.ignore, config.only)
     if config.container_networks != "leave":
         return said
     defaults = [seen.route for seen in snapshot.routes if seen.route.table == MAIN and seen.route.is_default]
@@ -73,7 +75,7 @@ def left_alone(snapshot: Snapshot, networks: Sequence[ContainerNetwork], config:
     primary = {dev for route in defaults if route.metric == best for dev in route.devs()}
     enis = [eni for eni in likely(snapshot.links) if eni.dev not in primary]
     left = leave_contained(enis, [], snapshot.links, snapshot.addresses, Memory(snapshot, config), networks)[2]
-    return said + [member.text for member in left]
+    return said + [member.finding for member in left]
 
 
 def ask_listing(world: Context) -> Listing:
@@ -108,10 +110,11 @@ def look(world: Context, listing: Listing, address_wait_expired: FrozenSet[Tuple
         config = config._replace(protocol_networkd_safe=_networkd_safe_protocol(world.config, before[-1]))
         numberings = view.numberings
         view = _look_by(config, [], world, seen)
-        remark = "other numbers are used once all ENIs can be set up; until then the former ones: {}".format(
-            ", ".join("{} {}".format(name, number) for name, number in before[-1]._asdict().items()))
+        remark = Finding.remark(
+            "former-numbers", "other numbers are used once all ENIs can be set up; until then the former ones",
+            evidence=", ".join("{} {}".format(name, number) for name, number in before[-1]._asdict().items()))
         view = view._replace(numberings=numberings, decision=view.decision._replace(
-            remarks=view.decision.remarks + (remark,)))
+            findings=view.decision.findings + (remark,)))
     return view
 
 

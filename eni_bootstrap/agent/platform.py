@@ -10,6 +10,7 @@ from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import Listing
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import Route
 
 RETRIES = 3
@@ -39,7 +40,7 @@ class LinuxPlatform(Platform):
     def execute(self, observation: Observation) -> Round:
         world = self._world
         before = prove.ways(world, observation)
-        done, problems, again = execute(world, observation)
+        done, refused, again = execute(world, observation)
         steps, wrong = mark(world, observation.decision.marked, observation.made, observation.snapshot)
         after = prove.ways(world, observation)
         takers = prove.takers(before, after, done)
@@ -47,7 +48,7 @@ class LinuxPlatform(Platform):
             back, said = _give_back(world, observation, takers)
             done, wrong = done + back, wrong + said
             after = prove.ways(world, observation)
-        return Round(observation, (*done, *steps), (*problems, *wrong, *prove.moved(before, after, observation)), again)
+        return Round(observation, (*done, *steps), (*refused, *wrong, *prove.moved(before, after, observation)), again)
 
     def missed(self) -> FrozenSet[str]:
         return record.load(()).missed
@@ -63,13 +64,14 @@ class LinuxPlatform(Platform):
         return RETRIES + len(decision.enis)
 
 
-def _give_back(world: Context, view: Observation, takers: Dict[Change, str]) -> Tuple[List[Change], List[str]]:
+def _give_back(world: Context, view: Observation, takers: Dict[Change, str]) -> Tuple[List[Change], List[Finding]]:
     """Take back default routes of this run, by which the host's own packets leave now: the changes, what to say."""
     back, failures = make(world, [change._replace(verb="remove") for change in takers])
     labels = {eni.dev: eni.label for eni in view.decision.enis}
-    said = ["{}: its default route in main would take the way to {}, and is taken back; see why main's better one does "
-            "not work, then run apply".format(labels[change.item.hops[0].dev], way) for change, way in takers.items()
-            if isinstance(change.item, Route)]
+    said = [Finding.error(
+        "default-taken-back", "its default route in main would take the way to {}, and is taken back".format(way),
+        "see why main's better one does not work, then run apply", labels[change.item.hops[0].dev],
+        change.item.version, str(change.item)) for change, way in takers.items() if isinstance(change.item, Route)]
     return back, said + [refusal(failure, view.decision) for failure in failures]
 
 

@@ -12,6 +12,7 @@ from eni_bootstrap.desired.connmark import Marked, value
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import EniFamily
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import MAIN, Address, Answer, Hop, Query, Route, Snapshot, natural
 from eni_bootstrap.verify import access_checks
 from eni_bootstrap.verify.checks import (
@@ -43,7 +44,7 @@ def prove(world: Context, checks: Sequence[Check], facts: VerifyInput) -> List[V
 
 
 def try_entries(world: Context, snapshot: Snapshot, decision: Decision, config: Config
-                ) -> Tuple[List[Verdict], List[str]]:
+                ) -> Tuple[List[Verdict], List[Finding]]:
     """Verdicts on the configuration's entries and spreads, and remarks on those that the kernel can't be asked about.
     """
     own = {held.address for held in snapshot.addresses}
@@ -51,9 +52,9 @@ def try_entries(world: Context, snapshot: Snapshot, decision: Decision, config: 
     near = {dev: [some_host(route.dst, own) for route in world.kernel.specific_routes(dev, LOCAL_DEVICES)]
             for entry in config.entries for dev in entry.iifs if dev in devs}
     versions = sorted({rule.version for rule in decision.rules})
-    asked, remarks = access_checks.access_checks(decision.ways, snapshot.working, own, near, versions, config)
+    asked, untried = access_checks.access_checks(decision.ways, snapshot.working, own, near, versions, config)
     asked = [trial for trial in asked if not trial.query.iif or trial.query.iif in devs]
-    return access_checks.judge(asked, world.kernel.ask([trial.query for trial in asked])), remarks
+    return access_checks.judge(asked, world.kernel.ask([trial.query for trial in asked])), untried
 
 
 def ways(world: Context, view: Observation) -> Dict[str, Answer]:
@@ -76,10 +77,11 @@ def ways(world: Context, view: Observation) -> Dict[str, Answer]:
     return dict(zip(queries, world.kernel.ask(list(queries.values()))))
 
 
-def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: Observation) -> List[str]:
+def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: Observation) -> List[Finding]:
     """Problems that must never be: a way that was the primary's, or a VPN's, is another one now."""
     secondaries = {eni.dev for eni in view.decision.enis if not eni.primary}
-    return ["the way to {} was by {} and is now by {}".format(what, way.dev, after[what].dev or "nothing")
+    return [Finding.error("way-moved", "the way to {} was by {} and is now by {}".format(
+        what, way.dev, after[what].dev or "nothing"))
             for what, way in before.items() if way.dev and way.dev not in secondaries
             and (way.dev, way.gateway) != (after[what].dev, after[what].gateway)]
 
@@ -159,6 +161,6 @@ def unprovable_ones(facts: VerifyInput, config: Config) -> List[EniFamily]:
     return [] if config.assign == "none" else unprovable(facts)
 
 
-def unprovable_text(family: EniFamily) -> str:
-    return "{}: none of its IPv{} addresses is on its link; the kernel can't be asked".format(
-        family.label, family.version)
+def not_provable(family: EniFamily) -> Finding:
+    return Finding.error("address-not-on-link", "none of its IPv{} addresses is on its link, so that the kernel can't "
+                         "be asked".format(family.version), eni=family.label, family=family.version)

@@ -13,6 +13,7 @@ from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.errors import MetadataError
+from eni_bootstrap.model.finding import Finding
 
 LOG = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ class Round(NamedTuple):
     observation: Any
     """The platform's own type; ``observation.decision`` is the same on all of them."""
     changes: Tuple[Any, ...] = ()
-    """The changes that were made."""
-    problems: Tuple[str, ...] = ()
+    """Those that were made."""
+    findings: Tuple[Finding, ...] = ()
+    """What went wrong with them."""
     again: bool = False
     """Another look is due without a pause: another writer was faster, or a part of the plan had to wait."""
 

@@ -3,10 +3,13 @@
 from typing import Any, FrozenSet, Iterable, NamedTuple, Optional, Tuple
 
 from eni_bootstrap.desired.decide import Decision
+from eni_bootstrap.model import finding
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.host import Line
 from eni_bootstrap.verify.checks import Verdict
 
-REMOVED = ("remove has taken back what was set up; that stays so until somebody runs apply, or until the next boot")
+REMOVED = Finding.remark("taken-back", "remove has taken back what was set up, and that stays so until the next boot",
+                         "to have it set up now run apply")
 
 
 class ReportedChange(NamedTuple):
@@ -30,10 +33,8 @@ class Report(NamedTuple):
 
     decision: Optional[Decision] = None
     changes: Tuple[ReportedChange, ...] = ()
-    problems: Tuple[str, ...] = ()
-    """Things that are not as they should be; any of them makes the exit code 1."""
-    remarks: Tuple[str, ...] = ()
-    """Things that an operator should know although nothing is wrong."""
+    findings: Tuple[Finding, ...] = ()
+    """What is not as it should be, or worth knowing; in the order in which it is said."""
     verdicts: Tuple[Verdict, ...] = ()
     adopted: Tuple[ReportedChange, ...] = ()
     """Changes that take over what people have typed."""
@@ -49,5 +50,20 @@ class Report(NamedTuple):
         return self.decision.kept_devs.union(own, self.decision.children)
 
     @property
+    def problems(self) -> Tuple[str, ...]:
+        """What is not as it should be, but for the look-ups."""
+        return finding.errors(self.findings)
+
+    @property
+    def remarks(self) -> Tuple[str, ...]:
+        """What an operator should know although nothing is wrong."""
+        return finding.remarks(self.findings)
+
+    @property
+    def failures(self) -> Tuple[Finding, ...]:
+        """The look-ups that are not as they should be."""
+        return tuple(verdict.finding for verdict in self.verdicts if not verdict.ok)
+
+    @property
     def exit_code(self) -> int:
-        return 0 if not self.problems and all(verdict.ok for verdict in self.verdicts) else 1
+        return 1 if finding.errors(self.findings + self.failures) else 0

@@ -5,7 +5,6 @@ from typing import Any, Dict, List, Optional, Sequence
 from eni_bootstrap.agent.report import Report
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.kernel import Route
-from eni_bootstrap.verify.checks import Verdict
 
 
 def apply_text(report: Report) -> str:
@@ -35,9 +34,9 @@ def plan_text(report: Report) -> str:
 
 def verify_text(report: Report) -> str:
     lines: List[str] = []
-    for eni in _in_order(verdict.eni for verdict in report.verdicts):
-        lines.append(eni)
-        rows = [verdict for verdict in report.verdicts if verdict.eni == eni]
+    for subject in _in_order(verdict.subject for verdict in report.verdicts):
+        lines.append(subject)
+        rows = [verdict for verdict in report.verdicts if verdict.subject == subject]
         source_width = max(len(row.source) for row in rows)
         target_width = max(len(row.target) for row in rows)
         for row in rows:
@@ -45,7 +44,7 @@ def verify_text(report: Report) -> str:
             lines.append("  {}  {:<{}}  {:<{}}  {}{}{}".format(
                 mark, row.source, source_width, row.target, target_width, row.actual,
                 "  (derived)" if row.derived else "",
-                "" if row.ok else "  wanted: {}; {}".format(row.expected, row.reason)))
+                "" if row.ok else "  wanted: {}; {}".format(row.expected, row.why)))
     wrong = sum(not verdict.ok for verdict in report.verdicts)
     if report.verdicts:
         lines.append("{}, {} wrong".format(_count(len(report.verdicts), "look-up"), wrong or "none"))
@@ -94,7 +93,11 @@ def as_json(report: Report) -> Dict[str, Any]:
         "changes": [dict(change._asdict()) for change in report.changes],
         "adopted": [change.command for change in report.adopted],
         "lines": [{"file": line.path, "line": line.number, "text": line.text} for line in report.lines],
-        "verdicts": [dict(verdict._asdict()) for verdict in report.verdicts],
+        "verdicts": [{
+            "eni": verdict.subject, "source": verdict.source, "target": verdict.target, "ok": verdict.ok,
+            "expected": verdict.expected, "actual": verdict.actual, "derived": verdict.derived, "reason": verdict.why,
+        } for verdict in report.verdicts],
+        "findings": [dict(finding._asdict()) for finding in report.findings + report.failures],
         "problems": list(report.problems),
         "remarks": list(report.remarks),
     }
@@ -102,7 +105,7 @@ def as_json(report: Report) -> Dict[str, Any]:
 
 def _eni(report: Report, decision: Decision, place: int) -> Dict[str, Any]:
     eni = decision.enis[place]
-    verdicts = [verdict for verdict in report.verdicts if verdict.eni == eni.label]
+    verdicts = [verdict for verdict in report.verdicts if verdict.subject == eni.label]
     return {
         "eni": eni.interface.eni_id, "mac": eni.interface.mac, "device": eni.dev, "primary": eni.primary,
         "table": _table(decision, eni.dev), "sources": [str(source) for source in decision.sources_of(eni.dev)],
@@ -118,7 +121,7 @@ def _enis(report: Report) -> List[str]:
     lines = []
     for eni in decision.enis:
         table = _table(decision, eni.dev)
-        verdicts = [verdict for verdict in report.verdicts if verdict.eni == eni.label]
+        verdicts = [verdict for verdict in report.verdicts if verdict.subject == eni.label]
         state = "" if not verdicts else ", ok" if all(verdict.ok for verdict in verdicts) else ", NOT AS IT SHOULD BE"
         used = table is not None and (bool(verdicts) or _uses(decision.routes, table))
         ways = "".join(", via {}".format(subnet.gateway) for subnet in eni.interface.subnets
@@ -139,12 +142,7 @@ def _uses(routes: Sequence[Route], table: Optional[int]) -> bool:
 
 
 def _failures(report: Report) -> List[str]:
-    return ["WRONG: {}".format(_sentence(verdict)) for verdict in report.verdicts if not verdict.ok]
-
-
-def _sentence(verdict: Verdict) -> str:
-    return "{}: {} to {}: {}, wanted {}; {}".format(
-        verdict.eni, verdict.source, verdict.target, verdict.actual, verdict.expected, verdict.reason)
+    return ["WRONG: " + finding.text for finding in report.failures]
 
 
 def _rest(report: Report) -> List[str]:

@@ -1,12 +1,12 @@
 """Wait policy: which missing ENIs and addresses to wait for, until when, and the progress messages."""
 
 import logging
-from typing import AbstractSet, Dict, FrozenSet, List, Tuple
+from typing import AbstractSet, Dict, FrozenSet, Tuple
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.deadline import SPEAK_EVERY, Deadline
-from eni_bootstrap.model.eni import EniFamily, UnreadyEni
+from eni_bootstrap.model.finding import Finding
 
 LOG = logging.getLogger(__name__)
 
@@ -38,11 +38,11 @@ class Patience:
                          if isinstance(key, tuple) and self._age(key) >= self._config.address_wait)
 
     def worth(self, decision: Decision) -> bool:
-        """Whether to wait for another look; logs from time to time what for, and how long at most."""
-        waits = [(self._config.interface_wait - self._age(member.mac), unready_text(member))
+        """Whether to wait for another look; says what for, and how long still, when it lasts."""
+        waits = [(self._config.interface_wait - self._age(member.mac), member.finding.text)
                  for member in decision.unready if member.transient and member.mac not in self._missed]
         waits += [(self._config.address_wait - self._age((member.dev, member.version)) + POLL,
-                   unaddressed_text(member)) for member in decision.unaddressed]
+                   member.without_address.text) for member in decision.unaddressed]
         waits = [(min(left, self._deadline.remaining() - POLL), what) for left, what in waits]
         waits = [(left, what) for left, what in waits if left > 0]
         if waits and self._now() - self._spoke >= SPEAK_EVERY:
@@ -52,14 +52,6 @@ class Patience:
         return bool(waits)
 
 
-def unready_text(member: UnreadyEni) -> str:
-    return "{}: {}".format(member.label, member.reason)
-
-
-def problems_of(decision: Decision) -> List[str]:
-    """The problems: ENIs that can't be set up, and what the decision reports."""
-    return [unready_text(member) for member in decision.unready] + list(decision.problems)
-
-
-def unaddressed_text(member: EniFamily) -> str:
-    return "{}: the link has no IPv{} address".format(member.label, member.version)
+def findings_of(decision: Decision) -> Tuple[Finding, ...]:
+    """What the decision has found, and which ENIs can't be set up now, and why."""
+    return tuple(member.finding for member in decision.unready) + decision.findings

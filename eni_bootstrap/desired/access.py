@@ -22,6 +22,7 @@ from eni_bootstrap.desired.egress import Egress, named_egresses
 from eni_bootstrap.desired.main_table import neighbour
 from eni_bootstrap.desired.matching import named
 from eni_bootstrap.model.eni import EniFamily
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import (
     ANY, EVERYWHERE, IPV6_METRIC, MAIN, SERVICES, SOURCELESS, UPPER_HALF, Match, Network, Route, Rule,
 )
@@ -34,8 +35,7 @@ class Policy(NamedTuple):
 
     rules: List[Rule]
     routes: List[Route]
-    problems: List[str]
-    remarks: List[str]
+    findings: List[Finding]
 
 
 def policy(families: Sequence[EniFamily], ways: Sequence[Egress], working: AbstractSet[str],
@@ -47,16 +47,16 @@ def policy(families: Sequence[EniFamily], ways: Sequence[Egress], working: Abstr
     parts.append(_balance(families, working, sorted(versions), config))
     return Policy(
         [rule for part in parts for rule in part.rules], [route for part in parts for route in part.routes],
-        [problem for part in parts for problem in part.problems], [remark for part in parts for remark in part.remarks])
+        [finding for part in parts for finding in part.findings])
 
 
 def _entry(place: int, jumps: bool, ways: Sequence[Egress], working: AbstractSet[str], versions: AbstractSet[int],
            config: Config) -> Policy:
     """The rules of one access entry. ``jumps``: refusals follow, which must not catch what it sends."""
     entry = config.entries[place]
-    found = Policy([], [], [], list(_shadow(entry, config.entries[:place])))
-    own, problems = _egress(entry, ways) if entry.via else ({}, [])  # type: Dict[int, Egress], List[str]
-    found.problems.extend(problems)
+    found = Policy([], [], list(_shadow(entry, config.entries[:place])))
+    own, wrong = _egress(entry, ways) if entry.via else ({}, [])  # type: Dict[int, Egress], List[Finding]
+    found.findings.extend(wrong)
     for version in sorted(versions):
         way = own.get(version)
         is_open = way is not None and (way.primary or bool(way.table) and way.dev in working)
@@ -92,7 +92,7 @@ def _spared(families: Sequence[EniFamily], versions: AbstractSet[int], config: C
             rules += [Rule(version, config.priority_rest, src, table=MAIN) for family in families
                       if family.primary and family.version == version for src in family.sources]
             rules.append(Rule(version, config.priority_services, table=MAIN, match=Match(dst=SERVICES[version])))
-    return Policy(rules, [], [], [])
+    return Policy(rules, [], [])
 
 
 def _sent(entry: Entry, priority: int, way: Optional[Egress], version: int) -> Iterator[Rule]:
@@ -104,16 +104,18 @@ def _sent(entry: Entry, priority: int, way: Optional[Egress], version: int) -> I
             yield Rule(version, priority + 1, src, action="unreachable", match=match)
 
 
-def _egress(entry: Entry, ways: Sequence[Egress]) -> Tuple[Dict[int, Egress], List[str]]:
+def _egress(entry: Entry, ways: Sequence[Egress]) -> Tuple[Dict[int, Egress], List[Finding]]:
     """IP version -> the egress that an access entry resolves to; none and a problem where its traffic is refused."""
     where = "access entry on line {}: ".format(entry.line)
     fitting = named_egresses(entry.via, ways)
     if len(fitting) > 1:
-        return {}, [where + "via {} names several ENIs ({}); its traffic is refused".format(
-            entry.via, ", ".join(own[0].dev or own[0].mac for own in fitting.values()))]
+        several = ", ".join(own[0].dev or own[0].mac for own in fitting.values())
+        return {}, [Finding.error("several-enis", "{}via {} names several ENIs ({}), and its traffic is refused".format(
+            where, entry.via, several), "name one")]
     for own in fitting.values():
         return {way.version: way for way in own}, []  # where it can't be set up, that is said already
-    return {}, [where + "no ENI is named {}; its traffic is refused".format(entry.via)]
+    return {}, [Finding.error("no-such-eni", "{}no ENI is named {}, and its traffic is refused".format(
+        where, entry.via))]
 
 
 def matches(entry: Entry, version: int) -> Iterator[Tuple[Optional[Network], Match]]:
@@ -131,11 +133,11 @@ def matches(entry: Entry, version: int) -> Iterator[Tuple[Optional[Network], Mat
         yield src, ANY if match == ANY else match
 
 
-def _shadow(entry: Entry, earlier: Sequence[Entry]) -> Iterator[str]:
+def _shadow(entry: Entry, earlier: Sequence[Entry]) -> Iterator[Finding]:
     for other in earlier:
         if shadowed(entry, other):
-            yield "access entry on line {} never counts: all that fits it fits the one on line {} first".format(
-                entry.line, other.line)
+            yield Finding.remark("entry-never-counts", "access entry on line {} never counts: all that fits it fits "
+                                 "the one on line {} first".format(entry.line, other.line))
             return
 
 
@@ -164,13 +166,13 @@ def shadowed(other: Entry, one: Entry) -> bool:
 
 def _balance(families: Sequence[EniFamily], working: AbstractSet[str], versions: Sequence[int], config: Config
              ) -> Policy:
-    """The routes of the spreads' table and the rules that lead there; an ENI that is down gets no share."""
-    found = Policy([], [], [], [])
+    """The table of the spreads and what leads there; an ENI that is down gets no share."""
+    found = Policy([], [], [])
     routes: Dict[Tuple[int, Network, int, int], Route] = {}
     near: Dict[Route, None] = {}
     for spread in config.spreads:
-        shares, problems = _shares(spread, families)
-        found.problems.extend(problems)
+        shares, wrong = _shares(spread, families)
+        found.findings.extend(wrong)
         for version in versions:
             hops = [family.hop._replace(weight=weight) for family, weight in shares
                     if family.version == version and family.dev in working]
@@ -193,7 +195,8 @@ def _balance(families: Sequence[EniFamily], working: AbstractSet[str], versions:
     return found
 
 
-def _shares(spread: Spread, families: Sequence[EniFamily]) -> Tuple[List[Tuple[EniFamily, int]], List[str]]:
+def _shares(spread: Spread, families: Sequence[EniFamily]
+            ) -> Tuple[List[Tuple[EniFamily, int]], List[Finding]]:
     """The families that a spread names, each with the first weight that it is given; and problems with names."""
     enis = list({family.dev: family.eni for family in families}.values())
     weights: Dict[str, int] = {}
@@ -201,8 +204,8 @@ def _shares(spread: Spread, families: Sequence[EniFamily]) -> Tuple[List[Tuple[E
     for pattern, weight in spread.over:
         fitting = named(pattern, enis)
         if not fitting:
-            problems.append("balance on line {}: no ENI is named {}; the others carry its share".format(
-                spread.line, pattern))
+            problems.append(Finding.error("no-such-eni", "balance on line {}: no ENI is named {}, and the others carry "
+                                          "its share".format(spread.line, pattern)))
         for eni in fitting:
             weights.setdefault(eni.dev, weight)
     return [(family, weight) for dev, weight in weights.items() for family in families if family.dev == dev], problems

@@ -50,7 +50,7 @@ BANDS: Dict[str, Band] = {
 }
 
 _FIRST_BY_INDEX = 1000
-_OVERRIDE = "with \"container-networks: manage\" in the configuration it would be set up"
+_OVERRIDE = "to have it set up write \"container-networks: manage\" into the configuration"
 
 
 def leave_contained(
@@ -66,7 +66,7 @@ def leave_contained(
         own = skip(eni, "", used=True)
         use = _use(own, eni.mac, links, addresses, memory, networks) if eni.mac in here else _absence(networks)
         if use:
-            contained.setdefault(eni.mac, own._replace(reason="because {}; {}".format(use, _OVERRIDE)))
+            contained.setdefault(eni.mac, own._replace(reason="because " + use, cure=_OVERRIDE))
     return ([eni for eni in enis if eni.mac not in contained],
             [member for member in unready if member.mac not in contained], list(contained.values()))
 

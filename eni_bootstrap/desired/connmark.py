@@ -20,6 +20,7 @@ from typing import AbstractSet, List, NamedTuple, Sequence, Tuple
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.egress import Egress
 from eni_bootstrap.model.changes import TABLE
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import MAIN, Match, Rule, bytes_of
 
 _HOOK = "type filter hook prerouting priority -150; policy accept;"
@@ -41,20 +42,24 @@ class Marked(NamedTuple):
     versions: Tuple[int, ...]
 
 
-def marked(ways: Sequence[Egress], versions: AbstractSet[int], config: Config) -> Tuple[List[Marked], List[str]]:
+def marked(ways: Sequence[Egress], versions: AbstractSet[int], config: Config
+           ) -> Tuple[List[Marked], List[Finding]]:
     """The ENIs whose connections are marked, sorted by number; and problems with the others."""
     found: List[Marked] = []
-    problems: List[str] = []
+    problems: List[Finding] = []
     lowest = config.connection_marks & -config.connection_marks
     most = config.connection_marks // lowest if lowest else 0
     for way in {way.dev: way for way in ways if way.table}.values():
         number = way.table - config.table_primary + 1
         if number > most:
-            problems.append("{}: its connections are not marked: table {} would be number {}, and the mask {:#x} has "
-                            "room for {}".format(way.label, way.table, number, config.connection_marks, most))
+            problems.append(Finding.error(
+                "not-marked", "its connections are not marked: table {} would be number {}, and the mask {:#x} has "
+                "room for {}".format(way.table, number, config.connection_marks, most),
+                "widen connection-marks", way.label))
         elif not _QUOTABLE.match(way.dev):
-            problems.append("{}: its connections are not marked: nft can't be told a name like {}".format(
-                way.label, way.dev))
+            problems.append(Finding.error(
+                "not-marked", "its connections are not marked: nft can't be told a name like {}".format(way.dev),
+                "rename the link", way.label))
         else:
             own = {each.version for each in ways if each.dev == way.dev and each.table}
             found.append(Marked(way.dev, number, way.table, way.primary, tuple(sorted(own & versions))))

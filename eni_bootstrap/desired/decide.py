@@ -32,7 +32,9 @@ from eni_bootstrap.desired.selection import Selection, select
 from eni_bootstrap.desired.sources import with_configured_sources, with_sources
 from eni_bootstrap.desired.tables import Memory, assign, natural_numbers
 from eni_bootstrap.model.changes import Record
+from eni_bootstrap.model import finding
 from eni_bootstrap.model.eni import Eni, EniFamily, Listing, UnreadyEni
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import (
     LOCAL, LinkAddress, LinkGroup, LinkSetting, LinkUp, Network, Route, Rule, Snapshot,
@@ -50,11 +52,8 @@ class Decision(NamedTuple):
     families: Tuple[EniFamily, ...] = ()
     """The address families of these ENIs that are set up."""
     unready: Tuple[UnreadyEni, ...] = ()
-    """ENIs, or one of their address families, that can't be set up now; not those whose link is taken down."""
-    remarks: Tuple[str, ...] = ()
-    """What an operator should know although nothing is wrong."""
-    problems: Tuple[str, ...] = ()
-    """What the configuration asks for and can't be had."""
+    findings: Tuple[Finding, ...] = ()
+    """What an operator should know, but for what is said of those that are unready or unaddressed."""
     unaddressed: Tuple[EniFamily, ...] = ()
     """ENI families that carry no address yet, and that somebody else may still address."""
     displaced: bool = False
@@ -83,6 +82,16 @@ class Decision(NamedTuple):
     """Those of the skipped devices that somebody else uses."""
     children: FrozenSet[str] = frozenset()
     """Macvlans and the like on the ENIs' devices: the addresses that they carry are the ENIs', too."""
+
+    @property
+    def problems(self) -> Tuple[str, ...]:
+        """What the configuration asks for and can't be had."""
+        return finding.errors(self.findings)
+
+    @property
+    def remarks(self) -> Tuple[str, ...]:
+        """What an operator should know although nothing is wrong."""
+        return finding.remarks(self.findings)
 
     @property
     def kept_devs(self) -> FrozenSet[str]:
@@ -121,7 +130,7 @@ def decide(
     families = assigned.families
     chosen = chosen._replace(
         enis=tuple(eni for eni in chosen.enis if eni.dev in {family.dev for family in families}),
-        unready=chosen.unready + tuple(eni.unready(reason) for eni, reason in assigned.failed))
+        unready=chosen.unready + assigned.failed)
     spared = kept(chosen, families, snapshot, memory) if assigned.failed else spared
     links = link_changes(families, snapshot, record, address_wait_expired, config)
     settings, unsettled = link_settings(chosen.enis, config)
@@ -130,8 +139,7 @@ def decide(
     decision = _outline(chosen, families, spared, links, config)._replace(
         children=frozenset(link.name for link in children(snapshot.links, _own_devs(chosen, spared))),
         settings=tuple(settings), displaced=assigned.displaced, routes=tuple(prefixes),
-        problems=(*unknown, *unsettled),
-        remarks=(*spared.remarks, *chosen.remarks, *assigned.remarks, *links.remarks))
+        findings=(*unknown, *unsettled, *spared.findings, *chosen.findings, *assigned.findings, *links.findings))
     versions = _versions(families, spared, memory, config)
     if not versions:  # one ENI: nothing is installed
         return decision._replace(ups=(), unaddressed=())
@@ -140,13 +148,12 @@ def decide(
     ways = egresses(families, chosen.unready, spared.tables_of, memory)
     members, unmarked = marked(ways, versions, config) if config.connection_marks else ([], [])
     asked = policy(families, ways, snapshot.working, versions, config) \
-        if config.entries or config.spreads else Policy([], [], [], [])
+        if config.entries or config.spreads else Policy([], [], [])
     return decision._replace(
         groups=tuple(groups), ways=tuple(ways), marked=tuple(members),
         routes=(*tables.routes, *asked.routes, *decision.routes),
         rules=(*tables.rules, *mark_rules(members, config), *asked.rules),
-        remarks=(*decision.remarks, *without_group, *tables.remarks, *asked.remarks),
-        problems=(*decision.problems, *unmarked, *asked.problems))
+        findings=(*decision.findings, *without_group, *tables.findings, *unmarked, *asked.findings))
 
 
 def _outline(chosen: Selection, families: Sequence[EniFamily], spared: Kept, links: LinkChanges, config: Config
@@ -179,7 +186,7 @@ class _Tables(NamedTuple):
 
     routes: List[Route]
     rules: List[Rule]
-    remarks: List[str]
+    findings: List[Finding]
 
 
 def _tables(decision: Decision, versions: AbstractSet[int], with_ifgroup: bool, main: MainTable, config: Config
@@ -207,18 +214,20 @@ def _tables(decision: Decision, versions: AbstractSet[int], with_ifgroup: bool, 
                 others = decision.kept_devs.union(each.dev for each in families) - {family.dev}
                 own += via_own_gateway(family, vswitches, others, list(copies.closed), main)
         if copies.left_out and (config.primary == "full" or not family.primary):
-            found.remarks.append("{}: more than {} routes of yours go by it; the rest is not copied into table {} and "
-                                 "does not hold for its addresses".format(family.label, config.copies, family.table))
+            found.findings.append(Finding.remark(
+                "routes-left-out", "more than {} routes of yours go by it, and the rest is not copied into table {}, "
+                "so that it does not hold for its addresses".format(config.copies, family.table), eni=family.label))
         there = set(own) if copies.closed else set()
-        found.remarks.extend(_closed_text(family, [route for fence, route in copies.closed.items() if fence in there]))
+        found.findings.extend(_closed(family, [route for fence, route in copies.closed.items() if fence in there]))
         found.routes.extend(first_of_each_key(own))
         found.rules.extend(family_rules(family, with_ifgroup, config))
     found.routes.extend(defaults)
-    return found._replace(remarks=list(dict.fromkeys(found.remarks)))
+    return found._replace(findings=list(dict.fromkeys(found.findings)))
 
 
-def _closed_text(family: EniFamily, routes: Sequence[Route]) -> List[str]:
+def _closed(family: EniFamily, routes: Sequence[Route]) -> List[Finding]:
     more = len(routes) - _NAMED
-    return ["{}: table {} can't have a copy of {}{}: it refuses what the ENI's addresses send there, unless you put a "
-            "route of your own into it".format(family.label, family.table, ", ".join(map(str, routes[:_NAMED])),
-                                               " and of {} more".format(more) if more > 0 else "")] if routes else []
+    return [Finding.remark(
+        "route-not-copied", "table {} can't have a copy of a route of yours, and refuses what the ENI's addresses "
+        "send there".format(family.table), "put a route of your own into the table", family.label, family.version,
+        ", ".join(map(str, routes[:_NAMED])) + (" and {} more".format(more) if more > 0 else ""))] if routes else []

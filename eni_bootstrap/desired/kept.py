@@ -7,6 +7,7 @@ from eni_bootstrap.desired.matching import possible
 from eni_bootstrap.desired.selection import Selection
 from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.model.eni import EniFamily
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Snapshot, network_of
 
 
@@ -19,7 +20,7 @@ class Kept(NamedTuple):
     """(device, IP version) pairs."""
     tables_of: Dict[str, List[int]]
     """By MAC: the tables that an ENI has that can't be set up, whole or one address family."""
-    remarks: Tuple[str, ...]
+    findings: Tuple[Finding, ...]
 
     def others_tables(self, families: Sequence[EniFamily], memory: Memory) -> FrozenSet[int]:
         """The kept tables that belong to none of the ENIs that are set up."""
@@ -53,7 +54,7 @@ def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, m
 
 
 def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory
-              ) -> Tuple[List[Tuple[str, List[int]]], List[str]]:
+              ) -> Tuple[List[Tuple[str, List[int]]], List[Finding]]:
     """Devices that metadata no longer lists and that have tables of ours, with these tables; and remarks."""
     listed = {dev for group in (chosen.enis, chosen.unready, chosen.skipped) for member in group for dev in member.devs}
     found = []
@@ -63,8 +64,9 @@ def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[Link
             link.name, _held(link.name, addresses), by_name=False)
         if tables:
             found.append((link.name, tables))
-            remarks.append("{} ({}): metadata does not list it any more; what was set up for it stays until the link "
-                           "goes".format(link.name, link.mac))
+            remarks.append(Finding.remark(
+                "eni-not-listed", "metadata does not list it any more, and what was set up for it stays until the link "
+                "goes", eni="{} ({})".format(link.name, link.mac)))
     return found, remarks
 
 

@@ -7,12 +7,13 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import named
 from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.eni import Eni, EniFamily, Subnet, UnreadyEni
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import Address, LinkAddress, LinkGroup, LinkSetting, LinkUp, Snapshot
 
 
 def link_groups(
     enis: Sequence[Eni], unready: Sequence[UnreadyEni], snapshot: Snapshot, config: Config
-) -> Tuple[List[LinkGroup], List[str]]:
+) -> Tuple[List[LinkGroup], List[Finding]]:
     """Our interface group for every ENI's device; no groups and a remark where a device is in somebody else's group."""
     if not config.group:
         return [], []
@@ -21,19 +22,21 @@ def link_groups(
     present = {link.name: link for link in snapshot.links if link.name in devs}
     for name, link in sorted(present.items()):
         if link.group not in (0, config.group):
-            return [], ["{}: belongs to interface group {}, which is somebody else's; going without a group: routes in "
-                        "main that overlap an ENI's are less exact".format(devs[name], link.group)]
+            return [], [Finding.remark(
+                "group-taken", "it belongs to interface group {}, which is somebody else's, so that no ENI gets a "
+                "group and routes in main that overlap an ENI's are less exact".format(link.group), eni=devs[name])]
     return [LinkGroup(name, config.group) for name, link in sorted(present.items()) if not link.master], []
 
 
-def link_settings(enis: Sequence[Eni], config: Config) -> Tuple[List[LinkSetting], List[str]]:
+def link_settings(enis: Sequence[Eni], config: Config) -> Tuple[List[LinkSetting], List[Finding]]:
     """The settings of links that the configuration asks for, and problems. The first entry that names a link counts."""
     found: Dict[Tuple[str, str], LinkSetting] = {}
     problems = []
     for wish in config.links:
         fitting = named(wish.eni, enis)
         if not fitting:
-            problems.append("links on line {}: no ENI is named {}".format(wish.line, wish.eni))
+            problems.append(Finding.error("no-such-eni", "links on line {}: no ENI is named {}".format(
+                wish.line, wish.eni)))
         for eni in fitting:
             for name, value in wish.settings:
                 found.setdefault((eni.dev, name), LinkSetting(eni.dev, name, value))
@@ -50,8 +53,8 @@ class LinkChanges(NamedTuple):
     dropped: Tuple[LinkAddress, ...] = ()
     """Addresses of ours to remove."""
     unaddressed: Tuple[EniFamily, ...] = ()
-    """ENI families without an address to wait for: somebody else may still address them."""
-    remarks: Tuple[str, ...] = ()
+    """Links still to be waited for: somebody else may address them."""
+    findings: Tuple[Finding, ...] = ()
 
 
 def link_changes(families: Sequence[EniFamily], snapshot: Snapshot, record: Record,
@@ -71,7 +74,7 @@ def link_changes(families: Sequence[EniFamily], snapshot: Snapshot, record: Reco
         tuple(dict.fromkeys(address for part in parts for address in part.addresses)),
         tuple(address for part in parts for address in part.dropped),
         tuple(family for part in parts for family in part.unaddressed),
-        tuple(remark for part in parts for remark in part.remarks))
+        tuple(found for part in parts for found in part.findings))
 
 
 class _AddressSearch:
@@ -109,7 +112,7 @@ class _AddressSearch:
         more, remarks = self._other_addresses(family, lead, rest) if lead and config.assign == "all" else ([], [])
         return LinkChanges(
             (), (*first.addresses, *kept, *more), (*stale, *first.dropped), first.unaddressed,
-            (*first.remarks, *remarks))
+            (*first.findings, *remarks))
 
     def _first_address(self, family: EniFamily, rest: Sequence[LinkAddress], ours: AbstractSet[LinkAddress]
                        ) -> LinkChanges:
@@ -122,18 +125,19 @@ class _AddressSearch:
         if first._replace(deprecated=True) in ours & set(rest):
             return LinkChanges(addresses=(first,))
         if elsewhere:
-            return LinkChanges(remarks=(_is_elsewhere(family, first.address, elsewhere),))
+            return LinkChanges(findings=(_is_elsewhere(family, first.address, elsewhere),))
         if not nobody_comes and family.key not in self._expired:
             return LinkChanges(unaddressed=(family,))
         if family.version == 6:
             return LinkChanges(addresses=(first,))
         if ours >= set(rest):  # what is there would stay in front of it
             return LinkChanges(addresses=(first,), dropped=tuple(rest))
-        return LinkChanges(remarks=("{}: its address {} is not on its link, which has others; no more are put there"
-                                    .format(family.label, first.address),))
+        return LinkChanges(findings=(Finding.remark(
+            "address-left-off", "its address {} is not on its link, which has others: no more are put there".format(
+                first.address), eni=family.label, family=family.version),))
 
     def _other_addresses(self, family: EniFamily, lead: LinkAddress, rest: Sequence[LinkAddress]
-                         ) -> Tuple[List[LinkAddress], List[str]]:
+                         ) -> Tuple[List[LinkAddress], List[Finding]]:
         """The ENI's other addresses, behind the leading one."""
         wanted, remarks = [], []
         for address in family.addresses:
@@ -178,8 +182,9 @@ def _length(subnet: Subnet, beside: Sequence[LinkAddress]) -> int:
                 subnet.vswitch.prefixlen)
 
 
-def _is_elsewhere(eni: EniFamily, address: Address, devs: Set[str]) -> str:
-    return "{}: its address {} is on {}, and so is not put on its own link".format(eni.label, address, min(devs))
+def _is_elsewhere(family: EniFamily, address: Address, devs: Set[str]) -> Finding:
+    return Finding.remark("address-elsewhere", "its address {} is on {}, and so is not put on its own link".format(
+        address, min(devs)), eni=family.label, family=family.version)
 
 
 def takes_others_along(address: LinkAddress, held: Sequence[LinkAddress], made: Record) -> bool:

@@ -21,9 +21,10 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unrea
     unready: List[UnreadyEni] = []
     by_index = {link.ifindex: link for link in links}
 
-    def give_up(interface: NetworkInterface, reason: str, transient: bool = False, dev: str = "") -> None:
+    def give_up(interface: NetworkInterface, reason: str, transient: bool = False, dev: str = "", cure: str = ""
+                ) -> None:
         unready.append(UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, transient, dev,
-                                  interface.subnets, vswitch_id=interface.vswitch_id, link=dev))
+                                  interface.subnets, vswitch_id=interface.vswitch_id, link=dev, cure=cure))
 
     for sick in listing.sick:
         own = own_links(sick.mac, links)
@@ -34,7 +35,8 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unrea
     for interface in listing.interfaces:
         own = own_links(interface.mac, links)
         if not own:
-            give_up(interface, "no link has this MAC; is it still being bound, or in another network namespace?", True)
+            give_up(interface, "no link has this MAC", True,
+                    cure="see whether it is still being bound, or is in another network namespace")
             continue
         if len(own) > 1:
             give_up(interface, "several links have this MAC: " + ", ".join(link.name for link in own))

@@ -9,6 +9,7 @@ from eni_bootstrap.desired.tables import Memory
 from eni_bootstrap.desired.validation import refuse_stealing
 from eni_bootstrap.model.changes import Record
 from eni_bootstrap.model.eni import Eni, Listing, SkippedEni, UnreadyEni
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import Link, Snapshot
 
@@ -23,8 +24,8 @@ class Selection(NamedTuple):
     skipped: Tuple[SkippedEni, ...]
     """ENIs that are left alone: what is ours of them goes."""
     secondaries: Dict[str, str]
-    """Device -> link name of all listed secondaries that have a link, without the ignored ones."""
-    remarks: Tuple[str, ...]
+    """Device -> link name of all listed secondaries that have a link, but the ignored ones."""
+    findings: Tuple[Finding, ...]
 
 
 def select(listing: Listing, snapshot: Snapshot, record: Record, memory: Memory, networks: Sequence[ContainerNetwork],
@@ -49,14 +50,10 @@ def select(listing: Listing, snapshot: Snapshot, record: Record, memory: Memory,
     skipped = ignored + contained
     return Selection(
         tuple(up), tuple(sick + admin_down), tuple(skipped), secondaries,
-        (*left_text(up, skipped, config.ignore), *no_ipv6, *_admin_down_text(admin_down)))
+        (*left(up, skipped, config.ignore), *no_ipv6, *(member.finding for member in admin_down)))
 
 
-def _admin_down_text(unready: Sequence[UnreadyEni]) -> List[str]:
-    return ["{}: {}".format(member.label, member.reason) for member in unready]
-
-
-def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[UnreadyEni], List[str]]:
+def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[UnreadyEni], List[Finding]]:
     """Take IPv6 from the ENIs on whose device it is switched off: the kernel would refuse every route.
 
     Returns the ENIs, those that have nothing left, and remarks.
@@ -64,16 +61,19 @@ def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni
     off = {link.name for link in links if not link.ipv6}
     fit: List[Eni] = []
     unready: List[UnreadyEni] = []
-    remarks: List[str] = []
+    remarks: List[Finding] = []
     for eni in enis:
         interface = eni.interface
         rest = tuple(subnet for subnet in interface.subnets if subnet.version == 4 or eni.dev not in off)
         if not rest:
             unready.append(eni.unready(
-                "metadata gives it IPv6 only, which is switched off on the device (sysctl disable_ipv6)"))
+                "metadata gives it IPv6 only, which is switched off on the device (sysctl disable_ipv6)",
+                "switch it on"))
             continue
         if rest != interface.subnets:
-            remarks.append(eni.label + ": IPv6 is switched off on the device (sysctl disable_ipv6) and left out")
+            remarks.append(Finding.remark(
+                "family-off", "IPv6 is switched off on the device (sysctl disable_ipv6) and left out",
+                eni=eni.label, family=6))
         fit.append(eni._replace(interface=interface._replace(subnets=rest)))
     return fit, unready, remarks
 
@@ -107,15 +107,16 @@ def leave_ignored(enis: Sequence[Eni], unready: Sequence[UnreadyEni], ignore: Se
             [skip(eni, reason) for eni in ignored] + [skip(member, reason) for member in spared])
 
 
-def left_text(enis: Sequence[Eni], left_ones: Sequence[SkippedEni], ignore: Sequence[str]) -> List[str]:
-    """Remarks on the ENIs that are left alone, and on a primary that ``ignore`` names in vain."""
-    return list(dict.fromkeys(member.text for member in left_ones)) + [
-        "{}: ignore names it, but it is the primary ENI, which is never left alone".format(eni.label)
+def left(enis: Sequence[Eni], left_ones: Sequence[SkippedEni], ignore: Sequence[str]) -> List[Finding]:
+    """What to say of those that are left alone, and of a primary that somebody has named and that is not."""
+    return list(dict.fromkeys(member.finding for member in left_ones)) + [
+        Finding.remark("primary-named", "ignore names it, but it is the primary ENI, which is never left alone",
+                       eni=eni.label)
         for eni in enis if eni.primary and any(
             named(word, [eni]) for word in ignore if not set("*?[").intersection(word))]
 
 
-def unwanted_text(ignore: Sequence[str], only: Sequence[str]) -> List[str]:
-    """Remarks on ``ignore`` and ``only`` for when metadata was not asked, and the ENIs behind the words are unknown."""
-    said = "left alone, as the configuration says: {}{}"
-    return [said.format(but, ", ".join(words)) for but, words in (("", ignore), ("all but ", only)) if words]
+def unwanted(ignore: Sequence[str], only: Sequence[str]) -> List[Finding]:
+    """What the configuration leaves alone, where it can't be told which ENIs these are."""
+    return [Finding.remark("eni-left-alone", "left alone, as the configuration says", evidence=but + ", ".join(words))
+            for but, words in (("", ignore), ("all but ", only)) if words]

@@ -5,6 +5,7 @@ from typing import Dict, List, Sequence, Tuple
 from eni_bootstrap.config.settings import Config, Source
 from eni_bootstrap.desired.matching import named
 from eni_bootstrap.model.eni import Eni, EniFamily, Listing, Subnet
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import Address, LinkAddress, Network, network_of
 
 
@@ -31,31 +32,35 @@ def _is_another_s(address: Address, eni: Eni, listing: Listing) -> bool:
 
 
 def with_configured_sources(families: Sequence[EniFamily], enis: Sequence[Eni], config: Config
-                            ) -> Tuple[List[EniFamily], List[str]]:
+                            ) -> Tuple[List[EniFamily], List[Finding]]:
     """Add the sources that the configuration gives to ENIs. Returns the families, and problems with such entries."""
     found = {family.key: family for family in families}
-    problems: List[str] = []
+    problems: List[Finding] = []
     for extra in config.extra:
-        where = "sources on line {}: ".format(extra.line)
+        where = "sources on line {}: {} names ".format(extra.line, extra.eni)
         fitting = named(extra.eni, enis)
-        if len(fitting) != 1 or fitting[0].primary:
-            problems.append(where + "{} names {}".format(extra.eni, "no ENI" if not fitting else "the primary ENI"
-                            if len(fitting) == 1 else "several ENIs"))
+        if not fitting:
+            problems.append(Finding.error("no-such-eni", where + "no ENI"))
+        elif len(fitting) > 1:
+            problems.append(Finding.error("several-enis", where + "several ENIs"))
+        elif fitting[0].primary:
+            problems.append(Finding.error("source-not-possible", where + "the primary ENI", eni=fitting[0].label))
         else:
-            problems += [where + problem for problem in _add(found, fitting[0], extra)]
+            problems += _add(found, fitting[0], extra)
     return list(found.values()), problems
 
 
-def _add(found: Dict[Tuple[str, int], EniFamily], eni: Eni, extra: Source) -> List[str]:
-    problems = []
+def _add(found: Dict[Tuple[str, int], EniFamily], eni: Eni, extra: Source) -> List[Finding]:
+    causes = {}
     for network in extra.networks:
         owner = next((family.dev for family in found.values() if family.eni is not eni and any(
             network.overlaps(other) for other in family.sources if other.version == network.version)), "")
         own = found.get((eni.dev, network.version))
         if owner:
-            problems.append("{} is {}'s".format(network, owner))
+            causes[network] = "{} is {}'s".format(network, owner)
         elif own is None:
-            problems.append("{} has no IPv{} that is set up, and so not {}".format(eni.dev, network.version, network))
+            causes[network] = "no IPv{} is set up, and so not {}".format(network.version, network)
         elif network not in own.sources:
             found[own.key] = own._replace(sources=own.sources + (network,))
-    return problems
+    return [Finding.error("source-not-possible", "sources on line {}: {}".format(extra.line, cause), eni=eni.label,
+                          family=network.version) for network, cause in causes.items()]

@@ -15,7 +15,8 @@ from eni_bootstrap.config.own_rules import owns_route, owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.main_table import MainTable
 from eni_bootstrap.desired.routes import family_routes
-from eni_bootstrap.model.eni import Eni, EniFamily
+from eni_bootstrap.model.eni import Eni, EniFamily, UnreadyEni
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import LOCAL, Network, Route, Rule, Snapshot, natural
 
 
@@ -77,15 +78,15 @@ class Assignment(NamedTuple):
     """Which ENI has which table and number."""
 
     families: Tuple[EniFamily, ...]
-    """The families of the ENIs that have a table, with table and number set."""
-    failed: Tuple[Tuple[Eni, str], ...] = ()
-    """The ENIs that have no table, and why."""
-    remarks: Tuple[str, ...] = ()
+    """Those of the ENIs that have got a table, with it."""
+    failed: Tuple[UnreadyEni, ...] = ()
+    """The ENIs that have got none."""
+    findings: Tuple[Finding, ...] = ()
 
     @property
     def displaced(self) -> bool:
         """Whether somebody else uses an ENI's natural table."""
-        return bool(self.failed or self.remarks)
+        return bool(self.failed or self.findings)
 
 
 def natural_numbers(links: Mapping[str, str]) -> Dict[str, int]:
@@ -168,18 +169,19 @@ class _TableSearch:
         """Give the displaced ENIs spare tables. Returns the whole assignment."""
         memory, config = self._memory, self._config
         used = set(memory.foreign_routes) | set(memory.foreign_rules) | memory.tables()
-        remarks, failed = [], []
+        findings, failed = [], []
         for eni in [eni for eni in self._enis if eni.dev in displaced]:
             table = next((table for table in _spare(len(self._enis), config) if table not in self._taken
                           and table not in used and config.owns_table(table)), 0)
             if table:
                 self._give(eni, table)
-                remarks.append("{}: {}; table {} instead".format(eni.label, displaced[eni.dev], table))
+                findings.append(Finding.remark("table-taken", "{}; table {} instead".format(displaced[eni.dev], table),
+                                               eni=eni.label))
             else:
-                failed.append((eni, "{}; none from {} on is".format(displaced[eni.dev], config.table_displaced)))
+                failed.append(eni.unready("{}; none from {} on is".format(displaced[eni.dev], config.table_displaced)))
         return Assignment(tuple(
             family._replace(table=self._given[family.dev], number=self._number(family.dev))
-            for family in self._families if family.dev in self._given), tuple(failed), tuple(remarks))
+            for family in self._families if family.dev in self._given), tuple(failed), tuple(findings))
 
     def _number(self, dev: str) -> int:
         """The ENI's number. It follows the table: an ENI that keeps its table keeps its metric in main, too."""

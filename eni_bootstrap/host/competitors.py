@@ -8,6 +8,7 @@ import re
 from typing import List
 
 from eni_bootstrap.host.rootfs import inside, outside
+from eni_bootstrap.model.finding import Finding
 
 _UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _TYPED = re.compile(r"^\s*(sudo\s+)?(/\S*/)?(ip\s+(-\S+\s+)*(route|ro?|rule|ru)\s+(add|append|replace)|route\s+add)\b")
@@ -15,46 +16,50 @@ _TYPED = re.compile(r"^\s*(sudo\s+)?(/\S*/)?(ip\s+(-\S+\s+)*(route|ro?|rule|ru)\
 _YES = re.compile(r"NM_CLOUD_SETUP_ALIYUN=[\"']?(yes|true|1)\b", re.IGNORECASE)
 
 
-def competing_agents(root: str = "/") -> List[str]:
+def competing_agents(root: str = "/") -> List[Finding]:
     """A remark for each: what it is, where, and how it is switched off."""
     return _nm_cloud_setup(root) + _multi_nic_util(root) + _typed_lines(root) + _terway(root)
 
 
-def _nm_cloud_setup(root: str) -> List[str]:
+def _nm_cloud_setup(root: str) -> List[Finding]:
     """nm-cloud-setup, which works on Alibaba Cloud only where its environment says so (nm-cloud-setup(8))."""
     if not _enabled(root, "nm-cloud-setup.service") and not _enabled(root, "nm-cloud-setup.timer"):
         return []
     places = [path for unit in _UNITS for pattern in ("nm-cloud-setup.service", "nm-cloud-setup.service.d/*.conf")
               for path in glob.glob(inside(root, unit) + "/" + pattern)]
     said = [path for path in places if any(_YES.search(line) and not line.startswith("#") for line in _lines(path))]
-    return ["nm-cloud-setup is enabled and told to set up ENIs ({}): both make rules for the same addresses. To leave "
-            "it to eni-bootstrap: systemctl disable --now nm-cloud-setup.timer nm-cloud-setup.service".format(
-                outside(root, said[0]))] if said else []
+    return [Finding.remark(
+        "competing-agent", "nm-cloud-setup is enabled and told to set up ENIs ({}): both make rules for the same "
+        "addresses".format(outside(root, said[0])), "to leave it to eni-bootstrap: systemctl disable --now "
+        "nm-cloud-setup.timer nm-cloud-setup.service")] if said else []
 
 
-def _multi_nic_util(root: str) -> List[str]:
+def _multi_nic_util(root: str) -> List[Finding]:
     units = [unit + "/eni.service" for unit in _UNITS if os.path.lexists(inside(root, unit) + "/eni.service")]
-    return ["multi-nic-util is installed ({}) and sets up ENIs too. To leave it to eni-bootstrap: systemctl disable "
-            "--now eni.service".format(units[0])] if units else []
+    return [Finding.remark(
+        "competing-agent", "multi-nic-util is installed ({}) and sets up ENIs too".format(units[0]),
+        "to leave it to eni-bootstrap: systemctl disable --now eni.service")] if units else []
 
 
-def _typed_lines(root: str) -> List[str]:
+def _typed_lines(root: str) -> List[Finding]:
     said, seen = [], set()
     for place in ("/etc/rc.local", "/etc/rc.d/rc.local"):
         path = inside(root, place)
         numbers = [str(number) for number, line in enumerate(_lines(path), 1) if _TYPED.match(line)]
         if numbers and path not in seen:
             seen.add(path)
-            said.append("{} adds routes or rules at boot (line {}): what they do for ENIs is done by eni-bootstrap, "
-                        "and they may win over it; `eni-bootstrap adopt` tells which of them can go".format(
-                            place, ", ".join(numbers)))
+            said.append(Finding.remark(
+                "competing-script", "{} adds routes or rules at boot (line {}): what they do for ENIs is done by "
+                "eni-bootstrap, and they may win over it".format(place, ", ".join(numbers)),
+                "`eni-bootstrap adopt` tells which of them can go"))
     return said
 
 
-def _terway(root: str) -> List[str]:
+def _terway(root: str) -> List[Finding]:
     found = glob.glob(inside(root, "/etc/cni/net.d/*terway*"))
-    return ["the container network plug-in terway is configured ({}): ENIs that it gives to containers are left "
-            "alone".format(outside(root, found[0]))] if found else []
+    return [Finding.remark(
+        "container-network", "the container network plug-in terway is configured ({}): ENIs that it gives to "
+        "containers are left alone".format(outside(root, found[0])))] if found else []
 
 
 def _enabled(root: str, unit: str) -> bool:

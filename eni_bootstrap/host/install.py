@@ -65,7 +65,7 @@ def install(parsed: argparse.Namespace, clear_removed_flag: Callable[[], None]) 
     if live and fresh:
         clear_removed_flag()  # whoever installs it wants it, whatever was removed before
     started = not live or _begin(steps)
-    said = _text(steps, parsed.dry_run) + ["remark: " + rival for rival in competing_agents(root)]
+    said = _text(steps, parsed.dry_run) + ["remark: " + rival.text for rival in competing_agents(root)]
     left = [step for step in steps if step.verb == "leave"]
     return 0 if _write(said) and started and not left else 1
 

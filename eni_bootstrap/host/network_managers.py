@@ -11,6 +11,7 @@ import os
 import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import GROUPS
 
 _SWITCHES = ("ManageForeignRoutingPolicyRules", "ManageForeignRoutes")
@@ -69,28 +70,30 @@ def timed(root: str = "/") -> bool:
     return any(glob.glob(wants.format(os.path.join(root, place.lstrip("/")))) for place in _SETTINGS)
 
 
-def advice(managers: Managers) -> List[str]:
+def advice(managers: Managers) -> List[Finding]:
     """Remarks on what protects our routes and rules here, and what does not."""
     said = []
     if managers.names:
-        said.append("the network is managed by " + ", ".join(managers.names))
+        said.append(Finding.remark("network-manager", "the network is managed by " + ", ".join(managers.names)))
     networkd = managers.networkd
     if networkd is not None:
         version = "systemd-networkd {}".format(networkd.version or "(of unknown version)")
         if networkd.spares:
-            said.append("{} leaves our rules and fences alone: {}".format(version, networkd.why))
+            said.append(Finding.remark("networkd", "{} leaves our rules and fences alone: {}".format(
+                version, networkd.why)))
         else:
-            said.append("{} deletes other people's rules ({}): ours are marked as the kernel's, which it leaves "
-                        "alone".format(version, networkd.why))
+            said.append(Finding.remark("networkd", "{} deletes other people's rules ({}): ours are marked as the "
+                                       "kernel's, which it leaves alone".format(version, networkd.why)))
+    loss = "a link that goes down or loses its address loses its routes: "
     if managers.listening:
-        said.append("a link that goes down or loses its address loses its routes: its traffic is refused until the "
-                    "agent has run again, which systemd starts when the kernel tells of it (eni-bootstrap.socket)")
+        said.append(Finding.remark("runs-at-changes", loss + "its traffic is refused until systemd has started the "
+                                   "agent again, at the kernel's word (eni-bootstrap.socket)"))
     elif managers.timed:
-        said.append("a link that goes down or loses its address loses its routes: nobody listens for that "
-                    "(eni-bootstrap.socket is not active), the timer notices it within 5 minutes")
+        said.append(Finding.remark("runs-by-timer", loss + "nobody listens for that (eni-bootstrap.socket is not "
+                                   "active), and the timer notices it within 5 minutes"))
     else:
-        said.append("a link that goes down or loses its address loses its routes, and so does a reboot: nothing runs "
-                    "the agent again by itself; eni-bootstrap install makes it so")
+        said.append(Finding.remark("runs-by-hand", loss + "nothing runs the agent again by itself, nor after a "
+                                   "reboot", "run eni-bootstrap install"))
     return said
 
 

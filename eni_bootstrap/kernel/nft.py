@@ -7,10 +7,11 @@ netlink socket, which the service's sandbox allows; sysctls are read-only there.
 import os
 import shutil
 import subprocess
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-from eni_bootstrap.model.changes import TABLE, Ruleset, Step
+from eni_bootstrap.model.changes import TABLE, Ruleset, Step, ValidMark
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import bytes_of, name_of
 
 _PATIENCE = 10.0
@@ -19,38 +20,46 @@ _PLACES = "/usr/sbin:/sbin"
 """Directories of nft that a hook's or an ordinary user's PATH may lack."""
 
 
-def do(steps: Sequence[Step]) -> Tuple[List[Step], List[Step], List[str]]:
+def do(steps: Sequence[Step]) -> Tuple[List[Step], List[Step], List[Finding]]:
     """Make the changes. Returns those made, those that failed, and why."""
     done: List[Step] = []
     failed: List[Step] = []
-    problems: List[str] = []
+    wrong: List[Finding] = []
     for step in steps:
-        try:
-            _do(step)
+        finding = _load(step, step.item) if isinstance(step.item, Ruleset) else _switch(step, step.item)
+        if finding is None:
             done.append(step)
-        except BootstrapError as error:
+        else:
             failed.append(step)
-            problems.append(str(error))
-    return done, failed, problems
+            wrong.append(finding)
+    return done, failed, wrong
 
 
-def _do(step: Step) -> None:
-    if isinstance(step.item, Ruleset):
+def _load(step: Step, ruleset: Ruleset) -> Optional[Finding]:
+    """Why the kernel would not have it."""
+    try:
         if step.verb == "remove":
             nft("delete", "table", *TABLE.split())
         else:
-            nft(step.item.text)
-        return
+            nft(ruleset.text)
+    except BootstrapError as error:
+        return Finding.error("marks-refused", str(error))
+    return None
+
+
+def _switch(step: Step, item: ValidMark) -> Optional[Finding]:
+    """Why the sysctl can't be set."""
     try:
-        with open(bytes_of("/proc/sys/" + step.item.path), "w") as switch:
+        with open(bytes_of("/proc/sys/" + item.path), "w") as switch:
             switch.write("{:d}\n".format(step.verb == "add"))
     except FileNotFoundError:
-        return  # it has gone with its device
+        return None  # it has gone with its device
     except OSError as error:
-        raise BootstrapError("{}: its reverse path filter is strict and has to heed the mark, or it drops what is "
-                             "forwarded ({}); run as root: {}".format(step.item.dev, error.strerror, step)
-                             if step.verb == "add" else "{}: {}; run as root: {}".format(
-                                 step.item.dev, error.strerror, step))
+        cause = "its reverse path filter is strict and does not heed the mark, so that it drops what is forwarded" \
+            if step.verb == "add" else "its reverse path filter can't be told to heed the mark no more"
+        return Finding.error("filter-not-set", "{} ({})".format(cause, error.strerror), "run as root: {}".format(step),
+                             item.dev, 4)
+    return None
 
 
 def nft(*arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Tuple
 
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import Address, Hop, Link, Network, network_of
 
 
@@ -99,11 +100,11 @@ class Eni(NamedTuple):
     def label(self) -> str:
         return label(self.interface.eni_id, self.mac, self.dev)
 
-    def unready(self, reason: str) -> "UnreadyEni":
+    def unready(self, reason: str, cure: str = "") -> "UnreadyEni":
         """Turn it into an ENI that can't be set up, and for which waiting makes no sense."""
         interface = self.interface
         return UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev,
-                          interface.subnets, vswitch_id=interface.vswitch_id, link=self.link.name)
+                          interface.subnets, vswitch_id=interface.vswitch_id, link=self.link.name, cure=cure)
 
 
 class EniFamily(NamedTuple):
@@ -164,6 +165,12 @@ class EniFamily(NamedTuple):
         """The way out by the ENI's gateway."""
         return Hop(self.eni.dev, self.subnet.gateway)
 
+    @property
+    def without_address(self) -> Finding:
+        """What is said of one whose link nobody has addressed."""
+        return Finding.error("no-address", "the link has no IPv{} address".format(self.version),
+                             eni=self.label, family=self.version)
+
 
 class UnreadyEni(NamedTuple):
     """An ENI, or one of its address families, that metadata lists but that can't be set up now: what it has in the
@@ -188,6 +195,8 @@ class UnreadyEni(NamedTuple):
     """The name of its own link, where there is one; ``dev`` may be the bond or bridge that carries it."""
     vswitches: Tuple[Network, ...] = ()
     """As in ``SickInterface``."""
+    cure: str = ""
+    """What to do, where something is to be done."""
 
     @property
     def versions(self) -> Tuple[int, ...]:
@@ -202,6 +211,12 @@ class UnreadyEni(NamedTuple):
     def label(self) -> str:
         return label(self.eni_id, self.mac, self.dev)
 
+    @property
+    def finding(self) -> Finding:
+        if self.admin_down:
+            return Finding.remark("link-taken-down", self.reason, self.cure, self.label)
+        return Finding.error("eni-not-ready", self.reason, self.cure, self.label, self.version)
+
 
 class SkippedEni(NamedTuple):
     """An ENI that is left alone, as if it were not there; what is ours of it goes."""
@@ -212,10 +227,12 @@ class SkippedEni(NamedTuple):
     reason: str
     used: bool = False
     """Whether somebody else uses it: then the link stays up, with the addresses that it has."""
+    cure: str = ""
+    """How it would be set up all the same."""
 
     @property
-    def text(self) -> str:
-        return "{}: left alone, {}".format(self.label, self.reason)
+    def finding(self) -> Finding:
+        return Finding.remark("eni-left-alone", "left alone, " + self.reason, self.cure, self.label)
 
 
 def label(eni_id: str, mac: str, dev: str) -> str:

@@ -10,7 +10,6 @@ import textwrap
 from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from eni_bootstrap import __version__
-from eni_bootstrap.agent.waiting import unready_text
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision, decide
 from eni_bootstrap.metadata.parser import is_mac
@@ -159,7 +158,7 @@ def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> 
     if guessed:
         said.append("Names of links were not known and are assumed: {}.".format(
             ", ".join("{} is {}".format(eni.dev, eni.mac) for eni in guessed)))
-    said += ["LEFT OUT: " + unready_text(member) for member in decision.unready]
+    said += ["LEFT OUT: " + member.finding.text for member in decision.unready]
     said += ["PROBLEM: " + problem for problem in decision.problems]
     return tuple(said + ["Remark: " + remark for remark in decision.remarks])
 

@@ -2,11 +2,12 @@
 
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
-from eni_bootstrap.agent.waiting import problems_of
+from eni_bootstrap.agent.waiting import findings_of
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.metadata import dump
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.eni import Listing
+from eni_bootstrap.model.finding import ERROR, Finding
 from eni_bootstrap.render import ifcfg, netplan, networkd, networkmanager, shell, windows
 from eni_bootstrap.render.assumed_host import File, Outline, bare, configured
 from eni_bootstrap.windows.reader import snapshot_of
@@ -45,11 +46,11 @@ RENDERERS: Dict[str, Callable[[Known], List[File]]] = {
 }
 
 
-def render(name: str, what: Saved, config: Config) -> Tuple[List[File], List[str]]:
+def render(name: str, what: Saved, config: Config) -> Tuple[List[File], List[Finding]]:
     """The files of one format, and the decision's problems."""
     names = dump.links(what)
     known = Known(what.listing, names, what.host.get("windows"), config)
     if name in ("windows", "powershell"):
         return RENDERERS[name](known), windows.left_out(what.listing, config)
     decision, _ = bare(what.listing, names, config)
-    return RENDERERS[name](known), problems_of(decision)
+    return RENDERERS[name](known), [finding for finding in findings_of(decision) if finding.severity == ERROR]

@@ -5,6 +5,7 @@ import tempfile
 from typing import List, Sequence
 
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.render.assumed_host import MADE_BY, File
 
 
@@ -17,7 +18,7 @@ def text(files: Sequence[File]) -> str:
     return "\n".join("# ---- {} (mode {:04o})\n{}".format(file.path, file.mode, file.text) for file in files)
 
 
-def write(files: Sequence[File], directory: str) -> List[str]:
+def write(files: Sequence[File], directory: str) -> List[Finding]:
     """Write each file at its place below the directory. Returns problems. Files of somebody else's stay.
 
     Raises ``NotPermitted``, and ``BootstrapError`` where a file can't be written.
@@ -27,7 +28,8 @@ def write(files: Sequence[File], directory: str) -> List[str]:
         path = os.path.join(directory, file.path.lstrip("/"))
         try:
             if os.path.lexists(path) and not _is_ours(path):
-                problems.append("{}: is there already, and not made by this program: left alone".format(path))
+                problems.append(Finding.error("file-in-place", "{} is there already and not made by this program: left "
+                                              "alone".format(path), "move it away, or name another directory"))
                 continue
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _put(path, file)

@@ -7,6 +7,7 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.selection import leave_ignored
 from eni_bootstrap.desired.validation import refuse_stealing
 from eni_bootstrap.model.eni import Eni, Listing, SkippedEni, Subnet, UnreadyEni, label
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Route
 from eni_bootstrap.render.assumed_host import ORIGIN, File, comments
 from eni_bootstrap.windows.desired import decide, is_near, not_here
@@ -151,7 +152,7 @@ def powershell(listing: Listing, config: Config) -> List[File]:
     return [File("eni-bootstrap-routes.ps1", _powershell(listing, config), newline="\r\n")]
 
 
-def left_out(listing: Listing, config: Config) -> List[str]:
+def left_out(listing: Listing, config: Config) -> List[Finding]:
     """What can't be had on whatever Windows."""
     return _chosen(listing, config)[1]
 
@@ -173,7 +174,7 @@ def _route_commands(listing: Listing, snapshot: Optional[Snapshot], config: Conf
     decision = decide(listing, _without_ways(listing, snapshot), (), config)
     parts += [_SHARED.format(gateway) for gateway in _shared(decision.enis)]
     parts += [_remark(text) for text in decision.problems + decision.remarks]
-    parts += [_remark("{}: {}".format(member.label, member.reason)) for member in decision.unready]
+    parts += [_remark(member.finding.text) for member in decision.unready]
     for eni in decision.enis:
         if not eni.primary:
             parts.append(_remark(eni.label))
@@ -199,10 +200,11 @@ def _powershell(listing: Listing, config: Config) -> str:
 def _remarks(listing: Listing, config: Config) -> Tuple[List[Eni], List[str]]:
     """The ENIs that can be set up, and what is to be said of the others."""
     fit, problems, left = _chosen(listing, config)
-    return fit, problems + [member.text for member in left]
+    return fit, ["LEFT OUT: " + finding.text if finding.eni else finding.text for finding in problems] + [
+        member.finding.text for member in left]
 
 
-def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[str], List[SkippedEni]]:
+def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[Finding], List[SkippedEni]]:
     """The ENIs that can be set up, as far as it can be told without a host; what can't be had; what is not wanted."""
     enis = [Eni(interface, Link(0, "", interface.mac), "") for interface in listing.interfaces]
     sick = [UnreadyEni(each.eni_id, each.mac, each.primary, each.reason, each.transient) for each in listing.sick]
@@ -211,7 +213,7 @@ def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[str], Lis
     unready = sick + unready + [
         eni.unready("its gateway is outside its vSwitch, where Windows does not reach it") for eni in far]
     fit, unready, left = leave_ignored([eni for eni in fit if eni not in far], unready, config.ignore, config.only)
-    return fit, not_here(config) + ["LEFT OUT: {}: {}".format(member.label, member.reason) for member in unready], left
+    return fit, not_here(config) + [member.finding for member in unready], left
 
 
 def _shared(enis: Sequence[Eni]) -> List[Address]:

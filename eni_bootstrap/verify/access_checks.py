@@ -7,6 +7,7 @@ from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequ
 from eni_bootstrap.config.settings import Config, Entry, Span
 from eni_bootstrap.desired.access import matches, shadowed
 from eni_bootstrap.desired.egress import Egress, named_egresses
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import MAIN, SERVICES, Address, Answer, Query, Rule
 from eni_bootstrap.model.rule_match import rule_matches
 from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host, words
@@ -25,14 +26,14 @@ class AccessCheck(NamedTuple):
 def access_checks(
     ways: Sequence[Egress], working: AbstractSet[str], own: AbstractSet[Address], near: Dict[str, List[Address]],
     versions: Sequence[int], config: Config
-) -> Tuple[List[AccessCheck], List[str]]:
+) -> Tuple[List[AccessCheck], List[Finding]]:
     """The checks, and remarks on entries that the kernel can't be asked about.
 
     ``ways``: egresses of the ENIs. ``working``: devices that are up and have a carrier. ``own``: this host's addresses.
     ``near``: device -> addresses behind it.
     """
     found: List[AccessCheck] = []
-    remarks: List[str] = []
+    untried: List[Finding] = []
     for place, entry in enumerate(config.entries):
         what = "access entry on line {}".format(entry.line)
         earlier = config.entries[:place]
@@ -46,10 +47,11 @@ def access_checks(
                 asked += 1
                 found.append(AccessCheck(what, query, _devs(entry, version, ways, working)))
         if not asked:
-            remarks.append(what + ": the kernel can't be asked, its packets are forwarded ones or fit earlier entries")
+            untried.append(Finding.remark("entry-not-tried", "{}: the kernel can't be asked: its packets are forwarded "
+                                          "ones or fit earlier entries".format(what)))
     for version in versions:
         found += _spread_checks(ways, working, own, version, config)
-    return found, remarks
+    return found, untried
 
 
 def judge(asked: Sequence[AccessCheck], answers: Sequence[Answer]) -> List[Verdict]:
@@ -58,12 +60,13 @@ def judge(asked: Sequence[AccessCheck], answers: Sequence[Answer]) -> List[Verdi
     for check, answer in zip(asked, answers):
         ok = not answer.error and answer.dev in check.devs if check.devs else bool(answer.error)
         expected = "by " + " or ".join(check.devs) if check.devs else "refused"
-        reason = ""
-        if not ok:
-            by_main = answer.table == MAIN and answer.dev
-            reason = "main sends it by {}, which comes first".format(answer.dev) if by_main else "run apply"
+        reason = cure = ""
+        if not ok and answer.table == MAIN and answer.dev:
+            reason = "main sends it by {}, which comes first".format(answer.dev)
+        elif not ok:
+            cure = "run apply"
         found.append(Verdict(check.what, str(check.query.src or "any"), _target(check.query), ok, expected,
-                             words(answer, False), reason=reason))
+                             words(answer, False), False, reason, cure, check.query.dst.version))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequen
 from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Eni, EniFamily
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import (
     ANY, MAIN, Address, Answer, LinkAddress, Network, Query, Route, Rule, SeenRule, network_of,
 )
@@ -48,7 +49,8 @@ class Check(NamedTuple):
 class Verdict(NamedTuple):
     """The result of a check: what was expected of one source and one target, and what the kernel answered."""
 
-    eni: str
+    subject: str
+    """What has to be so: an ENI by its label, or an entry of the configuration."""
     source: str
     target: str
     ok: bool
@@ -57,7 +59,24 @@ class Verdict(NamedTuple):
     derived: bool = False
     """The kernel could not be asked: the rules were compared with those of another source."""
     reason: str = ""
-    """Why it is not ok, and what to do."""
+    """Why not."""
+    cure: str = ""
+    family: int = 0
+    evidence: str = ""
+    """Whose rule or route it is, where it is somebody else's."""
+
+    @property
+    def why(self) -> str:
+        """Why not, and what to do."""
+        reason = ": ".join(part for part in (self.reason, self.evidence) if part)
+        return "; ".join(part for part in (reason, self.cure) if part)
+
+    @property
+    def finding(self) -> Finding:
+        """Of one that is not ok."""
+        cause = "{} to {}: {}, wanted {}".format(self.source, self.target, self.actual, self.expected)
+        return Finding.error("look-up-wrong", "; ".join(part for part in (cause, self.reason) if part), self.cure,
+                             self.subject, self.family, self.evidence)
 
 
 class VerifyInput(NamedTuple):
@@ -133,19 +152,20 @@ def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: VerifyInput
         by = "by " + check.dev + "".join(" via {}".format(gateway) for gateway in check.gateways[:1])
         expected = "accepted on " + check.dev if received else (
             "not by " + ", ".join(check.not_by) if check.not_by else by)
-        reason = "" if ok else _blame(check, answer, facts, config)
+        blame = _NOBODY if ok else _blame(check, answer, facts, config)
         source = str(check.query.dst if received else check.query.src)
         if check.query.mark:
             source = "mark {:#x}".format(check.query.mark)
-        verdict = Verdict(check.eni.label, source, check.target, ok, expected, words(answer, received),
-                          reason=reason)
+        verdict = Verdict(check.eni.label, source, check.target, ok, expected, words(answer, received), False,
+                          blame.reason, blame.cure, check.query.dst.version, blame.evidence)
         verdicts.append(verdict)
         for network in check.stands_for:
             same = paths.of(network) == paths.of(network_of(check.query.src))
-            verdicts.append(verdict._replace(
+            derived = verdict._replace(
                 source=str(network if network.prefixlen < network.max_prefixlen else network.network_address),
-                derived=True, ok=ok and same,
-                reason=reason or ("" if same else "other rules match it than {}; run apply".format(source))))
+                derived=True)
+            verdicts.append(derived if same or not ok else derived._replace(
+                ok=False, reason="other rules match it than {}".format(source), cure="run apply"))
     return verdicts
 
 
@@ -300,26 +320,36 @@ def words(answer: Answer, received: bool) -> str:
     return "by {}{} (table {})".format(answer.dev, via, table)
 
 
-def _blame(check: Check, answer: Answer, facts: VerifyInput, config: Config) -> str:
-    """The rule or route that makes the packet go another way, in words for an operator."""
+class _Blame(NamedTuple):
+    """Why a packet goes another way, what to do, and whose rule or route it is."""
+
+    reason: str
+    cure: str = ""
+    evidence: str = ""
+
+
+_NOBODY = _Blame("")
+
+
+def _blame(check: Check, answer: Answer, facts: VerifyInput, config: Config) -> _Blame:
+    """Whose rule or route it is that makes the packet go another way."""
+    no_route = _Blame("no route", "see whether {} is up".format(check.eni.dev))
     if answer.error == errno.EXDEV:
-        return "the reverse path filter refuses it: the way back is by another device"
+        return _Blame("the reverse path filter refuses it: the way back is by another device")
     source = check.query.src
     if check.query.mark:
-        return "no route; is {} up?".format(check.eni.dev) if answer.error else "run apply"
+        return no_route if answer.error else _Blame("", "run apply")
     if check.query.iif or source is None:
-        return "the kernel would not accept it"
+        return _Blame("the kernel would not accept it")
     for rule, protocol in facts.rules:
         if rule.priority == 0 or rule.table != answer.table or not rule_matches(rule, check.query):
             continue
         if not owns_rule(rule, protocol, config) and rule.priority < config.priority_primary:
-            return "somebody else's rule comes first: " + str(rule)
+            return _Blame("somebody else's rule comes first", evidence=str(rule))
         break
     if answer.table == MAIN:
-        return "main sends {} by {}".format(answer.dst or "it", answer.dev or "nowhere")
+        return _Blame("main sends {} by {}".format(answer.dst or "it", answer.dev or "nowhere"))
     for barrier in facts.kill_switch_routes if answer.error else ():
         if barrier.version == source.version:
-            return "main refuses it for everybody: " + str(barrier)
-    if answer.error:
-        return "no route; is {} up?".format(check.eni.dev)
-    return "run apply"
+            return _Blame("main refuses it for everybody", evidence=str(barrier))
+    return no_route if answer.error else _Blame("", "run apply")

@@ -8,17 +8,18 @@ from typing import Callable, ContextManager, Dict, FrozenSet, List, NamedTuple, 
 
 from eni_bootstrap.agent.reconcile import Platform, Removed, Round, reconcile
 from eni_bootstrap.agent.report import REMOVED, Report, reported
-from eni_bootstrap.agent.waiting import problems_of, unaddressed_text
+from eni_bootstrap.agent.waiting import findings_of
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
-from eni_bootstrap.desired.selection import unwanted_text
+from eni_bootstrap.desired.selection import unwanted
 from eni_bootstrap.metadata.client import Fetch, MetadataClient, client_of, consistent
 from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Eni, EniFamily, Listing, NetworkInterface, Subnet
 from eni_bootstrap.model.errors import BootstrapError, UsageError
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.verify.checks import Verdict
 from eni_bootstrap.windows import installation, observe, powershell, proof, reader, record, scripts
 from eni_bootstrap.windows.desired import decide, links_of, owned
@@ -103,20 +104,19 @@ def apply(world: Context) -> Report:
     try:
         done = reconcile(WindowsPlatform(world), world.deadline, world.config, world.sleep)
     except Removed:
-        return Report(remarks=(REMOVED,))
+        return Report(findings=(REMOVED,))
     view = done.observation
-    problems = _problems(view.decision) + list(done.problems)
     verdicts: List[Verdict] = []
     if _has_secondaries(view.decision):
         snapshot = observe.read(world.run, world.deadline) if done.changes else view.snapshot
         verdicts = _prove(world, proof.few(view.decision, snapshot, _ours(view, snapshot)), snapshot)
-    return Report(view.decision, reported(done.changes), tuple(problems), view.decision.remarks, tuple(verdicts))
+    return Report(view.decision, reported(done.changes), _findings(view.decision) + done.findings, tuple(verdicts))
 
 
 def preview(world: Context) -> Report:
     """What ``apply`` would do now; changes nothing."""
     view = _look(world, _listing(world))
-    return Report(view.decision, reported(view.plan.changes), tuple(_problems(view.decision)), view.decision.remarks)
+    return Report(view.decision, reported(view.plan.changes), _findings(view.decision))
 
 
 def verify(world: Context) -> Report:
@@ -124,10 +124,9 @@ def verify(world: Context) -> Report:
     view = _look(world, _listing(world))
     decision, snapshot = view.decision, view.snapshot
     if not _has_secondaries(decision):
-        return Report(decision, (), tuple(_problems(decision)), decision.remarks)
+        return Report(decision, (), _findings(decision))
     verdicts = _prove(world, proof.all_of_them(decision, snapshot, _ours(view, snapshot)), snapshot)
-    remarks = decision.remarks + tuple(proof.unprovable(decision, snapshot))
-    return Report(decision, (), tuple(_problems(decision)), remarks, tuple(verdicts))
+    return Report(decision, (), (*_findings(decision), *proof.unprovable(decision, snapshot)), tuple(verdicts))
 
 
 def status(world: Context) -> Report:
@@ -138,16 +137,17 @@ def status(world: Context) -> Report:
     decision = _recall(ours, snapshot)
     verdicts = _prove(world, [question for question in proof.all_of_them(decision, snapshot, ()) if question.gateway],
                       snapshot)
-    proven = {verdict.eni for verdict in verdicts}
-    problems = ["{}: has its route, and no address that could use it".format(eni.label)
-                for eni in decision.enis if eni.label not in proven]
-    problems += ["{}: {} by {}, which was made for it, is not there any more, or was changed; run apply".format(
-        entry.mac, entry.route.dst, entry.route.gateway) for entry in kept.routes
+    proven = {verdict.subject for verdict in verdicts}
+    found = [Finding.error("route-unused", "has its route, and no address that could use it", eni=eni.label)
+             for eni in decision.enis if eni.label not in proven]
+    found += [Finding.error(
+        "route-gone", "{} by {}, which was made for it, is not there any more, or was changed".format(
+            entry.route.dst, entry.route.gateway), "run apply", entry.mac, entry.route.version) for entry in kept.routes
         if not owned([entry], snapshot) and snapshot.index_of(entry.guid) is not None]
-    remarks = unwanted_text(world.config.ignore, world.config.only)
+    found += unwanted(world.config.ignore, world.config.only)
     if kept.is_taken_back(snapshot.boot):
-        remarks.append(REMOVED)
-    return Report(decision, (), tuple(problems), tuple(remarks), tuple(verdicts))
+        found.append(REMOVED)
+    return Report(decision, (), tuple(found), tuple(verdicts))
 
 
 def remove(world: Context) -> Report:
@@ -218,8 +218,8 @@ class WindowsPlatform(Platform):
         if kept.taken_back is not None:
             kept = kept._replace(taken_back=None)
             record.save(kept)
-        done, problems = _make(self._world, observation.plan, observation.snapshot, kept)
-        return Round(observation, tuple(done), tuple(problems), bool(problems))
+        done, refused = _make(self._world, observation.plan, observation.snapshot, kept)
+        return Round(observation, tuple(done), tuple(refused), bool(refused))
 
     def missed(self) -> FrozenSet[str]:
         return record.load().missed
@@ -252,7 +252,7 @@ def _look(world: Context, listing: Listing) -> _View:
     return _View(listing, snapshot, recorded, decision, plan(listing, decision, snapshot, recorded))
 
 
-def _make(world: Context, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple[List[RouteChange], List[str]]:
+def _make(world: Context, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple[List[RouteChange], List[Finding]]:
     """Make the changes. Returns those made, and the refusals. What becomes ours is recorded before it is made."""
     failures: Dict[RouteChange, str] = {}
     if todo.changes:
@@ -267,13 +267,13 @@ def _make(world: Context, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple
     if routes != record.load().routes:
         record.save(kept._replace(routes=routes))
     return ([change for change in todo.changes if change not in failures],
-            ["{}: Windows refuses '{}': {}".format(
-                change.dev or "interface {}".format(change.route.ifindex), change, error)
+            [Finding.error("change-refused", "Windows refuses '{}'".format(change), "",
+                           change.dev or "interface {}".format(change.route.ifindex), change.route.version, error)
              for change, error in failures.items()])
 
 
-def _problems(decision: Decision) -> List[str]:
-    return problems_of(decision) + [unaddressed_text(member) for member in decision.unaddressed]
+def _findings(decision: Decision) -> Tuple[Finding, ...]:
+    return (*findings_of(decision), *(member.without_address for member in decision.unaddressed))
 
 
 def _has_secondaries(decision: Decision) -> bool:

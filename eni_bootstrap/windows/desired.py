@@ -13,9 +13,10 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.matching import pair
-from eni_bootstrap.desired.selection import leave_ignored, left_text
+from eni_bootstrap.desired.selection import leave_ignored, left as left_alone
 from eni_bootstrap.desired.validation import refuse_stealing
 from eni_bootstrap.model.eni import Eni, EniFamily, Listing, Subnet, UnreadyEni
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Network, Route, network_of
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Recorded, Snapshot, WindowsRoute
 
@@ -35,8 +36,7 @@ class Defaults(NamedTuple):
 
     wanted: Optional[Route]
     """What should be there of ours."""
-    problems: Tuple[str, ...] = ()
-    remarks: Tuple[str, ...] = ()
+    findings: Tuple[Finding, ...] = ()
 
 
 def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], config: Config) -> Decision:
@@ -45,14 +45,13 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
     fit, unready = pair(listing, links)
     unready = [_in_words(member, links) for member in unready]
     enis, thieves = refuse_stealing(fit, unready, snapshot.addresses)
-    enis, unable, remarks = _able(enis, snapshot)
+    enis, unable, found = _able(enis, snapshot)
     unready += thieves + unable
     enis, unready, left = leave_ignored(enis, unready, config.ignore, config.only)
-    remarks += left_text(enis, left, config.ignore)
+    found += left_alone(enis, left, config.ignore)
     gone, said = _unlisted(listing, snapshot, recorded)
-    remarks += said
+    found += said + not_here(config)
 
-    problems = not_here(config)
     routes: List[Route] = []
     unaddressed: List[EniFamily] = []
     primary = primary_indexes(listing, snapshot)
@@ -61,7 +60,7 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
     for version in sorted({subnet.version for eni in enis if not eni.primary for subnet in eni.subnets}):
         if primary:
             bases[version], said = _base(primary, version, enis, snapshot)
-            remarks += said
+            found += said
     families = [EniFamily(eni, subnet, _sources(eni, subnet, snapshot)) for eni in enis for subnet in eni.subnets]
     for family in families:
         eni, subnet = family.eni, family.subnet
@@ -70,19 +69,19 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
             unaddressed.append(family)
         is_weak = len(enis) > 1 and _is_weak(eni, subnet.version, snapshot)
         if is_weak:
-            problems.append("{}: weak host sending is switched on for IPv{}: what comes from its addresses may leave "
-                            "by another adapter; Set-NetIPInterface -InterfaceIndex {} -AddressFamily IPv{} "
-                            "-WeakHostSend Disabled".format(
-                                eni.label, subnet.version, eni.link.ifindex, subnet.version))
+            found.append(Finding.error(
+                "weak-host-sending", "weak host sending is switched on for IPv{}: what comes from its addresses may "
+                "leave by another adapter".format(subnet.version),
+                "Set-NetIPInterface -InterfaceIndex {} -AddressFamily IPv{} -WeakHostSend Disabled".format(
+                    eni.link.ifindex, subnet.version), eni.label, subnet.version))
         if not eni.primary and subnet.version in bases:
-            found = _defaults(eni, subnet, bases[subnet.version], snapshot, recorded, has_address and not is_weak)
-            problems += found.problems
-            remarks += found.remarks
-            routes += [found.wanted] if found.wanted is not None else []
+            default = _defaults(eni, subnet, bases[subnet.version], snapshot, recorded, has_address and not is_weak)
+            found += default.findings
+            routes += [default.wanted] if default.wanted is not None else []
     kept = {(dev, version) for dev in gone for version in (4, 6)}
     kept |= {(member.dev, version) for member in unready if member.dev for version in member.versions}
     return Decision(
-        tuple(enis), tuple(families), tuple(unready), tuple(remarks), tuple(problems), tuple(unaddressed),
+        tuple(enis), tuple(families), tuple(unready), tuple(found), tuple(unaddressed),
         routes=tuple(routes), kept_families=frozenset(kept),
         skipped=frozenset(dev for member in left for dev in member.devs))
 
@@ -134,7 +133,7 @@ def defaults_of(index: int, version: int, snapshot: Snapshot) -> List[WindowsRou
     return [route for route in found.values() if (route.ifindex, route.version) == (index, version)]
 
 
-def not_here(config: Config) -> List[str]:
+def not_here(config: Config) -> List[Finding]:
     """What the configuration asks for and Windows has nothing to do it with."""
     usual = Config()
     asked = {
@@ -143,36 +142,36 @@ def not_here(config: Config) -> List[str]:
         "primary: full": config.primary != usual.primary,
         "numbers": (config.numbering, config.metric_step) != (usual.numbering, usual.metric_step),
     }
-    said = ["{}: not on Windows, which has no rules that choose a route by more than the destination".format(what)
-            for what, wish in asked.items() if wish]
+    reasons = {what: "no rules that choose a route by more than the destination"
+               for what, wish in asked.items() if wish}
     if config.assign != usual.assign:
-        said.append("assign: {}: not on Windows, which has its addresses from DHCP or from who typed them".format(
-            config.assign))
+        reasons["assign: " + config.assign] = "its addresses from DHCP or from who typed them"
     if config.links:
-        said.append("links: not on Windows, which has no such settings")
-    return said
+        reasons["links"] = "no such settings"
+    return [Finding.error("not-on-windows", "{}: not on Windows, which has {}".format(what, reason))
+            for what, reason in reasons.items()]
 
 
 def _in_words(member: UnreadyEni, links: Sequence[Link]) -> UnreadyEni:
     """What ``pair`` says of links, in this system's words."""
     own = [link.name for link in links if link.mac == member.mac]
     if member.subnets and not own:
-        return member._replace(reason="no adapter has this MAC; is it still being bound?")
+        return member._replace(reason="no adapter has this MAC", cure="see whether it is still being bound")
     if member.subnets and len(own) > 1:
         return member._replace(reason="several adapters have this MAC (a Hyper-V switch, or a team): {}".format(
             ", ".join(own)))
     return member
 
 
-def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[UnreadyEni], List[str]]:
+def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[UnreadyEni], List[Finding]]:
     """The ENIs whose adapter is in use, without the IP versions that are switched off there, and whose gateway Windows
     can reach; the others; remarks."""
     fit: List[Eni] = []
     unready: List[UnreadyEni] = []
-    remarks: List[str] = []
+    remarks: List[Finding] = []
     for eni in enis:
         if not eni.link.up:
-            unready.append(eni.unready("the adapter is disabled; Enable-NetAdapter switches it on"))
+            unready.append(eni.unready("the adapter is disabled", "Enable-NetAdapter switches it on"))
             continue
         rest = tuple(subnet for subnet in eni.subnets if (eni.link.ifindex, subnet.version) in snapshot.metrics)
         off = " and ".join("IPv{}".format(subnet.version) for subnet in eni.subnets if subnet not in rest)
@@ -181,7 +180,8 @@ def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[Unre
             unready.append(eni.unready("{} is switched off on the adapter".format(off))._replace(transient=True))
             continue
         if off:
-            remarks.append("{}: {} is switched off on the adapter and left out".format(eni.label, off))
+            remarks.append(Finding.remark(
+                "family-off", "{} is switched off on the adapter and left out".format(off), eni=eni.label))
         far = [str(subnet.gateway) for subnet in rest if not eni.primary and not is_near(subnet)]
         if far:
             unready.append(eni.unready("its gateway {} is outside its vSwitch, where Windows does not reach it".format(
@@ -196,17 +196,17 @@ def is_near(subnet: Subnet) -> bool:
     return subnet.gateway in subnet.vswitch or subnet.gateway.is_link_local
 
 
-def _unlisted(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded]) -> Tuple[List[str], List[str]]:
+def _unlisted(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded]) -> Tuple[List[str], List[Finding]]:
     """The adapters that metadata no longer lists and that have routes of ours, and remarks."""
     listed = {each.mac for each in listing.interfaces} | {each.mac for each in listing.sick}
     ours = {entry.route.ifindex for entry in owned(recorded, snapshot)}
     gone = [each for each in snapshot.adapters if each.ifindex in ours and each.mac not in listed]
     return [each.name for each in gone], [
-        "{} ({}): metadata does not list it any more; what was set up for it stays until the adapter goes".format(
-            each.name, each.mac) for each in gone]
+        Finding.remark("eni-not-listed", "metadata does not list it any more, and what was set up for it stays until "
+                       "the adapter goes", eni="{} ({})".format(each.name, each.mac)) for each in gone]
 
 
-def _base(primary: Set[int], version: int, enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[int, List[str]]:
+def _base(primary: Set[int], version: int, enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[int, List[Finding]]:
     """The effective metric of the primary's best default route, than which the others' must be worse, and a remark
     where that is a guess."""
     metrics = [snapshot.effective(route) for route in snapshot.active
@@ -216,9 +216,10 @@ def _base(primary: Set[int], version: int, enis: Sequence[Eni], snapshot: Snapsh
     own = [metric for (index, of), metric in snapshot.metrics.items() if index in primary and of == version]
     if not own:
         return 0, []  # it has no such IP version: whatever leaves, leaves by another
-    said = ["{}: has no IPv{} default route; counted as the {} that Windows gives a gateway typed by hand".format(
-        eni.label, version, GATEWAY_METRIC) for eni in enis
-        if eni.primary and version in [subnet.version for subnet in eni.subnets]]
+    said = [Finding.remark("primary-without-default", "has no IPv{} default route, whose metric is counted as the {} "
+                           "that Windows gives a gateway typed by hand".format(version, GATEWAY_METRIC),
+                           eni=eni.label, family=version) for eni in enis
+            if eni.primary and version in [subnet.version for subnet in eni.subnets]]
     return min(own) + GATEWAY_METRIC, said
 
 
@@ -242,20 +243,23 @@ def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded:
     typed = {route.key for route in snapshot.persistent if route not in known}
     others = [_judged(route, subnet.gateway, base, route.key in typed, snapshot)
               for route in defaults_of(index, version, snapshot) if route not in ours]
-    problems = ["{}: somebody else's default route is in the place of ours and stays: {} (ours: by {}, metric {})"
-                .format(eni.label, _text(each.route, snapshot), subnet.gateway, metric)
-                for each in others if each.in_place]
-    remarks = ["{}: Windows' own default route is not worse than the primary's: {}; what has chosen no source may "
-               "leave by either".format(eni.label, _text(each.route, snapshot))
-               for each in others if each.ahead and not each.in_place]
+    found = [Finding.error(
+        "default-in-place", "somebody else's default route is in the place of ours and stays", "", eni.label, version,
+        "{} (ours: by {}, metric {})".format(_text(each.route, snapshot), subnet.gateway, metric))
+        for each in others if each.in_place]
+    found += [Finding.remark(
+        "default-ahead", "Windows' own default route is not worse than the primary's, so that what has chosen no "
+        "source may leave by either", "", eni.label, version, _text(each.route, snapshot))
+        for each in others if each.ahead and not each.in_place]
     present = next((route for route in ours if route.key == wanted.key), None)
     if present is None and (others or not is_ready):
-        return Defaults(None, tuple(problems), tuple(remarks))
+        return Defaults(None, tuple(found))
     if metric > WORST_METRIC:
-        problems.append("{}: its IPv{} default route would have to have metric {} to be worse than the primary's, and "
-                        "{} is the largest".format(eni.label, version, metric, WORST_METRIC))
-        return Defaults(present.on(eni.dev) if present else None, tuple(problems), tuple(remarks))
-    return Defaults(wanted._replace(metric=metric).on(eni.dev), tuple(problems), tuple(remarks))
+        found.append(Finding.error(
+            "metric-too-large", "its IPv{} default route would have to have metric {} to be worse than the primary's, "
+            "and {} is the largest".format(version, metric, WORST_METRIC), eni=eni.label, family=version))
+        return Defaults(present.on(eni.dev) if present else None, tuple(found))
+    return Defaults(wanted._replace(metric=metric).on(eni.dev), tuple(found))
 
 
 def _judged(route: WindowsRoute, gateway: Address, base: int, persistent: bool, snapshot: Snapshot) -> Default:

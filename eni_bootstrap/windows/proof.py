@@ -7,6 +7,7 @@ from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.eni import Eni, EniFamily
+from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import Address
 from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host
 from eni_bootstrap.windows.model import Snapshot, WindowsRoute
@@ -43,11 +44,11 @@ def all_of_them(decision: Decision, snapshot: Snapshot, ours: Sequence[WindowsRo
     return found + _sourceless(decision, snapshot, ours)
 
 
-def unprovable(decision: Decision, snapshot: Snapshot) -> List[str]:
+def unprovable(decision: Decision, snapshot: Snapshot) -> List[Finding]:
     """Remarks on sources that are on no adapter: Windows can't be asked about them."""
     held = {each.address for each in snapshot.addresses}
-    return ["{}: {} of its {} addresses {} not on its adapter".format(
-        eni.label, len(missing), len(decision.sources_of(eni.dev)), "is" if len(missing) == 1 else "are")
+    return [Finding.remark("addresses-not-tried", "{} of its {} addresses {} not on its adapter".format(
+        len(missing), len(decision.sources_of(eni.dev)), "is" if len(missing) == 1 else "are"), eni=eni.label)
         for eni in decision.enis if not eni.primary
         for missing in [[each for each in decision.sources_of(eni.dev) if each.network_address not in held]] if missing]
 
@@ -65,10 +66,10 @@ def judge(questions: Sequence[Question], answers: Sequence[Answer], snapshot: Sn
         actual = answer.error or "by {}{}".format(
             names.get(answer.ifindex, "interface {}".format(answer.ifindex)),
             "" if answer.gateway is None else " via {}".format(answer.gateway))
-        reason = "" if ok and reached else "no route; run apply" if answer.error else (
-            "somebody else's route leads there" if ok else "another interface is chosen; run apply")
+        reason = "" if ok and reached else "no route" if answer.error else (
+            "somebody else's route leads there" if ok else "another interface is chosen")
         verdicts.append(Verdict(question.eni.label, str(question.src or "no source"), question.target, ok and reached,
-                                expected, actual, reason=reason))
+                                expected, actual, False, reason, "" if ok else "run apply", question.dst.version))
     return verdicts
 
 

@@ -426,7 +426,7 @@ def test_a_thousand_routes_that_can_t_be_copied_make_one_remark(vpc, make_agent)
         60 + n // 250, n % 250) for n in range(900)]
     vpc.instance.run(["ip", "-batch", "-"], input="\n".join(lines))
     result = make_agent(vpc)("apply")
-    assert result.code == 0 and "and of 897 more" in result.out and len(result.out) < 4000
+    assert result.code == 0 and "and 897 more" in result.out and len(result.out) < 4000
     assert not reaches(vpc, "eth1", "10.60.0.0/24") and not reaches(vpc, "eth1", "10.63.149.0/24")
 
 

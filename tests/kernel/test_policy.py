@@ -176,8 +176,9 @@ def test_an_entry_of_an_eni_that_is_not_there_is_named_and_its_traffic_refused(h
     host.configure("access:\n  - {user: 1001, via: eth7}\n  - {user: 1002, via: 'eth*'}\n  - {user: 1003, via: eth1}\n")
     done = host()
     assert done.code == 1
-    assert "access entry on line 2: no ENI is named eth7; its traffic is refused" in done.out
-    assert "access entry on line 3: via eth* names several ENIs" in done.out
+    assert "access entry on line 2: no ENI is named eth7, and its traffic is refused" in done.out
+    assert ("access entry on line 3: via eth* names several ENIs (eth0, eth1, eth2), and its traffic is refused; "
+            "name one") in done.out
     for version in (4, 6):
         assert refused(host.sent(FAR[version], user=1001)) and refused(host.sent(FAR[version], user=1002))
         assert host.sent(FAR[version], user=1003) == host.by("eth1", version)

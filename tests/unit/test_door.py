@@ -10,7 +10,7 @@ import pytest
 
 from tests.agent import ROOT
 
-TEST = "tests/test_dhcp.py::test_each_eni_is_leased_its_primary_address"
+TEST = "tests/lab/test_dhcp.py::test_each_eni_is_leased_its_primary_address"
 """One that wants a kernel."""
 
 PYTHON = """\

@@ -89,7 +89,8 @@ def test_a_primary_without_a_default_route_counts_as_one_typed_by_hand(bare):
     bare.windows.plug(1, "172.16.12.76/24", index=6)
     bare.list(PRIMARY, ETH1)
     done = bare("apply")
-    assert "remark: eni-0 (00:16:3e:00:00:00, Ethernet): has no IPv4 default route; counted as the 256" in done.out
+    assert ("remark: eni-0 (00:16:3e:00:00:00, Ethernet): has no IPv4 default route, whose metric is counted as the "
+            "256 that Windows gives a gateway typed by hand\n") in done.out
     assert bare.windows.persistent == {(V4, 6, "172.16.12.253"): 257}
 
 

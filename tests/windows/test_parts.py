@@ -96,7 +96,7 @@ def decision(found, recorded=()):
 
 def asked(found, answers, which=proof.few):
     questions = which(decision(found, [MADE]), found, [MADE.route])
-    return [(verdict.source, verdict.target, verdict.ok, verdict.reason)
+    return [(verdict.source, verdict.target, verdict.ok, verdict.why)
             for verdict in proof.judge(questions, answers(questions), found)]
 
 
@@ -123,7 +123,7 @@ def test_verify_asks_about_every_address_that_is_there():
         decision(whole, [MADE]), whole, [MADE.route])]
     assert targets == [("172.16.10.10", "internet"), ("172.16.10.20", "internet"), ("172.16.10.20", "own vSwitch"),
                        ("172.16.10.21", "internet"), ("172.16.10.21", "own vSwitch"), ("None", "internet, no source")]
-    assert proof.unprovable(decision(BOTH, [MADE]), BOTH) == [
+    assert [found.text for found in proof.unprovable(decision(BOTH, [MADE]), BOTH)] == [
         "eni-1 (00:16:3e:00:00:01, Ethernet 2): 1 of its 2 addresses is not on its adapter"]
     assert not proof.unprovable(decision(whole, [MADE]), whole)
 

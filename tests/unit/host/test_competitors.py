@@ -21,14 +21,14 @@ class TestRivals:
         write(root, "etc/systemd/system/nm-cloud-setup.service.d/10.conf",
               "[Service]\nEnvironment=NM_CLOUD_SETUP_ALIYUN=yes\n")
         (said,) = competing_agents(str(root))
-        assert "/etc/systemd/system/nm-cloud-setup.service.d/10.conf" in said and "systemctl disable" in said
+        assert "/etc/systemd/system/nm-cloud-setup.service.d/10.conf" in said.cause and "systemctl disable" in said.cure
         timer.unlink()
         assert unit.exists() and competing_agents(str(root)) == []
 
     def test_multi_nic_util(self, root):
         write(root, "etc/systemd/system/eni.service", "[Service]\n")
         (said,) = competing_agents(str(root))
-        assert "multi-nic-util" in said and "/etc/systemd/system/eni.service" in said
+        assert "multi-nic-util" in said.cause and "/etc/systemd/system/eni.service" in said.cause
 
     @pytest.mark.parametrize("line, found", [
         ("ip -4 route add default via 172.16.20.253 dev eth1 table 1001", True),
@@ -45,8 +45,8 @@ class TestRivals:
         (root / "etc/rc.local").symlink_to("/etc/rc.d/rc.local")
         said = competing_agents(str(root))
         assert len(said) == found
-        assert not found or "(line 2)" in said[0]
+        assert not found or "(line 2)" in said[0].cause
 
     def test_terway(self, root):
         write(root, "etc/cni/net.d/10-terway.conflist", "{}")
-        assert "terway" in competing_agents(str(root))[0]
+        assert "terway" in competing_agents(str(root))[0].cause

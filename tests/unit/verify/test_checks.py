@@ -114,7 +114,7 @@ class TestVerdicts:
         known = facts(rules=(jumper,) + facts().rules)
         found = self.wrong(known, internet=Answer("tun0", None, 77, "unicast"))
         blamed = [verdict for verdict in found if verdict.source == "172.16.20.20"]
-        assert blamed[0].reason == "somebody else's rule comes first: from 172.16.20.20 lookup 77 priority 100"
+        assert blamed[0].why == "somebody else's rule comes first: from 172.16.20.20 lookup 77 priority 100"
 
     def test_a_source_that_can_t_be_asked_is_judged_by_the_rules_that_match_it(self):
         """Only the kernel's rules are compared, not what we would like them to be."""
