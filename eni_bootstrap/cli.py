@@ -23,7 +23,7 @@ from eni_bootstrap.render import FORMATS
 LOG = logging.getLogger(__name__)
 
 PLATFORM = sys.platform
-"""Tests put another one here."""
+"""The operating system; tests put another one here."""
 
 
 class Command(NamedTuple):
@@ -40,15 +40,15 @@ COMMANDS: Dict[str, Command] = {
                      "take over what the vendor's page had people type: shows the plan; with --yes does it"),
     "remove": Command(remove_text, "take back all that is ours; needs no metadata"),
 }
-"""What reports."""
+"""The commands that report."""
 
 
 Commands = Any
-"""argparse's own type of subparsers takes arguments for mypy and none at run time."""
+"""The type of subparsers: argparse's own one takes arguments for mypy and none at run time."""
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Do what the arguments say; returns the exit code (0, 1, 2, 3, 4; 130 when interrupted)."""
+    """Run the command of these arguments. Returns the exit code (0, 1, 2, 3, 4; 130 when interrupted)."""
     try:
         parsed = _parser().parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as stop:  # argparse has said what is wrong, or has shown its help
@@ -84,7 +84,7 @@ def _work(parsed: argparse.Namespace) -> int:
 
 
 def _agent() -> Any:
-    """Whoever does the work on this operating system: the other one's libraries may not be there."""
+    """The agent's module for this operating system: the other one's libraries may not be there."""
     if PLATFORM == "win32":
         from eni_bootstrap.windows import agent
         return agent
@@ -149,7 +149,7 @@ def _metadata(parsed: argparse.Namespace) -> int:
 
 
 def _render(parsed: argparse.Namespace) -> int:
-    """Where a file is given, nothing of this machine counts."""
+    """Render; where a metadata file is given, nothing of this machine counts."""
     from eni_bootstrap.render import formats, output as render_output  # no part of a boot
     config = config_file.settings(parsed)
     found = dump.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
@@ -211,7 +211,7 @@ def _show_config(parsed: argparse.Namespace) -> int:
 
 
 def _with_default_command(arguments: List[str]) -> List[str]:
-    """``apply`` where no command is named; options may come first or last."""
+    """The arguments with the command first, ``apply`` where none is named; options may come before or behind it."""
     if any(argument in ("-h", "--help", "--version") for argument in arguments):
         return arguments
     names = list(COMMANDS) + ["demo", "install", "uninstall", "config", "metadata", "render"]
@@ -251,7 +251,7 @@ def _logs_to_journal() -> bool:
 
 
 class _Formatter(logging.Formatter):
-    """In ASCII: what is read at boot is read on consoles of all kinds."""
+    """The log in ASCII: a boot's messages are read on consoles of all kinds."""
 
     def format(self, record: logging.LogRecord) -> str:
         return output.shown(super().format(record), "ascii")

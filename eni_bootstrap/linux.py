@@ -25,7 +25,7 @@ from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import PROTOCOL_KERNEL
 
 OLDEST_KERNEL = (4, 17)
-"""Since then rules carry a protocol, by which we know ours."""
+"""The oldest kernel: since then rules carry a protocol, by which we know ours."""
 
 _CAP_NET_ADMIN = 12  # linux/capability.h
 
@@ -65,13 +65,13 @@ def install(parsed: argparse.Namespace) -> int:
 
 
 def uninstall(parsed: argparse.Namespace) -> int:
-    """Take back what ``install`` has put there. Returns the exit code."""
+    """Remove what ``install`` has put there. Returns the exit code."""
     from eni_bootstrap.host import install
     return install.uninstall(parsed, record.clear_removed_flag)
 
 
 def report(parsed: argparse.Namespace, config: Config) -> Report:
-    """Do what the command line says. Raises ``BootstrapError``."""
+    """Run the command of the command line. Raises ``BootstrapError``."""
     chosen = _ADOPT if parsed.command == "adopt" and parsed.yes else _COMMANDS[parsed.command]
     _check_kernel(os.uname().release)
     if chosen.privileged and not _may_change_network():
@@ -96,7 +96,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
 
 
 def metadata(config: Config) -> Saved:
-    """What the metadata service tells, and what the links are called. Raises ``MetadataError``."""
+    """The metadata tree, and the names of the links. Raises ``MetadataError``."""
     deadline = Deadline(config.timeout)
     asking = _client(config, deadline, every_leaf=True)
     kernel = Kernel()
@@ -109,12 +109,15 @@ def metadata(config: Config) -> Saved:
 
 
 def _client(config: Config, deadline: Deadline, every_leaf: bool = False) -> MetadataClient:
-    """Whoever gets it closes it."""
+    """A client of the metadata service; the caller closes it."""
     return client_of(config, deadline, _has_ipv6_only, every_leaf)
 
 
 def _has_ipv6_only() -> bool:
-    """By a socket of its own: the client asks in a thread of its own, and two dumps at once are one too many."""
+    """Whether this host has IPv6 addresses only.
+
+    It uses its own socket: this runs in the metadata thread, and a netlink socket carries one dump at a time.
+    """
     kernel = Kernel()
     try:
         return {held.address.version for held in kernel.addresses()} == {6}
@@ -124,9 +127,9 @@ def _has_ipv6_only() -> bool:
 
 @contextlib.contextmanager
 def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None]]:
-    """Where systemd hands us the socket by which the kernel's changes start us: say there what starts us again.
+    """Set the filter of the wake-up socket, where systemd hands us one: it says which changes start us again.
 
-    During the run all that others do, so that nothing is missed; after it what concerns the ENIs that it found.
+    During the run all changes of others do, so that nothing is missed; after it those that concern the ENIs found.
     """
     handed = wakeup_filter.passed() if config.unattended else None
     if handed is None:

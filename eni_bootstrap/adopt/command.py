@@ -1,4 +1,4 @@
-"""``adopt``: what people have typed becomes ours, without a gap."""
+"""``adopt``: take over the rules, routes and script lines that people have typed, without a gap."""
 
 from typing import Callable, Sequence, Set, Tuple
 
@@ -33,7 +33,7 @@ def preview_adoption(world: Context) -> Report:
 
 
 def adopt(world: Context) -> Report:
-    """Take over what people have typed: ours first, and of each ENI only when the kernel says that ours works."""
+    """Take over what people have typed: first make ours; of each ENI only when look-ups prove that ours works."""
     report = commands.apply(world)
     try:
         return _take_over(world, report)
@@ -75,12 +75,12 @@ def _take_over(world: Context, report: Report) -> Report:
 
 
 def _typed_tables(listing: Listing, scripts: Sequence[Script]) -> Callable[[Sequence[SeenRule], Config], Set[int]]:
-    """Tells the tables in which there may be something typed."""
+    """A function that returns the tables in which there may be something typed."""
     return lambda rules, config: places(listing, rules, scripts, config)
 
 
 def _undone(changes: Sequence[Change]) -> Tuple[Change, ...]:
-    """What puts back what these have removed: routes first, as they went last."""
+    """The changes that put back what these have removed: routes first, as they went last."""
     return tuple(Change("add", change.item, change.protocol) for change in reversed(changes) if change.verb == "remove")
 
 
@@ -89,7 +89,8 @@ def _left(found: Adoption) -> Tuple[Finding, ...]:
 
 
 def _sound(world: Context, view: Observation) -> Set[str]:
-    """The devices of the ENIs of which all is there that should be and every look-up is as it should be."""
+    """The devices of the ENIs that have everything that they should have, and whose look-ups are all as they should be.
+    """
     decision = view.decision
     facts = prove.few_facts(world, view)
     verdicts = prove.prove(world, quick_checks(facts), facts) if decision.rules else []

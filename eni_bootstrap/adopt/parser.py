@@ -1,6 +1,6 @@
-"""What a line of a shell script adds to the kernel's routes and rules, in the forms that the vendor's page has. PURE.
+"""The parser of typed commands: the routes and rules that a line of a shell script adds, as on the vendor's page. PURE.
 
-Only what is certain: a word too many, and the line is one that is not understood.
+It takes only what is certain: with one word too many a line counts as not understood.
 """
 
 import re
@@ -36,7 +36,7 @@ _BETWEEN = re.compile(r"&&|\|\||;|&\s*$")
 
 
 def _item(words: List[str]) -> Typed:
-    """What one ``ip`` command adds; raises ``ValueError`` for any other and for words that the page does not have."""
+    """The route or rule that one ``ip`` command adds. Raises ``ValueError`` for other commands and unknown words."""
     words = words[1:] if words[0] == "sudo" else words
     if len(words) < 5 or words[0].rpartition("/")[2] != "ip":
         raise ValueError(words)
@@ -82,7 +82,7 @@ def _rule(words: List[str]) -> Rule:
 
 
 def _number(text: str) -> int:
-    """What the kernel has room for."""
+    """A number of 32 bits, as the kernel has room for."""
     if not 0 <= int(text) < 1 << 32:
         raise ValueError(text)
     return int(text)
@@ -104,9 +104,9 @@ _ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 def nested(lines: Sequence[str]) -> List[bool]:
-    """Of each line whether others say when it is done: a condition, a loop, a function, a line that goes on.
+    """For each line whether other lines say if it is run: it is in a condition, a loop, a function, a continued line.
 
-    What looks like the beginning of one counts, and so does all behind a text for another command (<<).
+    A line that looks like the beginning of one counts, and so does all behind a here-document (<<).
     """
     found: List[bool] = []
     depth, goes_on = 0, False

@@ -17,7 +17,7 @@ _PLACES = ("/etc/rc.local", "/etc/rc.d/rc.local")
 
 
 def read(root: str = "/") -> Tuple[List[Script], List[Finding]]:
-    """The scripts that there are, each once, and what could not be read."""
+    """The boot scripts of this host, each once, and problems with those that can't be read."""
     scripts: Dict[str, Script] = {}
     problems = []
     for place in _PLACES:
@@ -32,7 +32,7 @@ def read(root: str = "/") -> Tuple[List[Script], List[Finding]]:
 
 
 def comment_out(root: str, lines: Sequence[Line]) -> Tuple[List[Line], List[Finding]]:
-    """Put the marker in front of these lines; those that have it now, and what went wrong.
+    """Put the marker in front of these lines. Returns the lines that have it now, and problems.
 
     All else stays as it is: mode, owner, the bytes of every other line. The file changes at once or not at all.
     """
@@ -59,7 +59,7 @@ def comment_out(root: str, lines: Sequence[Line]) -> Tuple[List[Line], List[Find
 
 
 def _text(path: str) -> str:
-    """Bytes that are no UTF-8 come through unharmed, and so do ends of lines."""
+    """The text of a file; bytes that are no UTF-8 survive, and so do ends of lines."""
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
         return handle.read()
 

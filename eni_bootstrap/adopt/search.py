@@ -1,13 +1,12 @@
-"""What the vendor's page had people type, and what of it can be ours. PURE.
+"""The search for what the vendor's page had people type, and which of it can become ours. PURE.
 
-The page gives each address a rule without a priority, which the kernel puts in front of all that is there and doubles
-at each run, and a table of any number with a default route; or, on old systems, a default route in main. rc.local does
-it again at each boot. A rule is taken back once ours does the same behind it; a route that has the place of ours gets
-our mark, in one message, so that a packet finds it at any moment.
+The page gives each address a rule without a priority, which the kernel puts in front of all other rules, and which each
+run doubles, and a table of any number with a default route; or, on old systems, a default route in main. rc.local does
+it again at each boot. A typed rule is removed once ours does the same behind it; a typed route in the place of ours
+gets our mark, in one message, so that a packet finds it at any moment.
 
 Only what matches an ENI's own addresses and its gateway exactly is taken over. A table is taken with all that leads to
-it, or left with all of it. A line of rc.local is taken when it does nothing else and no other line says whether it is
-done.
+it, or left with all of it. A line of rc.local is taken when it does nothing else and no other line says if it is run.
 """
 
 import re
@@ -28,30 +27,30 @@ from eni_bootstrap.model.kernel import (
 )
 
 TYPED = (0, 3)
-"""The protocols of what people type: a route is RTPROT_BOOT, a rule that or none at all, as iproute2 has it."""
+"""The protocols of typed objects: a route has RTPROT_BOOT, a rule the same or none, depending on iproute2."""
 
 _STARTS = re.compile(r"[^#]*\beni-bootstrap apply\b")
 """The line that ``install`` puts into rc.local where there is no systemd."""
 
 _KERNEL_S_TABLES = (0, 253, 254, 255)
-"""None, default, main, local (rt_tables)."""
+"""Tables that nobody types for an ENI: none, default, main, local (rt_tables)."""
 
 _UNPROVEN = "the ENI's own way is not proven"
 
 
 class Adoption(NamedTuple):
-    """What is taken over, and what is left."""
+    """The changes and lines that take over what was typed, and remarks on what stays."""
 
     changes: Tuple[Change, ...] = ()
-    """For when ours is there and proven; in order."""
+    """The changes, in order; to be made when ours is there and proven."""
     lines: Tuple[Line, ...] = ()
-    """To comment out when that has worked."""
+    """The lines to comment out after these changes."""
     left: Tuple[str, ...] = ()
-    """What looks like it and stays, and why."""
+    """Remarks on what looks typed and stays, and why."""
 
 
 def places(listing: Listing, rules: Sequence[SeenRule], scripts: Sequence[Script], config: Config) -> Set[int]:
-    """The tables that ``adoption`` wants to look into."""
+    """The tables that ``adoption`` needs."""
     own = {source for interface in listing.interfaces for subnet in interface.subnets for source in subnet.sources}
     found = {rule.table for rule, protocol in rules
              if not owns_rule(rule, protocol, config) and _is_plain(rule) and rule.src in own}
@@ -63,10 +62,10 @@ def places(listing: Listing, rules: Sequence[SeenRule], scripts: Sequence[Script
 
 def adoption(decision: Decision, snapshot: Snapshot, scripts: Sequence[Script], config: Config,
              sound: Optional[AbstractSet[str]] = None, started: bool = True) -> Adoption:
-    """What can be taken over.
+    """Find what can be taken over.
 
     ``sound``: the devices of the ENIs whose own way is proven, by default all. ``started``: something starts the agent
-    at boot; if nothing does, the lines of scripts are still needed then.
+    at boot; otherwise the lines of scripts are still needed.
     """
     search = _Search(decision, snapshot, scripts, config, sound)
     tables, rules, routes = search.tables()
@@ -76,7 +75,7 @@ def adoption(decision: Decision, snapshot: Snapshot, scripts: Sequence[Script], 
 
 
 class _Owner(NamedTuple):
-    """An address family of an ENI, and what its own table holds of it."""
+    """An address family of an ENI, and the routes of its own table."""
 
     family: EniFamily
     ways: FrozenSet[Route]
@@ -288,7 +287,7 @@ class _Search:
     # boot scripts
 
     def lines(self, scripts: Sequence[Script], started: bool) -> List[Line]:
-        """The lines that do what we do and nothing else."""
+        """The lines of boot scripts that do what we do and nothing else."""
         found = []
         for script in scripts:
             inside = nested(script.lines)
@@ -314,14 +313,14 @@ class _Search:
         return found
 
     def _mentions(self, text: str) -> bool:
-        """Whether it is about routes or rules of a secondary ENI."""
+        """Whether a line is about routes or rules of a secondary ENI."""
         words = set(re.split("[^\\w.:@\udc80-\udcff-]+", text.split("#")[0]))
         names = {owner.dev for owner in self._owners} | {
             str(source.network_address) for owner in self._owners for source in owner.sources}
         return bool(names & words) and bool(re.search(r"\b(ip|route)\s", text))
 
     def _owner_of(self, item: Typed) -> Tuple[Optional[_Owner], str]:
-        """Whose a typed command is; or why it stays."""
+        """The ENI that a typed command is for; or why it stays."""
         for owner in self._owners:
             if item.version != owner.version:
                 continue

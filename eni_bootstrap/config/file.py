@@ -1,8 +1,8 @@
-"""The configuration file: YAML in, a ``Config`` out, or all that is wrong with it, each with its line.
+"""The configuration file: YAML in, a ``Config`` out, or all problems with it, each with its line.
 
-Only this file knows YAML; the library is imported when there is a file. Of YAML what people write by hand is
-understood: mappings, lists and words. Anchors and aliases, by which a small file becomes a huge one, are refused; so
-are tags and several documents. A word is what is written there: no octal numbers, no sexagesimal MACs.
+Only this file knows YAML; it imports the library when there is a configuration file. It reads the part of YAML that
+people write by hand: mappings, lists and words. It refuses anchors and aliases, by which a small file becomes a huge
+one, tags, and several documents. A word is what is written there: no octal numbers, no sexagesimal MACs.
 """
 
 import os
@@ -24,15 +24,15 @@ PATH = "/etc/eni-bootstrap.yaml" if sys.platform != "win32" else os.path.join(
     os.environ.get("ProgramData") or r"C:\ProgramData", "eni-bootstrap", "eni-bootstrap.yaml")
 
 _LARGEST = 1 << 20
-"""Bytes: a thousand entries with comments are a tenth of that."""
+"""Maximum bytes of a file: a thousand entries with comments are a tenth of that."""
 _DEEPEST = 10
-"""Lists and mappings inside each other: the schema has four."""
+"""Maximum lists and mappings inside each other: the schema has four."""
 
 
 def load(path: str = "", base: Config = Config()) -> Config:
-    """The settings with those of the file; without a path, of the usual one if it is there.
+    """``base`` with the settings of the file; without a path, of the usual file if it is there.
 
-    Raises ``UsageError``, which has a line for each problem.
+    Raises ``UsageError``, whose message has a line for each problem.
     """
     if not path and not os.path.lexists(PATH):
         return base
@@ -51,7 +51,7 @@ def load(path: str = "", base: Config = Config()) -> Config:
 
 
 def settings(parsed: Namespace) -> Config:
-    """Of a run: what the file says, and in front of it the command line. Raises as ``load``."""
+    """The settings of a run: those of the file, and the command line's in front of them. Raises as ``load``."""
     config = load(parsed.config)._replace(timeout=parsed.timeout, unattended=parsed.unattended)
     if parsed.metadata_url is None:
         return config
@@ -59,7 +59,7 @@ def settings(parsed: Namespace) -> Config:
 
 
 def read(data: bytes, base: Config = Config()) -> Tuple[Optional[Config], List[Problem]]:
-    """The settings that a file's content makes, or what is wrong with it, in the order of its lines."""
+    """The settings of a file's content, or None and its problems, in the order of its lines."""
     problems: List[Problem] = []
     if len(data) > _LARGEST:
         return None, [Problem(1, "", "the file is larger than {} MiB".format(_LARGEST >> 20))]
@@ -138,7 +138,7 @@ connection-marks: {mask: 0x7f000000}
 
 
 def json_schema() -> Dict[str, Any]:
-    """The published description of the file, for editors."""
+    """The file's published JSON Schema, for editors."""
     return dict(_FILE.schema(), **{"$schema": "http://json-schema.org/draft-07/schema#",
                                    "title": "eni-bootstrap.yaml"})
 
@@ -187,9 +187,10 @@ def _word(most: int) -> Any:
 
 
 _MARKS = 0x7F000000
-"""In the highest byte, where of those who take marks bit by bit only Calico (0xffff0000, can be told others) and Cilium
-are: kube-proxy has 0xc000, CNI's port mapping 0x2000, Tailscale 0xff0000, Weave 0x60000, AWS and terway bits of the
-lowest byte, people small numbers. Without the sign, which Antrea uses; 127 ENIs."""
+"""The default bits for connection marks, in the highest byte: of the programs that use single bits of marks only Calico
+(0xffff0000, can be told others) and Cilium are there. kube-proxy has 0xc000, CNI's port mapping 0x2000, Tailscale
+0xff0000, Weave 0x60000, AWS and terway bits of the lowest byte; people use small numbers. Without the sign bit, which
+Antrea uses; 127 ENIs."""
 
 
 def _mask(text: str) -> int:
@@ -209,13 +210,13 @@ def _url(text: str) -> str:
 
 
 _OWN = "lo"
-"""The device by which, for rules, all comes in that this host itself sends (ip-rule(8))."""
+"""The device by which, for rules, this host's own packets come in (ip-rule(8))."""
 _MOSTLY = {6, 17}
 """TCP and UDP: without both a machine is as good as cut off."""
 _NO_SOURCE = ip_address("0.0.0.0")
-"""The source of a packet that is to get one by the look-up, as rules see it."""
+"""The source that rules see in a packet that has none yet."""
 _INTERNET = IPv6Network("2000::/3")
-"""All of IPv6's internet: who names it means just that, and who names a wider block everything."""
+"""All of IPv6's internet: an entry that names it means just that; one that names a wider block means everything."""
 _PORTS, _USERS = (1, 65535), (0, 4294967294)
 _SPANS = {"port": _PORTS, "source-port": _PORTS, "user": _USERS}
 
@@ -253,7 +254,8 @@ def _entry(found: Dict[str, Any], node: Node, place: Place) -> Optional[Entry]:
 
 
 def _cuts_off(found: Dict[str, Any]) -> bool:
-    """Whether a refusal is for all that the machine sends, or for what it can't be without, however that is spelled."""
+    """Whether a refusal catches everything that the machine sends, or what it can't do without, however it is spelled.
+    """
     if "in" in found and _OWN not in found["in"] or found.get("mark", (0,))[0]:
         return False
     if "protocol" in found and not _MOSTLY <= set(found["protocol"]):
@@ -267,7 +269,7 @@ def _cuts_off(found: Dict[str, Any]) -> bool:
 
 
 def _is_whole(spans: Sequence[Tuple[int, int]], least: int, most: int) -> bool:
-    """Whether together the spans leave nothing out."""
+    """Whether the spans together cover everything from ``least`` to ``most``."""
     following = least
     for first, last in sorted(spans):
         if first > following:
@@ -277,7 +279,7 @@ def _is_whole(spans: Sequence[Tuple[int, int]], least: int, most: int) -> bool:
 
 
 def _collapsed(networks: Iterable[Network]) -> List[Network]:
-    """Two halves are a whole."""
+    """The networks, with neighbouring ones joined: two halves are a whole."""
     by_version: Dict[int, List[Any]] = {4: [], 6: []}
     for block in networks:
         by_version[block.version].append(block)
@@ -402,7 +404,7 @@ def _settings(base: Config, found: Dict[str, Any], problems: List[Problem]) -> C
 
 
 def _parse(data: bytes, problems: List[Problem]) -> Optional[Node]:
-    """The file as nodes; nothing, and why, when it is not what people write by hand."""
+    """The file as nodes; None, with problems added, where it is not what people write by hand."""
     try:
         import yaml  # a boot without a file does not pay for it
     except ImportError:

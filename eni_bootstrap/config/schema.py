@@ -1,5 +1,5 @@
-"""What a configuration may look like: each kind of value reads a node of the file, and describes itself as JSON Schema.
-PURE: text in, values and problems out; knows nothing of YAML or of what the values are for.
+"""The types of values in a configuration: each reads a node of the file, and describes itself as JSON Schema.
+PURE: text in, values and problems out; it knows nothing of YAML or of what the values are for.
 
 A problem does not end the reading, so that an operator sees all of them at once.
 """
@@ -10,21 +10,21 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 
 class Node(NamedTuple):
-    """A piece of the file: a scalar's text (None: it is empty), a list, or the pairs of a mapping."""
+    """A node of the file: a scalar's text (None: it is empty), a list, or the pairs of a mapping."""
 
     value: Union[None, str, List["Node"], List[Tuple["Node", "Node"]]]
     kind: str
     """``scalar``, ``list`` or ``mapping``."""
     line: int
-    """From 1."""
+    """The line in the file, from 1."""
 
 
 class Problem(NamedTuple):
-    """What is wrong, and where."""
+    """A problem of the file, with its line and place."""
 
     line: int
     place: str
-    """``access[2].ports``; empty: the whole file."""
+    """The path in the file, such as ``access[2].ports``; empty: the whole file."""
     what: str
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 
 class Place:
-    """Where a value is, and where to say what is wrong with it."""
+    """A value's path in the file, to which problems are reported."""
 
     def __init__(self, problems: List[Problem], path: str = "") -> None:
         self._problems = problems
@@ -49,7 +49,7 @@ class Place:
 
 
 class Kind:
-    """A kind of value. ``read`` gives None where the node is none, and has said so."""
+    """A value type. ``read`` returns None after reporting a problem."""
 
     def read(self, node: Node, place: Place) -> Any:
         raise NotImplementedError
@@ -59,10 +59,10 @@ class Kind:
 
 
 class Text(Kind):
-    """A word that a function understands; ``parse`` raises ``ValueError`` for what it does not."""
+    """A word that ``parse`` reads; ``parse`` raises ``ValueError`` for other words."""
 
     def __init__(self, allowed: str, parse: Callable[[str], Any] = str, **schema: Any) -> None:
-        """``allowed``: what it may be, in words."""
+        """``allowed``: the allowed values in words, for messages."""
         self._allowed = allowed
         self._parse = parse
         self._schema = dict({"type": "string", "description": allowed}, **schema)
@@ -106,9 +106,9 @@ def network() -> Text:
 
 
 class ListOf(Kind):
-    """A list of so many items at the most, or one item instead of a list of one.
+    """A list of at most ``most`` items; with ``single`` one item may stand for a list of one.
 
-    ``least`` is 1 where no items would be taken for all of them: a template that finds nothing writes an empty list.
+    ``least`` is 1 where an empty list would mean everything: a template that finds nothing writes an empty list.
     """
 
     def __init__(self, item: Kind, single: bool = True, most: int = 1000, least: int = 0) -> None:
@@ -150,8 +150,10 @@ class Key(NamedTuple):
 
 
 class Mapping(Kind):
-    """Keys with a kind each. ``make`` makes the value out of what was read, by key, and the line; it may call the place
-    it gets to say what is wrong with the whole."""
+    """A mapping with these keys, each of its own type.
+
+    ``make(found, node, place)`` makes the value from key -> value; it may report problems of the whole to the place.
+    """
 
     def __init__(
         self, keys: Dict[str, Key], make: Optional[Callable[[Dict[str, Any], Node, Place], Any]] = None
@@ -187,7 +189,7 @@ class Mapping(Kind):
 
 
 class Pairs(Kind):
-    """A mapping whose keys are values as well: a tuple of pairs, in order."""
+    """A mapping whose keys are values as well; it reads as a tuple of (key, value) pairs, in order."""
 
     def __init__(self, key: Text, value: Kind) -> None:
         self._key = key
@@ -210,7 +212,7 @@ class Pairs(Kind):
 
 
 def named(node: Node, place: Place) -> List[Tuple[str, Node]]:
-    """A mapping's pairs; a key that is none, or that comes twice, is said."""
+    """A mapping's (key, value) pairs; reports keys that are no words, or that come twice."""
     pairs: List[Tuple[str, Node]] = []
     lines: Dict[str, int] = {}
     for key, value in _pairs(node):

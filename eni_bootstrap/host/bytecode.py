@@ -1,5 +1,5 @@
-"""Byte code of the single file's modules, for the Python that runs this. A program for itself, which imports nothing of
-ours: packaging runs it on many Pythons, ``install`` on the host's.
+"""Byte code of the single file's modules, for the Python that runs this. It is a program of its own, and imports
+nothing of ours: packaging runs it on many Pythons, ``install`` on the host's.
 
     python bytecode.py <eni-bootstrap.pyz
 
@@ -19,7 +19,7 @@ from typing import BinaryIO, Dict
 
 
 def compiled(modules: Dict[str, bytes]) -> bytes:
-    """The member for these modules: path: source."""
+    """The content of the member for these modules. ``modules``: path -> source."""
     code, table = bytearray(), {}
     for path, text in sorted(modules.items()):
         parts = path[:-len(".py")].split("/")

@@ -1,5 +1,5 @@
-"""Which container networks are configured here, by the files that tell kubelet, containerd and podman of their plug-ins
-(CNI specification). Docker has none. Reads files only, as any user may.
+"""The container networks that are configured here, by the files in which kubelet, containerd and podman find their
+plug-ins (CNI specification). Docker has none. Reads files only, as any user may.
 """
 
 import json
@@ -13,24 +13,24 @@ from eni_bootstrap.model.host import ContainerNetwork
 _PLACES = ("/etc/cni/net.d", "/etc/cni/multus/net.d", "/var/lib/rancher/k3s/agent/etc/cni/net.d")
 _ENDINGS = (".conf", ".conflist", ".json")
 _LARGEST = 1 << 20
-"""Bytes: real ones have a few hundred."""
+"""Maximum bytes of a file: real ones have a few hundred."""
 
 _NAMES = {"terway": "terway", "cilium-cni": "Cilium", "aws-cni": "AWS VPC CNI"}
-"""Plug-ins that work with ENIs, and what they are called."""
+"""Plug-in type -> name, of plug-ins that work with ENIs."""
 _TAKERS = ("terway", "host-device", "sriov")
-"""They move whole devices into containers' namespaces: terway an ENI, if a pod is to have one for itself."""
+"""Plug-ins that move whole devices into containers' namespaces: terway an ENI, if a pod is to have one for itself."""
 _CLOUD_KEYS = ("eni", "alibaba-cloud")
-"""With one of these, Cilium has ENIs attached as it needs them."""
+"""Keys with which Cilium has ENIs attached as it needs them."""
 _USERS = _TAKERS + ("ipvlan", "macvlan")
 _DEVICE_KEYS = ("master", "device", "hwaddr")
-"""Where these plug-ins say which device is theirs, or their parent; the children of that are in other namespaces."""
+"""Keys in which these plug-ins name their device or its parent; the children of that are in other namespaces."""
 
 
 def container_networks(root: str = "/") -> List[ContainerNetwork]:
-    """Those that may have something to do with ENIs; others, such as a bridge for containers, don't count.
+    """The configured container networks that may use ENIs; others, such as a bridge for containers, don't count.
 
-    Many a file is root's alone (Cilium's; others where a benchmark says so), and the service is not root: then the
-    file's name has to do.
+    Many files only root may read (Cilium's; others where a security benchmark says so), and the service is not root:
+    then the file's name has to do.
     """
     found: Dict[ContainerNetwork, None] = {}
     for place in _PLACES:
@@ -58,7 +58,7 @@ def _networks(root: str, path: str) -> Iterator[ContainerNetwork]:
 
 
 def _read(root: str, path: str) -> List[Dict[str, Any]]:
-    """A file's plug-ins; none where it is unreadable or no JSON."""
+    """The plug-ins of a file; none where it can't be read or is no JSON."""
     try:
         real = inside(root, path)
         if not os.path.isfile(real):  # to open a pipe would wait for its writer

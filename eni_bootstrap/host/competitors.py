@@ -1,4 +1,6 @@
-"""What else on this host sets up ENIs: found by its files, named, never switched off by us."""
+"""Competing agents: other programs on this host that set up ENIs. We find them by their files, name them, and never
+switch them off.
+"""
 
 import glob
 import os
@@ -10,17 +12,17 @@ from eni_bootstrap.model.finding import Finding
 
 _UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _TYPED = re.compile(r"^\s*(sudo\s+)?(/\S*/)?(ip\s+(-\S+\s+)*(route|ro?|rule|ru)\s+(add|append|replace)|route\s+add)\b")
-"""What the vendor's page tells to write into rc.local."""
+"""Lines that the vendor's page has people write into rc.local."""
 _YES = re.compile(r"NM_CLOUD_SETUP_ALIYUN=[\"']?(yes|true|1)\b", re.IGNORECASE)
 
 
 def competing_agents(root: str = "/") -> List[Finding]:
-    """A sentence for each: what it is, where, and how it is switched off."""
+    """A remark for each: what it is, where, and how it is switched off."""
     return _nm_cloud_setup(root) + _multi_nic_util(root) + _typed_lines(root) + _terway(root)
 
 
 def _nm_cloud_setup(root: str) -> List[Finding]:
-    """It does something on Alibaba Cloud only where its environment says so (nm-cloud-setup(8))."""
+    """nm-cloud-setup, which works on Alibaba Cloud only where its environment says so (nm-cloud-setup(8))."""
     if not _enabled(root, "nm-cloud-setup.service") and not _enabled(root, "nm-cloud-setup.timer"):
         return []
     places = [path for unit in _UNITS for pattern in ("nm-cloud-setup.service", "nm-cloud-setup.service.d/*.conf")

@@ -1,4 +1,5 @@
-"""``install`` and ``uninstall``: the agent at each boot and at each change, on this host or in an image."""
+"""``install`` and ``uninstall``: they have the agent run at each boot and at each change, on this host or in an image.
+"""
 
 import argparse
 import logging
@@ -21,32 +22,36 @@ from eni_bootstrap.model.errors import BootstrapError, UsageError
 LOG = logging.getLogger(__name__)
 
 PROGRAM = "/usr/local/sbin/eni-bootstrap"
-"""Where the single file goes: the operator's own programs for root (hier(7))."""
+"""The place of the single file: the operator's own programs for root (hier(7))."""
 
 _PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
 """The second is the system's own on Red Hat Enterprise Linux 8 and its descendants, which may lack the first."""
 
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
-"""What the unit's sandbox does not show it (systemd.exec(5), ProtectHome= and PrivateTmp=)."""
+"""Directories that the unit's sandbox hides (systemd.exec(5), ProtectHome= and PrivateTmp=)."""
 
 _OLDEST_SYSTEMD = 239
-"""That of Red Hat Enterprise Linux 8 and Alibaba Cloud Linux 3. Below 235 there are no sandboxed users, and what a
-oneshot notes in /run is deleted after each run: such a host gets the line in rc.local, as one without systemd."""
+"""The oldest systemd that gets units: that of Red Hat Enterprise Linux 8 and Alibaba Cloud Linux 3. Below 235 there are
+no sandboxed users, and what a oneshot writes to /run is deleted after each run: such a host gets the line in rc.local,
+as one without systemd."""
 
 _PATIENCE = 30
-"""Seconds for systemctl, which only queues what we ask of it; a systemd that is that busy has other troubles."""
+"""Seconds for systemctl, which only queues our requests; a systemd that is busier than that has other troubles."""
 
 
 class Start(NamedTuple):
-    """How the host starts the agent."""
+    """The command by which the host starts the agent."""
 
     command: List[str]
     files: List[File]
-    """Which have to be put there for that."""
+    """The files that this command needs."""
 
 
 def install(parsed: argparse.Namespace, clear_removed_flag: Callable[[], None]) -> int:
-    """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
+    """Have the agent run at each boot and at each change of an ENI. Returns the exit code.
+
+    ``clear_removed_flag``: from the record. Raises ``BootstrapError``.
+    """
     root = _root(parsed)
     if os.path.exists(inside(root, unit_files.packaged([])[0].path)):
         raise BootstrapError("a package has put the agent's units there; it takes care of them")
@@ -66,7 +71,7 @@ def install(parsed: argparse.Namespace, clear_removed_flag: Callable[[], None]) 
 
 
 def units(root: str, command: Sequence[str]) -> List[File]:
-    """All files of a host run by systemd; where its configuration asks for sysctls, with leave to write them."""
+    """All files of a host with systemd; with the drop-in for sysctls where its configuration asks for any."""
     path = inside(root, config_file.PATH)
     links = config_file.load(path).links if os.path.exists(path) else ()
     sysctls = any(name != "mtu" for wish in links for name, _ in wish.settings)
@@ -74,7 +79,7 @@ def units(root: str, command: Sequence[str]) -> List[File]:
 
 
 def uninstall(parsed: argparse.Namespace, clear_removed_flag: Callable[[], None]) -> int:
-    """Take back what ``install`` has put there. Returns the exit code."""
+    """Remove the files that ``install`` has put there. Returns the exit code."""
     root = _root(parsed)
     live = not parsed.dry_run and _runs_systemd(root)
     here = live and installer.load(root).files
@@ -100,7 +105,7 @@ def _root(parsed: argparse.Namespace) -> str:
 
 
 def _start(root: str) -> Start:
-    """The single file is put to the host's programs; what pip has installed is run where it is.
+    """The start command: the single file is copied to the host's programs; what pip has installed runs where it is.
 
     Raises ``UsageError`` where the host, or the sandbox, would not find it.
     """
@@ -126,7 +131,8 @@ def _start(root: str) -> Start:
 
 
 def _runs(command: Sequence[str]) -> bool:
-    """Whether it does in a service's surroundings: a unit that can't start is started for every change again."""
+    """Whether the command runs in a service's surroundings: a unit that can't start is started again at every change.
+    """
     try:
         return subprocess.run(list(command) + ["--version"], cwd="/", env={"PATH": os.defpath}, timeout=_PATIENCE,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
@@ -135,7 +141,7 @@ def _runs(command: Sequence[str]) -> bool:
 
 
 def _python(root: str) -> str:
-    """The host's own."""
+    """The path of the host's own Python. Raises ``UsageError`` where there is none."""
     for path in _PYTHONS:
         if os.path.exists(inside(root, path)):
             return path
@@ -143,7 +149,7 @@ def _python(root: str) -> str:
 
 
 def _with_byte_code(program: bytes, python: str, root: str) -> bytes:
-    """The single file, such that it starts fast on the host."""
+    """The single file with byte code for the host's Python, so that it starts fast."""
     try:
         return zipapp.with_byte_code(program, python, root)
     except BootstrapError as error:
@@ -153,12 +159,12 @@ def _with_byte_code(program: bytes, python: str, root: str) -> bytes:
 
 
 def _runs_systemd(root: str) -> bool:
-    """Whether it is this very host, and systemd runs it (sd_booted(3))."""
+    """Whether the root is this very host's, and systemd runs it (sd_booted(3))."""
     return root == "/" and os.path.isdir("/run/systemd/system")
 
 
 def _begin(steps: Sequence[Step]) -> bool:
-    """From now on, too, not only from the next boot; whether that went well. What has changed is begun anew.
+    """Start the timer now, not only at the next boot; changed units are stopped first. Returns whether that went well.
 
     udev finds its new rules by itself (udev(7)).
     """
@@ -168,7 +174,7 @@ def _begin(steps: Sequence[Step]) -> bool:
 
 
 def _end() -> None:
-    """A service that is stopped at work has failed, and so starts the retry's timer: that is stopped last."""
+    """Stop all units. A service that is stopped at work has failed, and so starts the retry timer: that comes last."""
     _call("systemctl", "stop", unit_files.TIMER, unit_files.SETTLE, unit_files.SOCKET, unit_files.SERVICE, quiet=True)
     _call("systemctl", "stop", unit_files.RETRY, quiet=True)
 
@@ -195,7 +201,7 @@ def _write(lines: Sequence[str]) -> bool:
 
 
 def _text(steps: Sequence[Step], dry: bool) -> List[str]:
-    """What was done, or each file whole that would be."""
+    """Lines for the operator: what was done; with ``dry`` the whole content of each file that would be written."""
     if dry:
         return [line for step in steps for line in _file_text(step)]
     said = ["{} {}{}".format(_DONE[step.verb], step.path, ": " + step.why if step.why else "")

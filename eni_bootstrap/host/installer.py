@@ -1,7 +1,8 @@
-"""Puts files on a host, or on the root file system of an image, and takes back just these.
+"""Installs files on a host, or on the root file system of an image, and removes exactly these.
 
-What was put where is written down before the first file is, so that a run that was cut off can be taken back as well.
-A file that somebody else wrote, or that was edited since, is left alone and named. All files come whole or not at all.
+The record of the files is written before the first file is, so that a run that was cut off can be undone as well. A
+file that somebody else wrote, or that was edited since, is left alone and named. All files are written whole or not at
+all.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ _RC_LOCAL = ("/etc/rc.d/rc.local", "/etc/rc.local")
 
 
 class Step(NamedTuple):
-    """What was, or would be, done with one file."""
+    """One file's step that was, or would be, made."""
 
     verb: str
     """``write``, ``remove``, ``keep`` (it is as it should be), ``leave`` (it is not ours)."""
@@ -33,21 +34,21 @@ class Step(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What an installation has put on a host."""
+    """The files that an installation has put on a host."""
 
     files: Dict[str, str]
-    """Path: the fingerprint of what was written there."""
+    """Path -> fingerprint of what was written there."""
     folders: List[str]
-    """That did not exist before, parents first."""
+    """Directories that did not exist before, parents first."""
     rc_local: Dict[str, Any]
-    """Of the boot script that got our line: path, fingerprint, and the former text and mode (none: there was none)."""
+    """The boot script that got our line: path, fingerprint, former text and mode (None: there was no script)."""
 
 
 def install(root: str, wanted: Sequence[File], rc_local: Sequence[str] = (), dry: bool = False) -> List[Step]:
-    """Put files there, and the command as a line into rc.local if one is given; what an earlier version put there and
-    this one doesn't is removed.
+    """Install these files, and the command as a line of rc.local if one is given; files of an earlier version that are
+    not among them are removed. Returns the steps; ``dry``: nothing is changed.
 
-    Raises ``NotPermitted`` or ``BootstrapError`` when something can't be written; what then is there is on record.
+    Raises ``NotPermitted`` or ``BootstrapError`` when something can't be written; the record has what is there then.
     """
     record = load(root)
     wanted = [file for file in wanted if not file.only_beside or os.path.isdir(inside(root, file.only_beside))]
@@ -73,7 +74,7 @@ def install(root: str, wanted: Sequence[File], rc_local: Sequence[str] = (), dry
 
 
 def uninstall(root: str, dry: bool = False) -> List[Step]:
-    """Take back what is on record."""
+    """Remove everything that is on record. Returns the steps; ``dry``: nothing is changed."""
     record = load(root)
     steps = [_removal(root, path, record) for path in sorted(record.files)]
     if record.rc_local:
@@ -92,7 +93,7 @@ def uninstall(root: str, dry: bool = False) -> List[Step]:
 
 
 def load(root: str) -> Record:
-    """What is on record; raises ``BootstrapError`` when it can't be understood."""
+    """The record; empty where there is none. Raises ``BootstrapError`` when it can't be read."""
     try:
         with open(inside(root, RECORD)) as handle:
             whole = json.load(handle)
@@ -157,7 +158,7 @@ def _write(path: str, file: File) -> None:
 
 
 def _fingerprint(path: str) -> Optional[str]:
-    """What is there, in a word; None: nothing."""
+    """The fingerprint of what is at a path; None: nothing."""
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
@@ -181,7 +182,7 @@ def _digest(mode: int, data: bytes) -> str:
 
 
 def _with_new_folders(root: str, folders: List[str], paths: Sequence[str]) -> List[str]:
-    """Those on record, and those that have to be made for these paths. That of the record is ours in any case."""
+    """The recorded directories, and those that these paths need; the record's own directory is ours in any case."""
     new = {os.path.dirname(RECORD)}
     for path in paths:
         folder = os.path.dirname(place(root, path))
@@ -208,7 +209,7 @@ def _start_by_rc_local(root: str, command: Sequence[str], record: Record) -> Tup
 
 
 def _stop_by_rc_local(root: str, entry: Dict[str, Any]) -> Step:
-    """As it was before; where it was edited since, only our line goes."""
+    """The step that restores rc.local; where it was edited since, only our line goes."""
     path, here = entry["path"], inside(root, entry["path"])
     text, mode = _read_script(here)
     if text is None:
@@ -224,7 +225,8 @@ def _stop_by_rc_local(root: str, entry: Dict[str, Any]) -> Step:
 
 
 def _read_script(path: str) -> Tuple[Optional[str], Optional[int]]:
-    """Text and mode. Bytes that are no UTF-8 come through unharmed (surrogateescape), and so do ends of lines."""
+    """Text and mode of a script; None where there is none. Bytes that are no UTF-8 survive (surrogateescape), and so do
+    ends of lines."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
             return handle.read(), stat.S_IMODE(os.fstat(handle.fileno()).st_mode)

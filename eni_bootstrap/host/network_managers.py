@@ -1,9 +1,9 @@
-"""Who manages the network here, and what of ours it spares. Reads files only, as any user may.
+"""The network managers of this host, and whether they spare our rules and routes. Reads files only, as any user may.
 
 What each of them does to other people's rules and routes was measured (systemd-networkd 247 to 262, NetworkManager 1.30
 to 1.58, ifupdown 0.8): networkd from 249 on, and some builds of 247 and 248, deletes all rules and routes that belong
-to no device, unless they are marked as the kernel's, whenever it configures any link; nobody else does. A link's own
-routes go with its last address or when it goes down, in every table and under every manager: the kernel does that.
+to no device, unless they carry protocol ``kernel``, whenever it configures any link; no other manager does. A link's
+own routes go with its last address or when it goes down, in every table and under every manager: the kernel does that.
 """
 
 import glob
@@ -16,7 +16,7 @@ from eni_bootstrap.model.kernel import GROUPS
 
 _SWITCHES = ("ManageForeignRoutingPolicyRules", "ManageForeignRoutes")
 _SETTINGS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd")
-"""Where networkd.conf and networkd.conf.d may be, the strongest first (systemd.directives(7), networkd.conf(5))."""
+"""Directories of networkd.conf and networkd.conf.d, the strongest first (systemd.directives(7), networkd.conf(5))."""
 _FALSE = ("no", "n", "false", "f", "off", "0")
 _FIRST_THAT_DELETES = 247
 
@@ -25,14 +25,14 @@ class Networkd(NamedTuple):
     """systemd-networkd as it is running."""
 
     version: int
-    """Of systemd; 0: unknown."""
+    """The version of systemd; 0: unknown."""
     spares: bool
     """Whether it leaves other people's rules and device-less routes alone."""
     why: str
 
 
 class Managers(NamedTuple):
-    """What manages the network."""
+    """The network managers that run on this host, and what starts us."""
 
     names: Tuple[str, ...]
     networkd: Optional[Networkd]
@@ -57,7 +57,7 @@ _UNITS = {
 
 
 def look(root: str = "/") -> Managers:
-    """Who is in charge now."""
+    """The network managers that run now."""
     running = [name for name, unit in sorted(_UNITS.items()) if _started(root, unit) is not None]
     started = _started(root, _UNITS["systemd-networkd"])
     networkd = None if started is None else _networkd(root, started)
@@ -71,7 +71,7 @@ def timed(root: str = "/") -> bool:
 
 
 def advice(managers: Managers) -> List[Finding]:
-    """What protects our routes and rules here, and what does not."""
+    """Remarks on what protects our routes and rules here, and what does not."""
     said = []
     if managers.names:
         said.append(Finding.remark("network-manager", "the network is managed by " + ", ".join(managers.names)))
@@ -114,7 +114,8 @@ def _networkd(root: str, started: float) -> Networkd:
 
 
 def _started(root: str, unit: str) -> Optional[float]:
-    """When a unit was started, if it is active: systemd makes this link at each start and removes it at the end."""
+    """The time (seconds) when an active unit was started; None where it is not active. systemd makes this link at each
+    start and removes it at the end."""
     try:
         return os.lstat(os.path.join(root, "run/systemd/units", "invocation:" + unit)).st_mtime
     except OSError:
@@ -122,7 +123,7 @@ def _started(root: str, unit: str) -> Optional[float]:
 
 
 def systemd_version(root: str) -> int:
-    """The library that all of systemd's programs share bears it in its name, since 231; 0: older, or there is none."""
+    """The version of systemd, from the name of the library that its programs share since 231; 0: older, or none."""
     versions = [int(found.group(1)) for place in ("usr/lib", "usr/lib64", "usr/lib/*", "lib")
                 for path in glob.glob(os.path.join(root, place, "systemd/libsystemd-shared-*.so"))
                 for found in [re.search(r"-(\d+)[^/]*\.so$", path)] if found]
@@ -130,9 +131,9 @@ def systemd_version(root: str) -> int:
 
 
 def _setting(root: str, name: str) -> Tuple[str, str, float]:
-    """The value of a switch in networkd's files, in which of them it is, and when that was last changed.
+    """The value of a switch in networkd's files, the file's path, and the time (seconds) of that file's last change.
 
-    The time of the inode's change, not of the content's: a package or an image brings a file with an old date.
+    It is the time of the inode's change, not of the content's: a package or an image brings a file with an old date.
     """
     found = ("", "", 0.0)
     for path in _files(root):
@@ -152,7 +153,7 @@ def _setting(root: str, name: str) -> Tuple[str, str, float]:
 
 
 def _files(root: str) -> List[str]:
-    """networkd's files from the weakest to the strongest; of files with one name only that in the strongest place."""
+    """networkd's files, the weakest first; of files with one name only the one in the strongest directory."""
     whole: List[str] = []
     parts: Dict[str, str] = {}
     for place in _SETTINGS:
@@ -165,7 +166,7 @@ def _files(root: str) -> List[str]:
 
 
 def _listening(root: str) -> bool:
-    """Whether somebody listens to just our groups: the kernel tells of all netlink sockets (protocol 0: routing)."""
+    """Whether a netlink socket listens to exactly our groups: the kernel lists all of them (protocol 0: routing)."""
     try:
         with open(os.path.join(root, "proc/net/netlink")) as lines:
             sockets = [line.split() for line in lines]

@@ -5,11 +5,11 @@ import os
 from eni_bootstrap.model.errors import BootstrapError
 
 _LINKS = 40
-"""As many symbolic links as the kernel follows in one path (path_resolution(7))."""
+"""Maximum symbolic links in one path, as for the kernel (path_resolution(7))."""
 
 
 def inside(root: str, path: str) -> str:
-    """Where the host's absolute path is here. Symbolic links are followed as on that host: none leads out of it.
+    """The path here of the host's absolute path. Symbolic links are followed as on that host: none leads out of it.
 
     Raises ``BootstrapError`` for links that go round in circles.
     """
@@ -36,11 +36,11 @@ def inside(root: str, path: str) -> str:
 
 
 def place(root: str, path: str) -> str:
-    """Like ``inside``, but the last part is not followed: the link itself, if it is one."""
+    """Like ``inside``, but a symbolic link in the last part is not followed."""
     folder, name = os.path.split(path)
     return os.path.join(inside(root, folder), name)
 
 
 def outside(root: str, path: str) -> str:
-    """The host's path of something here."""
+    """The host's absolute path of a path here."""
     return "/" + os.path.relpath(path, os.path.abspath(root))

@@ -1,9 +1,9 @@
-"""What stands on a host for the agent to be run at each boot and each change: one list, for ``install``, packages and
+"""The files by which a host runs the agent at each boot and each change: one list, for ``install``, packages and
 images. PURE.
 
 systemd listens to the kernel for us (the socket unit), so that a link that comes, goes or loses its address starts the
-agent, whoever manages the network. The hooks are for what the kernel does not tell of, and so is the timer: a lease
-that was renewed, an ENI that metadata lists later than the kernel shows it, an address assigned without any event.
+agent, whoever manages the network. Hooks and the timer are for events that the kernel does not report: a lease that was
+renewed, an ENI that metadata lists later than the kernel shows it, an address assigned without any event.
 """
 
 import re
@@ -20,26 +20,26 @@ RETRY = "eni-bootstrap-retry.timer"
 SETTLE = "eni-bootstrap-settle.timer"
 
 BOOT = "timers.target"
-"""What starts the timer at each boot. Nothing is ordered after it, as most is after sockets.target."""
+"""The target that starts the timer at each boot. Nothing is ordered after it; most units are after sockets.target."""
 
 _METADATA_HOSTS = " ".join(
     url.split("//")[1].strip("[]") for url in (Config().metadata_url, Config().metadata_url_ipv6))
 _START = "systemctl --quiet is-active {} && systemctl --no-block start {}".format(TIMER, SERVICE)
-"""The timer is the switch: who has disabled it wants none of this. Several starts while a run is waiting to start, or
-at work, are one."""
+"""The hooks' command. The timer is the switch: an operator who has disabled it wants none of this. Several starts while
+a run is waiting to start, or at work, are one."""
 
 
 class File(NamedTuple):
     """A regular file, or a symbolic link."""
 
     path: str
-    """Absolute, on the host that it is for."""
+    """The absolute path on the host."""
     content: Union[str, bytes] = ""
     mode: int = 0o644
     target: str = ""
-    """Where a symbolic link points to."""
+    """The target of a symbolic link; empty: it is a regular file."""
     only_beside: str = ""
-    """Of use only where this directory is."""
+    """The file is installed only where this directory is; empty: always."""
 
     @property
     def data(self) -> bytes:
@@ -48,20 +48,22 @@ class File(NamedTuple):
 
 
 def installed(command: Sequence[str]) -> List[File]:
-    """What ``install`` puts on a host that is run by systemd: in /etc, the operator's own place."""
+    """The files that ``install`` puts on a host with systemd: in /etc, the operator's own place."""
     units = "/etc/systemd/system"
     enabled = File("{}/{}.wants/{}".format(units, BOOT, TIMER), target="{}/{}".format(units, TIMER))
     return _units(units, command) + [enabled] + _rest("/etc/udev/rules.d", "/etc/NetworkManager/dispatcher.d")
 
 
 def packaged(command: Sequence[str]) -> List[File]:
-    """What a distribution's package brings: in /usr/lib as far as that is looked into; it enables units by itself."""
+    """The files of a distribution's package: in /usr/lib where programs look there; the package enables units itself.
+    """
     return _units("/usr/lib/systemd/system", command) + _rest(
         "/usr/lib/udev/rules.d", "/usr/lib/NetworkManager/dispatcher.d")
 
 
 def sysctls() -> File:
-    """For a configuration that asks for links' sysctls: CAP_NET_ADMIN is enough to write those of the network."""
+    """The drop-in for a configuration that asks for links' sysctls: CAP_NET_ADMIN is enough to write those of the
+    network."""
     return File("/etc/systemd/system/{}.d/links.conf".format(SERVICE), "[Service]\nProtectKernelTunables=no\n")
 
 
@@ -92,7 +94,7 @@ def _service(command: Sequence[str]) -> str:
 
 
 def _word(word: str) -> str:
-    """As systemd reads it back (systemd.service(5), COMMAND LINES)."""
+    """A word of a command, quoted for systemd (systemd.service(5), COMMAND LINES)."""
     return re.sub(r"[^\w@%$+=:,./-]", _hexadecimal, word.replace("%", "%%").replace("$", "$$"))
 
 
@@ -255,10 +257,10 @@ _MARK = "# put here by eni-bootstrap install"
 
 
 def with_start(text: str, command: Sequence[str]) -> str:
-    """An rc.local with our line, once: before its last word where that is ``exit 0``, else at its end. A file without
+    """An rc.local with our line, once: before its last line where that is ``exit 0``, else at its end. A file without
     an interpreter gets one; nothing else changes.
 
-    In the background, so that the boot does not wait for it.
+    The line runs the agent in the background, so that the boot does not wait for it.
     """
     ours = "{{ {} apply --unattended 2>&1 | logger -t eni-bootstrap; }} & {}\n".format(
         " ".join(map(shlex.quote, command)), _MARK)

@@ -1,5 +1,5 @@
-"""The single file, out of which this program may be running: a zip with a member of byte code for each Python that it
-starts fast on (see ``bytecode``). Whoever built it may not have had the host's.
+"""The single file from which this program may run: a zip with a member of byte code for each Python on which it starts
+fast (see ``bytecode``). Its builder may not have had the host's Python.
 """
 
 import functools
@@ -14,11 +14,11 @@ import eni_bootstrap
 from eni_bootstrap.model.errors import BootstrapError
 
 _PATIENCE = 300
-"""Seconds: it takes one or two on a processor of today."""
+"""Seconds for compiling: it takes one or two on a processor of today."""
 
 
 def path() -> str:
-    """Where it is, if this program is run out of it; else empty."""
+    """The path of the single file, if this program runs from it; else empty."""
     archive = getattr(eni_bootstrap.__spec__.loader, "archive", "")
     return os.path.abspath(archive) if archive else ""
 
@@ -50,7 +50,7 @@ def byte_code(program: bytes, python: str, root: str = "/") -> Tuple[str, bytes]
 
 
 def with_members(program: bytes, members: Dict[str, bytes]) -> bytes:
-    """The single file and these, dated like the rest of it."""
+    """The single file with these members, dated like the rest of it."""
     file = io.BytesIO(program)
     with zipfile.ZipFile(file, "a") as archive:
         date = archive.getinfo("__main__.py").date_time
@@ -62,7 +62,7 @@ def with_members(program: bytes, members: Dict[str, bytes]) -> bytes:
 
 
 def with_byte_code(program: bytes, python: str, root: str) -> bytes:
-    """The single file with that member, too; raises what ``byte_code`` does."""
+    """The single file with the member for this Python. Raises as ``byte_code``."""
     name, content = byte_code(program, python, root)
     return with_members(program, {name: content}) if content else program
 

@@ -1,4 +1,4 @@
-"""Changes to the kernel, and the record of those that it can't remember. Values only."""
+"""Changes to the kernel, and the record of those that it can't remember, as values."""
 
 from typing import FrozenSet, NamedTuple, Tuple, Union
 
@@ -6,14 +6,15 @@ from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, LinkSetting, Link
 
 
 class SettingMade(NamedTuple):
-    """A setting that we changed, and what it was before."""
+    """A setting that we changed, and its former value."""
 
     setting: LinkSetting
     former: int
 
 
 class Numbering(NamedTuple):
-    """The numbers by which the kernel's things are known as ours: the first of each band, and the marks."""
+    """The numbers by which objects in the kernel are known as ours: the first table and priority of our bands, the
+    protocol, the interface group."""
 
     table: int
     priority: int
@@ -22,7 +23,7 @@ class Numbering(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What earlier runs changed that carries no owner in the kernel."""
+    """Changes of earlier runs that carry no owner in the kernel."""
 
     ups: FrozenSet[str] = frozenset()
     """Devices that we brought up."""
@@ -33,32 +34,32 @@ class Record(NamedTuple):
     seen_up: FrozenSet[str] = frozenset()
     """Devices of secondary ENIs that were up when a run saw them."""
     missed: FrozenSet[str] = frozenset()
-    """MACs of ENIs for which the last run has waited in vain."""
+    """MACs of ENIs for which the last run waited in vain."""
     marked: bool = False
-    """We made the table of connection marks."""
+    """Whether we made the table of connection marks."""
     valid_marks: FrozenSet[str] = frozenset()
-    """Devices whose reverse path filter heeds the mark since we said so."""
+    """Devices on which we set ``src_valid_mark``: their reverse path filter uses the packet's mark."""
     numberings: Tuple[Numbering, ...] = ()
-    """The numbers with which there may be things of ours, beside the usual ones; those in force are the last."""
+    """Numbers by which there may be objects of ours, beside the usual ones; those in force are the last."""
     settings: Tuple[SettingMade, ...] = ()
     kernel_marks: bool = False
-    """There may be rules and fences of ours with the kernel's mark."""
+    """Whether there may be rules and fences of ours with protocol ``kernel``."""
     as_set: FrozenSet[SeenAddress] = frozenset()
-    """Those addresses as the kernel had them when we had just set them. Of one that is missing here it is not known
-    whether it was set at all."""
+    """These addresses as the kernel had them right after we set them. Of an address that is missing here it is not
+    known whether it was set at all."""
 
 
 Item = Union[LinkGroup, LinkUp, LinkSetting, LinkAddress, Route, Rule]
 
 
 class Change(NamedTuple):
-    """One step; as text, the ``ip`` command that does it."""
+    """One change to the kernel; as text, the ``ip`` command that makes it."""
 
     verb: str
-    """"add", "replace" (routes and addresses of ours, or what is equal and becomes ours) or "remove"."""
+    """"add", "replace" (routes and addresses of ours, or equal ones that become ours) or "remove"."""
     item: Item
     protocol: int
-    """What marks the route or rule as ours."""
+    """The protocol that marks the route or rule as ours."""
 
     def __str__(self) -> str:
         item = self.item
@@ -87,7 +88,7 @@ _VERBS = {"add": "add", "replace": "replace", "remove": "del"}
 
 
 class Conflict(NamedTuple):
-    """A route of ours that can't be, because somebody else's with the same key is there."""
+    """A desired route that can't be made: somebody else's route with the same key is there."""
 
     wanted: Route
     present: Route
@@ -100,13 +101,13 @@ class Plan(NamedTuple):
     """Groups, links up, settings."""
     routes: Tuple[Change, ...] = ()
     rules: Tuple[Change, ...] = ()
-    """A rule is only made when the routes that it leads to are there."""
+    """They come after the routes: a rule is only made when the routes are there to which it leads."""
     addresses: Tuple[Change, ...] = ()
-    """An address is only put on a link, and a prefix made local, when its rule is there: until then it would answer by
+    """They come after the rules: until its rule is there, an address on a link or in a local prefix would answer by
     main."""
     removals: Tuple[Change, ...] = ()
     conflicts: Tuple[Conflict, ...] = ()
-    """What stays undone."""
+    """Desired routes that are not made."""
 
     @property
     def changes(self) -> Tuple[Change, ...]:
@@ -117,13 +118,13 @@ TABLE = "inet eni_bootstrap"
 
 
 class Ruleset(NamedTuple):
-    """The table, as text for nft; empty: none."""
+    """The table of connection marks, as text for nft; empty: none."""
 
     text: str
 
 
 class ValidMark(NamedTuple):
-    """A device whose reverse path filter heeds the mark."""
+    """The sysctl ``src_valid_mark`` of a device: its reverse path filter uses the packet's mark."""
 
     dev: str
 
@@ -133,7 +134,7 @@ class ValidMark(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A change that is not made by routing messages; as text, the command that makes it."""
+    """A change by nft or a sysctl, for connection marks; as text, the command that makes it."""
 
     verb: str
     """"add" or "remove"."""
@@ -155,4 +156,4 @@ class Failure(NamedTuple):
     change: Change
     reason: str
     overtaken: bool
-    """Somebody has changed the same thing since it was read: another look will tell."""
+    """Whether somebody has changed the same object since it was read: then another look is due."""

@@ -10,7 +10,7 @@ LOG = logging.getLogger(__name__)
 
 
 PATIENCE = 1.0
-"""Seconds of trying before an operator who watches the boot is told about it."""
+"""Seconds of trying before the first message to an operator who watches the boot."""
 
 LOCK_POLL = 0.05
 """Seconds between two tries for a lock: a run takes some 0.3 s, so that those who wait lose little."""
@@ -35,7 +35,7 @@ class Deadline:
         return max(0.0, self._end - self._clock())
 
     def part(self, share: float) -> "Deadline":
-        """A deadline of its own after this share of the time that is left."""
+        """A new deadline, after this share of the time that is left."""
         return Deadline(self.remaining() * share, self._clock)
 
     @property
@@ -44,7 +44,7 @@ class Deadline:
 
 
 def wait_for_lock(try_it: Callable[[], bool], path: str, deadline: Deadline, sleep: Callable[[float], None]) -> bool:
-    """Try until the lock is ours; tells whether another run had to be waited for.
+    """Try until the lock is ours. Returns whether another run had to be waited for.
 
     Raises ``BootstrapError`` when another run holds it until the deadline.
     """

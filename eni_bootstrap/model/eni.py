@@ -1,4 +1,4 @@
-"""ENIs: as the metadata service lists them, and joined with their links. Values only."""
+"""ENIs as values: as the metadata service lists them, and joined with their links."""
 
 from typing import NamedTuple, Tuple
 
@@ -7,18 +7,18 @@ from eni_bootstrap.model.kernel import Address, Hop, Link, Network, network_of
 
 
 class Subnet(NamedTuple):
-    """What one ENI has of one address family."""
+    """One ENI's addresses, prefixes, gateway and vSwitch in one address family."""
 
     vswitch: Network
     """The vSwitch's CIDR block: the ENI's subnet."""
     gateway: Address
-    """The vSwitch's gateway, as the metadata service tells it (never derived)."""
+    """The vSwitch's gateway, from the metadata service (never derived)."""
     addresses: Tuple[Address, ...]
     """Private addresses; the ENI's primary address is the first."""
     prefixes: Tuple[Network, ...] = ()
     """Delegated prefixes (IPv4 /28, IPv6 /80)."""
     vpc: Tuple[Network, ...] = ()
-    """The VPC's CIDR blocks as far as the metadata service tells them."""
+    """The VPC's CIDR blocks, as far as the metadata service lists them."""
 
     @property
     def version(self) -> int:
@@ -27,7 +27,7 @@ class Subnet(NamedTuple):
 
     @property
     def sources(self) -> Tuple[Network, ...]:
-        """What the ENI's packets come from, as far as metadata says: its addresses, then its delegated prefixes."""
+        """The ENI's sources by metadata: its addresses as /32 or /128, then its delegated prefixes."""
         return tuple(map(network_of, self.addresses)) + self.prefixes
 
 
@@ -41,20 +41,21 @@ class NetworkInterface(NamedTuple):
     subnets: Tuple[Subnet, ...]
     """One per address family that the ENI has, IPv4 first."""
     vswitch_id: str = ""
-    """Empty where it is not asked for, or not told."""
+    """Empty where it was not asked for, or metadata lacks it."""
 
 
 class SickInterface(NamedTuple):
     """An ENI that the metadata service lists but that can't be used as it is described."""
 
     eni_id: str
-    """Empty when the service does not tell it."""
+    """Empty where metadata lacks it."""
     mac: str
     primary: bool
     reason: str
     """What is wrong, in words for an operator."""
     transient: bool
-    """True when it may become whole by itself (a leaf is missing: attaching or detaching), so waiting makes sense."""
+    """Whether it may become whole by itself, so that waiting makes sense: a leaf is missing while the ENI is being
+    attached or detached."""
     version: int = 0
     """The one address family that can't be used, 4 or 6; 0: the whole ENI."""
     vswitch_id: str = ""
@@ -63,8 +64,8 @@ class SickInterface(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """One complete answer of the metadata service: every MAC that it lists is in one of the two, or, where one of its
-    two address families can't be used, in both."""
+    """One complete answer of the metadata service. Every MAC that it lists is in one of the two fields; in both, where
+    one of its address families can't be used."""
 
     interfaces: Tuple[NetworkInterface, ...]
     sick: Tuple[SickInterface, ...]
@@ -76,7 +77,7 @@ class Eni(NamedTuple):
     interface: NetworkInterface
     link: Link
     dev: str
-    """The device that carries its addresses and routes: the link itself, or the master that it is a port of."""
+    """The device that carries its addresses and routes: the link itself, or the master whose port it is."""
 
     @property
     def primary(self) -> bool:
@@ -92,7 +93,7 @@ class Eni(NamedTuple):
 
     @property
     def devs(self) -> Tuple[str, ...]:
-        """All devices that are its own."""
+        """Its device, then its own link where that is another one."""
         return (self.dev,) if self.dev == self.link.name else (self.dev, self.link.name)
 
     @property
@@ -100,14 +101,14 @@ class Eni(NamedTuple):
         return label(self.interface.eni_id, self.mac, self.dev)
 
     def unready(self, reason: str, cure: str = "") -> "UnreadyEni":
-        """This ENI as one that can't be set up, and won't by itself."""
+        """Turn it into an ENI that can't be set up, and for which waiting makes no sense."""
         interface = self.interface
         return UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev,
                           interface.subnets, vswitch_id=interface.vswitch_id, link=self.link.name, cure=cure)
 
 
 class EniFamily(NamedTuple):
-    """One ENI in one address family: what is healthy or sick, has sources, and leaves by one gateway.
+    """One ENI in one address family: this has sources, leaves by one gateway, and is well or not.
 
     Both families of an ENI have the same table and number.
     """
@@ -115,7 +116,7 @@ class EniFamily(NamedTuple):
     eni: Eni
     subnet: Subnet
     sources: Tuple[Network, ...] = ()
-    """What its packets come from: its addresses as /32 or /128, then its delegated prefixes."""
+    """The sources of its packets: its addresses as /32 or /128, then its delegated prefixes."""
     table: int = 0
     """The routing table; 0: none yet, or a system that has none for ENIs."""
     number: int = 0
@@ -180,13 +181,13 @@ class UnreadyEni(NamedTuple):
     primary: bool
     reason: str
     transient: bool
-    """True when it may become fit by itself, so that waiting makes sense."""
+    """Whether it may become ready by itself, so that waiting makes sense."""
     dev: str = ""
     """Its device, where there is one."""
     subnets: Tuple[Subnet, ...] = ()
-    """What metadata tells of it, where that is whole."""
+    """Its subnets by metadata, where these are whole."""
     admin_down: bool = False
-    """True when nothing is wrong: somebody wants it so."""
+    """Whether nothing is wrong: somebody has taken its link down on purpose."""
     vswitch_id: str = ""
     version: int = 0
     """The one address family that can't be set up, 4 or 6; 0: the whole ENI."""
@@ -225,7 +226,7 @@ class SkippedEni(NamedTuple):
     sources: Tuple[Network, ...]
     reason: str
     used: bool = False
-    """Somebody else has it: the link stays up, with whatever address it has."""
+    """Whether somebody else uses it: then the link stays up, with the addresses that it has."""
     cure: str = ""
     """How it would be set up all the same."""
 
@@ -235,5 +236,5 @@ class SkippedEni(NamedTuple):
 
 
 def label(eni_id: str, mac: str, dev: str) -> str:
-    """How messages name an ENI: "eni-bp1… (00:16:3e:…, eth1)"."""
+    """An ENI's name in messages: "eni-bp1… (00:16:3e:…, eth1)"."""
     return "{} ({}{})".format(eni_id or "ENI", mac, ", " + dev if dev else "")

@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code that ``cli`` answers with."""
+"""The errors, each with the exit code that ``cli`` returns for it."""
 
 
 class BootstrapError(Exception):

@@ -1,4 +1,4 @@
-"""What is wrong, or worth knowing, as one value: what a person reads as a sentence, a program reads by its parts."""
+"""A finding: something that is wrong, or worth knowing, as one value. People read its sentence, programs its parts."""
 
 from typing import Iterable, NamedTuple, Tuple
 
@@ -10,7 +10,7 @@ class Finding(NamedTuple):
     """One thing that an operator should know."""
 
     code: str
-    """What kind of thing it is. It stays the same when the words change; docs/findings.md has them all."""
+    """The kind of finding. It stays the same when the words change; docs/findings.md has all codes."""
     severity: str
     cause: str
     """What is wrong."""
@@ -23,11 +23,13 @@ class Finding(NamedTuple):
     evidence: str = ""
     """What shows it, as the system prints it: a rule, a route, a file."""
 
+    # Size: a parameter for each field.
     @classmethod
     def error(cls, code: str, cause: str, cure: str = "", eni: str = "", family: int = 0, evidence: str = ""
               ) -> "Finding":
         return cls(code, ERROR, cause, cure, eni, family, evidence)
 
+    # Size: a parameter for each field.
     @classmethod
     def remark(cls, code: str, cause: str, cure: str = "", eni: str = "", family: int = 0, evidence: str = ""
                ) -> "Finding":

@@ -1,4 +1,4 @@
-"""What other programs and people have left on this host: container networks, boot scripts. Values only."""
+"""Container networks and boot scripts of this host, as values."""
 
 from typing import FrozenSet, NamedTuple, Tuple
 
@@ -9,9 +9,9 @@ class ContainerNetwork(NamedTuple):
     name: str
     """``terway``, ``Cilium``, ``AWS VPC CNI``, or the type of another plug-in."""
     path: str
-    """The file that says so."""
+    """The configuration file."""
     takes: bool = False
-    """It moves whole devices into containers' network namespaces."""
+    """Whether it moves whole devices into containers' network namespaces."""
     devices: FrozenSet[str] = frozenset()
     """Names and MACs of devices that the configuration gives to containers, lower case."""
 
@@ -30,4 +30,4 @@ class Line(NamedTuple):
     number: int
     text: str
     devs: FrozenSet[str] = frozenset()
-    """The devices of the ENIs that it is for."""
+    """The devices of the ENIs that the line sets up."""

@@ -1,4 +1,5 @@
-"""The values that flow from the readers to the decision and on to the kernel; no I/O, standard library only.
+"""The kernel's objects as values: they flow from the readers to the decision and on to the kernel. Standard library
+only, no I/O.
 
 Everything is an immutable tuple: equality *is* the comparison, and sets of them *are* the state.
 The address family is never stored: it follows from the addresses (``network.version`` is 4 or 6).
@@ -14,21 +15,21 @@ Address = Union[IPv4Address, IPv6Address]
 Network = Union[IPv4Network, IPv6Network]
 
 
-# What the kernel holds. Devices are named, not numbered; ``netlink`` translates.
+# What the kernel holds. Devices are named, not numbered; ``kernel.Kernel`` translates.
 
 
 def name_of(data: bytes) -> str:
-    """A link's name: bytes for the kernel. Those that are no UTF-8 come out of ``bytes_of`` as they went in."""
+    """A link's name as text; for the kernel it is bytes. ``bytes_of`` gives back the same bytes, UTF-8 or not."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def bytes_of(text: str) -> bytes:
-    """For the kernel, whatever the language of this process: a boot has none, and then Python 3.6 knows ASCII only."""
+    """Text as bytes for the kernel, whatever the locale: a boot has none, and then Python 3.6 knows ASCII only."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def shell_word(word: str) -> str:
-    """Text as one word of a shell's, all of it ASCII: what no terminal is sure to show comes from printf."""
+    """Text as one word for a shell, in ASCII: printf makes the characters that not every terminal shows."""
     if _SHOWN.match(word):
         return shlex.quote(word)
     return "\"$(printf '{}')\"".format("".join(
@@ -37,28 +38,28 @@ def shell_word(word: str) -> str:
 
 _SHOWN = re.compile(r"[ -~]*\Z")
 _SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:="
-"""What means nothing inside quotes, nor to printf."""
+"""Characters that have no special meaning inside quotes, nor for printf."""
 
 MAIN = 254
 """Id of the kernel's main table (rt_tables)."""
 
 LOCAL = 255
-"""Id of the kernel's table of this host's own addresses, the only one that says what can be bound to (rt_tables)."""
+"""Id of the kernel's table of this host's own addresses: only these can be bound to (rt_tables)."""
 
 PROTOCOL_KERNEL = 2
-"""What marks the routes that the kernel makes of an address (rt_protos)."""
+"""Protocol of the routes that the kernel makes of an address (rt_protos)."""
 
 IPV6_METRIC = 1024
-"""What the kernel makes of an IPv6 route that is sent with metric 0 (IP6_RT_PRIO_USER)."""
+"""The metric that the kernel gives an IPv6 route that is sent with metric 0 (IP6_RT_PRIO_USER)."""
 
 EVERYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
-"""By IP version: the destination of default routes."""
+"""IP version -> destination of default routes."""
 
 CLOUD_SERVICES = IPv4Network("100.64.0.0/10")
-"""Metadata, DNS, NTP, mirrors: never in a vSwitch."""
+"""The cloud's own services: metadata, DNS, NTP, mirrors; never in a vSwitch."""
 
 SERVICES: Dict[int, Network] = {4: CLOUD_SERVICES, 6: IPv6Network("fd00:100::100:200/128")}
-"""By IP version, the cloud's own services; of IPv6 the metadata service alone is known (vendor's documentation)."""
+"""IP version -> the cloud's own services; for IPv6 only the metadata service is known (vendor's documentation)."""
 
 UNREACHABLE_METRIC = 4294967295
 """The worst metric there is: a route that has it never wins against another."""
@@ -74,20 +75,20 @@ class Link(NamedTuple):
     ifindex: int
     name: str
     mac: str
-    """The permanent address where the driver tells it, because a bond gives its own to its ports."""
+    """The permanent address where the driver has one, because a bond gives its own to its ports."""
     kind: str = ""
     """Empty for hardware, else the kernel's kind: "veth", "bridge", "vlan", ...; "loopback" for lo, which has none."""
     master: int = 0
-    """Index of the bond, bridge, team, VRF or Open vSwitch that it is a port of; 0 for none."""
+    """Index of the bond, bridge, team, VRF or Open vSwitch of which it is a port; 0 for none."""
     up: bool = True
-    """Administratively up; says nothing of the carrier."""
+    """Whether it is administratively up; the carrier is another thing."""
     group: int = 0
     ipv6: bool = True
-    """False where somebody has switched IPv6 off (sysctl disable_ipv6)."""
+    """Whether IPv6 is on; false with sysctl disable_ipv6."""
     carrier: bool = True
     parent: int = 0
-    """Index of the device that it is made of (VLAN, macvlan, ipvlan; a veth: its other end); 0 for none, or for one in
-    another network namespace."""
+    """Index of the device below it (VLAN, macvlan, ipvlan; of a veth its other end); 0 for none, or for one in another
+    network namespace."""
 
 
 class LinkAddress(NamedTuple):
@@ -97,13 +98,13 @@ class LinkAddress(NamedTuple):
     address: Address
     prefix_length: int
     leased: bool = False
-    """It goes by itself unless somebody, a DHCP client, renews it; ours never do."""
+    """Whether it has a lifetime, and goes unless somebody, such as a DHCP client, renews it; ours have none."""
     deprecated: bool = False
-    """Never chosen as a source by itself; used by who binds to it, and answered from."""
+    """Whether the kernel never chooses it as a source by itself; sockets can bind to it, and it answers."""
 
     @property
     def network(self) -> Network:
-        """The prefix that is on-link with it."""
+        """The on-link prefix of the address."""
         return ip_network("{}/{}".format(self.address, self.prefix_length), strict=False)
 
     def __str__(self) -> str:
@@ -115,21 +116,21 @@ class SeenAddress(NamedTuple):
 
     held: LinkAddress
     protocol: int
-    """Who says that it is his; 0: nobody, or the kernel does not remember (before 5.18)."""
+    """The protocol of whoever set it (IFA_PROTO); 0: none, or a kernel before 5.18."""
     set_at: int
-    """When it was added, or set anew: hundredths of a second since the boot."""
+    """Time when it was added, or last set anew, in hundredths of a second since the boot."""
 
 
 class Hop(NamedTuple):
-    """One way out: a device, and the gateway unless the destination is on-link."""
+    """A next hop: a device, and the gateway unless the destination is on-link."""
 
     dev: str
     gateway: Optional[Address] = None
     weight: int = 1
-    """Its share where there are several ways, 1 to 256."""
+    """Its share where there are several hops, 1 to 256."""
     other: Tuple[str, ...] = ()
-    """What else the kernel is told of it, by name: only other people's routes have any, and without it a copy would
-    send packets another way, or bare where they are to be encapsulated."""
+    """Further attributes by name, such as an encapsulation. Only other people's routes have any; a copy without them
+    would send packets another way, or bare."""
 
     def __str__(self) -> str:
         words = ["via", str(self.gateway)] if self.gateway is not None else []
@@ -138,9 +139,10 @@ class Hop(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A route: only what we set, so that equality is the comparison.
+    """A route, with the fields that we set only, so that equality is the comparison.
 
-    Who installed it (the protocol) is not what it is. Whether a gateway is set ``onlink`` follows from the rest.
+    The protocol, by which others know who installed it, is not part of it. Whether a gateway is set ``onlink`` follows
+    from the other fields.
     """
 
     table: int
@@ -152,7 +154,7 @@ class Route(NamedTuple):
     """The route's own metrics by their iproute2 names: (("mtu", 1400),)."""
     tos: int = 0
     prefsrc: Optional[Address] = None
-    """The source that it suggests to sockets that have none; only copies of the user's own routes have one."""
+    """The source for sockets that have chosen none; only copies of the user's own routes have one."""
 
     @property
     def version(self) -> int:
@@ -160,12 +162,12 @@ class Route(NamedTuple):
 
     @property
     def key(self) -> Tuple[int, Network, int, int]:
-        """What the kernel takes for the route's identity: two routes with one key can't both be there."""
+        """The route's identity for the kernel, which holds only one route of a key: table, destination, metric, TOS."""
         return self.table, self.dst, self.metric, self.tos
 
     @property
     def way(self) -> "Route":
-        """Where it leads, without what it suggests to sockets on the way."""
+        """The route without its hints to sockets: two routes with one way send packets alike."""
         return self._replace(options=(), prefsrc=None)
 
     @property
@@ -179,7 +181,7 @@ class Route(NamedTuple):
 
     @property
     def onlink(self) -> bool:
-        """Whether the kernel is told that the gateway is a neighbour: where the table does not tell it."""
+        """Whether the route says that its gateway is a neighbour; needed where its table does not say so."""
         return any(hop.gateway is not None for hop in self.hops) and (self.version == 4 or self.table == MAIN)
 
     def devs(self) -> Tuple[str, ...]:
@@ -189,7 +191,7 @@ class Route(NamedTuple):
         return self.text()
 
     def text(self, more: Sequence[str] = (), each: Sequence[str] = ()) -> str:
-        """In iproute2's words, and more of them; ``each``: for each way."""
+        """The route in iproute2's words. ``more``: further words; ``each``: further words for each hop."""
         words = [] if self.kind == "unicast" else [self.kind]
         words.append("default" if self.is_default else str(self.dst))
         if len(self.hops) == 1:
@@ -209,14 +211,14 @@ class Route(NamedTuple):
 
 
 class Match(NamedTuple):
-    """What a policy rule asks of a packet beside its source and its device; all of it must hold."""
+    """The selectors of a policy rule beside source and outgoing device; all of them must hold."""
 
     dst: Optional[Network] = None
     iif: str = ""
-    """Came in by this device; ``lo``: sent by this host itself."""
+    """The device by which the packet came in; ``lo``: this host itself sent it."""
     mark: int = 0
     mask: int = 0
-    """Of the mark, the bits that count; 0: any mark."""
+    """The bits of the mark that count; 0: any mark."""
     users: Optional[Tuple[int, int]] = None
     """First and last user id of the sending socket."""
     protocol: int = 0
@@ -247,23 +249,24 @@ class Match(NamedTuple):
 
 
 ANY = Match()
-"""No more than the source and the device."""
+"""No selectors beside source and device."""
 
 UPPER_HALF = IPv6Network("8000::/1")
 SOURCELESS: Dict[int, Tuple[Network, Match]] = {
     4: (IPv4Network("0.0.0.0/32"), ANY), 6: (IPv6Network("::/1"), Match(inverted=True))}
-"""By IP version, the source and the rest of a rule for packets that have chosen no source yet (why so: ``policy``)."""
+"""IP version -> source and match of a rule for packets that have chosen no source yet (for the reason see
+``desired.access``)."""
 
 
 UNKNOWN = "unknown"
-"""The word in a rule's ``other`` before what we can't read."""
+"""The word in a rule's ``other`` in front of selectors that we can't read."""
 
 
 class Rule(NamedTuple):
     """A policy rule."""
 
     version: int
-    """4 or 6: a rule without a source has no address that tells it."""
+    """4 or 6: a rule without a source has no address from which it would follow."""
     priority: int
     src: Optional[Network] = None
     oif: str = ""
@@ -273,7 +276,7 @@ class Rule(NamedTuple):
     suppress_ifgroup: Optional[int] = None
     match: Match = ANY
     goto: int = 0
-    """With that action: the priority at which to go on."""
+    """The priority at which to go on, with the action ``goto``."""
     other: Tuple[str, ...] = ()
     """Selectors that only other people's rules have, in iproute2's words."""
 
@@ -323,7 +326,7 @@ class LinkGroup(NamedTuple):
 
 
 class LinkSetting(NamedTuple):
-    """A number that the kernel keeps for each link: its MTU, or one of IPv4's sysctls."""
+    """A setting of a link, as a number: its MTU, or one of IPv4's sysctls."""
 
     dev: str
     name: str
@@ -337,7 +340,7 @@ class SeenRoute(NamedTuple):
     route: Route
     protocol: int
     expires: bool = False
-    """It goes by itself: learned from a router advertisement."""
+    """Whether it goes by itself: it was learned from a router advertisement."""
 
 
 class SeenRule(NamedTuple):
@@ -348,10 +351,10 @@ class SeenRule(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """All of the kernel's state that the decision looks at.
+    """The kernel's state that the decision needs.
 
     ``routes`` holds every route of ours, main's default routes, main's routes through an ENI, and all routes of the
-    tables that were asked for; of a routing daemon's ten thousand others it knows nothing.
+    tables that were asked for; a routing daemon's ten thousand others are not in it.
     """
 
     links: Tuple[Link, ...]
@@ -361,27 +364,27 @@ class Snapshot(NamedTuple):
     """In the kernel's order, IPv4 first."""
     routes: Tuple[SeenRoute, ...]
     settings: Tuple[LinkSetting, ...] = ()
-    """Those that are asked for, or were."""
+    """The settings that the configuration asks for, or that we changed before."""
     seen: Tuple[SeenAddress, ...] = ()
-    """The addresses, with what tells whose they are."""
+    """The addresses, with protocol and time, which tell whose they are."""
 
     @property
     def working(self) -> FrozenSet[str]:
-        """Devices by which packets can leave now."""
+        """Devices that are up and have a carrier."""
         return frozenset(link.name for link in self.links if link.up and link.carrier)
 
 
 class Query(NamedTuple):
-    """A question: by which route would this packet go?"""
+    """A packet whose route the kernel is asked for."""
 
     dst: Address
     src: Optional[Address] = None
     iif: str = ""
-    """Came in by this device (the reverse path filter is asked too); empty: sent by this host."""
+    """The device by which it came in (then the reverse path filter is asked, too); empty: this host sends it."""
     oif: str = ""
-    """From a socket bound to this device."""
+    """The device to which the sending socket is bound."""
     match: bool = False
-    """Ask for the route itself rather than for what it makes of this destination."""
+    """Ask for the matching route's destination, too."""
     user: Optional[int] = None
     """The sending socket's user id."""
     mark: int = 0
@@ -391,27 +394,27 @@ class Query(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The kernel's answer."""
+    """The kernel's answer to a query."""
 
     dev: str = ""
     gateway: Optional[Address] = None
     table: int = 0
     kind: str = ""
     error: int = 0
-    """errno when there is no way: ENETUNREACH, EXDEV (reverse path filter), ..."""
+    """The errno where there is no route: ENETUNREACH, EXDEV (reverse path filter), ..."""
     dst: str = ""
-    """With ``match``: the route's destination."""
+    """The destination of the matching route, for a query with ``match``."""
 
 
 def natural(name: str) -> Tuple[Tuple[int, str], ...]:
-    """Sort key that puts eth2 before eth10."""
+    """A sort key for names that puts eth2 before eth10."""
     parts = [part for part in re.split(r"([0-9]+)", name) if part]
     return tuple((int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts)
 
 
 @lru_cache(maxsize=None)
 def network_of(address: Address) -> Network:
-    """The prefix that holds just this address; one object for all who ask, of a large host's 1,600."""
+    """The /32 or /128 of this address; cached, because a large host asks for 1,600 of them again and again."""
     return IPv4Network(int(address)) if address.version == 4 else IPv6Network(int(address))
 
 

@@ -12,9 +12,9 @@ _ROOT = 0
 
 
 def rule_matches(rule: Rule, packet: Query) -> bool:
-    """Whether the kernel takes what the rule says for this packet (fib_rule_match and its two families', kernel 6.18).
+    """Whether the rule matches this packet, as the kernel decides (fib_rule_match and its two families', kernel 6.18).
 
-    A rule with selectors that are not known here is taken for one that does not match.
+    A rule with selectors that we don't know counts as one that does not match.
     """
     match = rule.match
     if rule.version != packet.dst.version or rule.other:
@@ -32,7 +32,8 @@ def rule_matches(rule: Rule, packet: Query) -> bool:
 
 
 def _from(wanted: Optional[Network], source: Optional[Address], version: int) -> bool:
-    """A packet that has chosen no source has 0.0.0.0; of IPv6 no rule with a source is for it (ip6_rule_match)."""
+    """Whether the source matches. A packet without a source has 0.0.0.0; for IPv6 no rule with a source matches it
+    (ip6_rule_match)."""
     if wanted is None:
         return True
     if source is None:

@@ -13,4 +13,4 @@ FORMATS = {
     "windows": "route and netsh commands, for cmd",
     "powershell": "a script for PowerShell",
 }
-"""Their names, and what they are."""
+"""Format -> description."""

@@ -1,4 +1,4 @@
-"""What a host should have of which nothing but its metadata is known: the decision, taken for an assumed host. PURE.
+"""The decision for an assumed host: nothing is known of the real one but its metadata. PURE.
 
 There are two such hosts. A bare one has its primary ENI's default routes and no more, so that the decision for it holds
 all that may have to be done. In a configured one a DHCP client gives every ENI its IPv4 address and a default route in
@@ -21,11 +21,11 @@ from eni_bootstrap.model.kernel import (
 )
 
 MADE_BY = "Made by eni-bootstrap"
-"""How a rendered file begins, so that it is known again."""
+"""The beginning of a rendered file, by which it is known again."""
 ORIGIN = ("{} {} from the instance's metadata: it holds for this instance, as long as no ENI and no address is bound "
           "or unbound; then make it anew.".format(MADE_BY, __version__))
 WIDTH = 118
-"""Of comments, so that they can be read in any terminal."""
+"""Width of comments, so that they can be read in any terminal."""
 
 ACTIONS = ("lookup", "blackhole", "unreachable", "prohibit")
 """Of rules, those that systemd-networkd and NetworkManager have words for."""
@@ -44,7 +44,7 @@ class File(NamedTuple):
 
 
 class Member(NamedTuple):
-    """What one ENI has."""
+    """The part of a rendered file for one ENI."""
 
     eni: Eni
     metric: int
@@ -65,7 +65,7 @@ class Member(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """All that a file has to say."""
+    """The content of all rendered files."""
 
     members: Tuple[Member, ...]
     """The primary first."""
@@ -75,7 +75,7 @@ class Outline(NamedTuple):
     """What is no ENI's: main's specific routes, refusals."""
     decision: Decision
     headline: Tuple[str, ...]
-    """What whoever reads the file has to know first."""
+    """Notes that come first in the file."""
 
     @property
     def device_less(self) -> List[Route]:
@@ -152,7 +152,7 @@ def _beside(held: LinkAddress) -> LinkAddress:
 
 
 def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> Tuple[str, ...]:
-    """Where it comes from, what was assumed, what is left out."""
+    """The headline of a file: where it comes from, what was assumed, what is left out."""
     said = [ORIGIN]
     guessed = [eni for eni in decision.enis if eni.mac not in names]
     if guessed:
@@ -171,7 +171,7 @@ def comments(said: Iterable[str], mark: str = "#", indent: str = "") -> List[str
 
 
 def not_expressed(rules: Iterable[Rule], config: Config) -> List[str]:
-    """What to say of rules that a format has no words for: what happens without, and which they are."""
+    """Notes on rules that a format can't express: what happens without them, and which they are."""
     by_consequence: Dict[str, List[str]] = {}
     for rule in rules:
         by_consequence.setdefault(consequence(rule, config), []).append("ip -{} rule {}".format(rule.version, rule))
@@ -187,13 +187,13 @@ def also_sent(config: Config) -> List[str]:
 
 
 def other_settings(member: Member) -> List[str]:
-    """What to say of an ENI's sysctls, which the formats have no words for."""
+    """Notes on an ENI's sysctls, which the formats can't express."""
     return ["NOT EXPRESSED: sysctl net.ipv4.conf.{0.dev}.{0.name}={0.value}; it stays as it is.".format(setting)
             for setting in member.settings if setting.name != "mtu"]
 
 
 def consequence(rule: Rule, config: Config) -> str:
-    """What happens where a rule can't be had."""
+    """The consequence of a missing rule, in words."""
     if rule.priority == config.priority_main:
         return ("routes in main to what is no ENI (Docker, VPN) don't hold for an ENI's own addresses: such packets "
                 "leave by the ENI")
@@ -207,7 +207,7 @@ def consequence(rule: Rule, config: Config) -> str:
 
 
 class Owners:
-    """Whose a route or rule is, by device; nobody's: ""."""
+    """Finds the device of the ENI to which a route or rule belongs; "": to none."""
 
     def __init__(self, decision: Decision) -> None:
         self._tables = {family.table: family.dev for family in decision.families}
@@ -223,9 +223,10 @@ class Owners:
 
 
 def _links(listing: Listing, names: Mapping[str, str]) -> List[Link]:
-    """The primary first, the others in natural order; whose name is not known gets the first that is free.
+    """The assumed links, the primary first, the others in natural order; an ENI without a known name gets the first
+    free one.
 
-    Those that are left out have theirs, too: nobody else takes it, nor the table and the metric that go with it.
+    ENIs that are left out have a name, too: no other takes it, nor the table and the metric that go with it.
     """
     listed = {eni.mac: eni.primary for eni in listing.interfaces}
     listed.update((eni.mac, eni.primary) for eni in listing.sick if is_mac(eni.mac))
@@ -258,7 +259,7 @@ def _default(link: Link, subnet: Subnet, metric: int) -> SeenRoute:
 
 def _decide(listing: Listing, links: Sequence[Link], held: Sequence[LinkAddress], routes: Sequence[SeenRoute],
             config: Config) -> Tuple[Decision, Snapshot]:
-    """The decision, and the host that it is for."""
+    """The decision for an assumed host, and that host."""
     snapshot = Snapshot(tuple(links), tuple(held), (), tuple(routes))
     over = frozenset((link.name, version) for link in links for version in (4, 6))
     config = config._replace(container_networks="manage", unattended=False)

@@ -1,4 +1,4 @@
-"""Who renders which format. PURE."""
+"""The renderer of each format. PURE."""
 
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
@@ -14,13 +14,13 @@ from eni_bootstrap.windows.reader import snapshot_of
 
 
 class Known(NamedTuple):
-    """All that a format is made of."""
+    """The input of a format."""
 
     listing: Listing
     names: Mapping[str, str]
     """MAC → name of the link, where it is known."""
     windows: Any
-    """What PowerShell told of the host, if it was asked."""
+    """PowerShell's answers about the host, if it was asked."""
     config: Config
 
 
@@ -47,7 +47,7 @@ RENDERERS: Dict[str, Callable[[Known], List[File]]] = {
 
 
 def render(name: str, what: Saved, config: Config) -> Tuple[List[File], List[Finding]]:
-    """The files of one format, and what can't be had on whatever system."""
+    """The files of one format, and the decision's problems."""
     names = dump.links(what)
     known = Known(what.listing, names, what.host.get("windows"), config)
     if name in ("windows", "powershell"):

@@ -10,7 +10,7 @@ from eni_bootstrap.render.assumed_host import MADE_BY, File
 
 
 def text(files: Sequence[File]) -> str:
-    """One file as it is; several with their places between them."""
+    """The text of one file as it is; of several files with their paths between them."""
     if not files:
         return "# nothing is needed: no secondary ENI can be set up\n"
     if len(files) == 1:
@@ -19,7 +19,7 @@ def text(files: Sequence[File]) -> str:
 
 
 def write(files: Sequence[File], directory: str) -> List[Finding]:
-    """Put each at its place below the directory: what could not be done. What somebody else has written stays.
+    """Write each file at its place below the directory. Returns problems. Files of somebody else's stay.
 
     Raises ``NotPermitted``, and ``BootstrapError`` where a file can't be written.
     """
@@ -41,7 +41,7 @@ def write(files: Sequence[File], directory: str) -> List[Finding]:
 
 
 def _put(path: str, file: File) -> None:
-    """All of it or nothing; what a killed run leaves has a dot in front, and no manager reads it."""
+    """Write a file whole or not at all; what a killed run leaves begins with a dot, and no manager reads it."""
     descriptor, temporary = tempfile.mkstemp(prefix=".", dir=os.path.dirname(path))
     try:
         with open(descriptor, "w", newline=file.newline, encoding="utf-8") as handle:
@@ -54,7 +54,7 @@ def _put(path: str, file: File) -> None:
 
 
 def _is_ours(path: str) -> bool:
-    """A link is not: where it leads is somebody else's."""
+    """Whether a file is ours; a symbolic link is not: where it leads is somebody else's."""
     if os.path.islink(path) or not os.path.isfile(path):
         return False
     with open(path, errors="replace") as handle:

@@ -257,7 +257,7 @@ def render(listing: Listing, names: Mapping[str, str], config: Config) -> List[F
 
 def _refusals(decision: Decision, listing: Listing, names: Mapping[str, str], config: Config
               ) -> Iterator[Tuple[str, Rule]]:
-    """What becomes of the traffic that access entries send by an ENI, as long as that one is not here."""
+    """Refusals of the traffic that access entries send by an ENI, for as long as that ENI is not here."""
     present = set(decision.rules)
     for eni in decision.enis if config.entries else ():
         if not eni.primary:
@@ -270,7 +270,7 @@ def _refusals(decision: Decision, listing: Listing, names: Mapping[str, str], co
 
 
 class _Lines:
-    """The script's words for things."""
+    """The script's lines for changes."""
 
     def __init__(self, decision: Decision, owners: Owners, config: Config) -> None:
         self._decision = decision

@@ -1,4 +1,4 @@
-"""The agent on Windows: read, decide, compare, apply, prove. What Linux has in ``bootstrap`` and ``linux``."""
+"""The agent on Windows: its commands and its platform; on Linux these are in ``agent`` and ``linux``."""
 
 import argparse
 import logging
@@ -30,22 +30,22 @@ from eni_bootstrap.windows.record import Record
 LOG = logging.getLogger(__name__)
 
 _AT_ONCE = 200
-"""Questions to one PowerShell: it takes some 10 ms for each, and a whole run has its deadline."""
+"""Maximum questions to one PowerShell: it takes some 10 ms for each, and a whole run has its deadline."""
 
 
 class Context(NamedTuple):
-    """What a command works on."""
+    """The world that a command works on: metadata, PowerShell, clock, folder."""
 
     fetch: Fetch
     run: Callable[[str, float], str]
-    """Has PowerShell run a script, within so many seconds."""
+    """Run a script in PowerShell, within this number of seconds. Returns its output."""
     deadline: Deadline
     config: Config
     sleep: Callable[[float], None]
 
 
 class _View(NamedTuple):
-    """One look at the world, and what follows from it."""
+    """Windows at one moment, the decision, and the plan that follows."""
 
     listing: Listing
     snapshot: Snapshot
@@ -63,7 +63,7 @@ class _Command(NamedTuple):
 
 
 def report(parsed: argparse.Namespace, config: Config) -> Report:
-    """Do what the command line says. Raises ``BootstrapError``."""
+    """Run the command of the command line. Raises ``BootstrapError``."""
     if parsed.command == "adopt":
         raise UsageError("adopt: not on Windows: what the vendor's page has people type there is a route like ours; "
                          "apply counts it as present, and it stays whose it is")
@@ -79,7 +79,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
 
 
 def metadata(config: Config) -> Saved:
-    """What the metadata service tells, and what Windows holds as far as we look at it. Raises ``MetadataError``."""
+    """The metadata tree, and the part of Windows' state that we read. Raises ``MetadataError``."""
     deadline = Deadline(config.timeout)
     asking = client(config, deadline, every_leaf=True)
     try:
@@ -90,7 +90,7 @@ def metadata(config: Config) -> Saved:
 
 
 def client(config: Config, deadline: Deadline, every_leaf: bool = False) -> MetadataClient:
-    """Asks the metadata service; whoever gets it closes it."""
+    """A client of the metadata service; the caller closes it."""
 
     def has_ipv6_only() -> bool:
         return {held.address.version for held in observe.read(powershell.run, deadline).addresses
@@ -100,7 +100,7 @@ def client(config: Config, deadline: Deadline, every_leaf: bool = False) -> Meta
 
 
 def apply(world: Context) -> Report:
-    """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
+    """Set up all ENIs that are ready; go on while others that are worth waiting for may come; then prove."""
     try:
         done = reconcile(WindowsPlatform(world), world.deadline, world.config, world.sleep)
     except Removed:
@@ -173,7 +173,7 @@ _COMMANDS: Dict[str, _Command] = {
 
 
 def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, deadline: Deadline) -> None:
-    """Have the folder of the record; refuse a configuration that a user may have written."""
+    """Make the folder of the record safe; refuse a configuration that an ordinary user may have written."""
     folder = snapshot.folder
     if not folder.closed and os.path.lexists(record.folder()):
         folder = observe.read(powershell.run, deadline).folder  # a run beside this one may have made it just now
@@ -235,7 +235,7 @@ class WindowsPlatform(Platform):
         return 1  # where something was refused somebody was faster, and then his is there
 
     def awaited(self, decision: Decision, missed: FrozenSet[str]) -> Decision:
-        """Somebody may have given an adapter no address for good."""
+        """The decision without addresses for which the last run waited in vain: an adapter may have none for good."""
         return decision._replace(unaddressed=tuple(
             family for family in decision.unaddressed if family.eni.mac not in missed))
 
@@ -245,7 +245,7 @@ def _listing(world: Context) -> Listing:
 
 
 def _look(world: Context, listing: Listing) -> _View:
-    """Read Windows, decide, compare."""
+    """Read Windows, decide, plan."""
     snapshot = observe.read(world.run, world.deadline)
     recorded = observe.kept_record(snapshot).routes
     decision = decide(listing, snapshot, recorded, world.config)
@@ -253,7 +253,7 @@ def _look(world: Context, listing: Listing) -> _View:
 
 
 def _make(world: Context, todo: Plan, snapshot: Snapshot, kept: Record) -> Tuple[List[RouteChange], List[Finding]]:
-    """Make the changes: those made, and what was refused. What is ours is written down before it is made."""
+    """Make the changes. Returns those made, and the refusals. What becomes ours is recorded before it is made."""
     failures: Dict[RouteChange, str] = {}
     if todo.changes:
         if todo.during != kept.routes:
@@ -281,7 +281,7 @@ def _has_secondaries(decision: Decision) -> bool:
 
 
 def _ours(view: _View, snapshot: Snapshot) -> List[WindowsRoute]:
-    """Ours as they are now, after whatever was done."""
+    """Our routes as they are now, after the changes."""
     return [entry.route for entry in owned(view.plan.during, snapshot)]
 
 
@@ -295,7 +295,7 @@ def _prove(world: Context, questions: Sequence[proof.Question], snapshot: Snapsh
 
 
 def _recall(ours: Sequence[Recorded], snapshot: Snapshot) -> Decision:
-    """The ENIs that have routes of ours, as far as Windows tells of them."""
+    """The ENIs that have routes of ours, as far as Windows describes them."""
     enis: List[Eni] = []
     for link in links_of(snapshot):
         subnets = []

@@ -40,7 +40,7 @@ class Defaults(NamedTuple):
 
 
 def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], config: Config) -> Decision:
-    """The whole decision. ``recorded``: what earlier runs have made, as far as it is known."""
+    """Decide which default routes there should be. ``recorded``: those that earlier runs made, as far as known."""
     links = links_of(snapshot)
     fit, unready = pair(listing, links)
     unready = [_in_words(member, links) for member in unready]
@@ -87,7 +87,7 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
 
 
 def links_of(snapshot: Snapshot) -> List[Link]:
-    """The adapters in the words of all other systems."""
+    """The adapters as links, as on other systems."""
     return [Link(each.ifindex, each.name, each.mac, up=each.enabled) for each in snapshot.adapters]
 
 
@@ -128,7 +128,7 @@ def placed(recorded: Sequence[Recorded], snapshot: Snapshot) -> Dict[WindowsRout
 
 
 def defaults_of(index: int, version: int, snapshot: Snapshot) -> List[WindowsRoute]:
-    """All default routes of an interface, in whichever store; where the stores differ, as it is in force."""
+    """All default routes of an interface in both stores; where the stores differ, as the route is in force."""
     found = {route.key: route for store in (snapshot.persistent, snapshot.active) for route in store}
     return [route for route in found.values() if (route.ifindex, route.version) == (index, version)]
 
@@ -192,12 +192,12 @@ def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[Unre
 
 
 def is_near(subnet: Subnet) -> bool:
-    """Whether Windows reaches the gateway: it does on-link only."""
+    """Whether the gateway is on-link: Windows reaches no other."""
     return subnet.gateway in subnet.vswitch or subnet.gateway.is_link_local
 
 
 def _unlisted(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded]) -> Tuple[List[str], List[Finding]]:
-    """The adapters that metadata no longer lists and for which something is set up, and what to say of those."""
+    """The adapters that metadata no longer lists and that have routes of ours, and remarks."""
     listed = {each.mac for each in listing.interfaces} | {each.mac for each in listing.sick}
     ours = {entry.route.ifindex for entry in owned(recorded, snapshot)}
     gone = [each for each in snapshot.adapters if each.ifindex in ours and each.mac not in listed]
@@ -277,7 +277,7 @@ def _text(route: WindowsRoute, snapshot: Snapshot) -> str:
 
 
 def _sources(eni: Eni, subnet: Subnet, snapshot: Snapshot) -> Tuple[Network, ...]:
-    """What packets of the ENI come from: what metadata gives it, and what else its adapter holds of its vSwitch."""
+    """The ENI's sources: those of metadata, and its adapter's other addresses inside the vSwitch."""
     found: Set[Address] = set(subnet.addresses)
     found |= {held.address for held in snapshot.addresses if held.dev == eni.dev
               and held.address.version == subnet.version and held.address in subnet.vswitch}

@@ -1,4 +1,4 @@
-"""What has to be done on Windows, and in which order. PURE.
+"""The changes that lead from Windows' present state to the desired one, in a safe order. PURE.
 
 Desired minus present is added; ours minus desired is removed, additions first. A run that is killed after any single
 command leaves a state from which the next one gets to the same end: what is made was put on record before.
@@ -17,7 +17,7 @@ Key = Tuple[Network, int, Address]
 
 
 class RouteChange(NamedTuple):
-    """One step; as text, the PowerShell command that does it."""
+    """One change; as text, the PowerShell command that makes it."""
 
     verb: str
     """``add``, ``set`` (the metric) or ``remove``."""
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 
 def plan(listing: Listing, decision: Decision, snapshot: Snapshot, recorded: Sequence[Recorded]) -> Plan:
-    """All steps from what is to what the decision says."""
+    """The changes that lead from the snapshot to the decision."""
     ours = owned(recorded, snapshot)
     keys = {entry.route.key for entry in ours}
     known = placed(recorded, snapshot).keys()
@@ -74,14 +74,14 @@ def _place(entry: Recorded) -> Tuple[str, Network, Address]:
 
 
 def withdrawal(snapshot: Snapshot, recorded: Sequence[Recorded]) -> Plan:
-    """Takes back all that is ours."""
+    """The removal of all that is ours."""
     known = placed(recorded, snapshot).keys()
     return Plan(tuple(change for entry in owned(recorded, snapshot)
                       for change in _removal(entry.route, known, snapshot)), tuple(recorded))
 
 
 def settled(todo: Plan, failed: Sequence[RouteChange], snapshot: Snapshot) -> Tuple[Recorded, ...]:
-    """What is on record after the steps, of which these have failed."""
+    """The record after these changes, of which some have failed."""
     stores: Dict[str, Dict[Key, WindowsRoute]] = {
         ACTIVE: {route.key: route for route in snapshot.active},
         PERSISTENT: {route.key: route for route in snapshot.persistent}}

@@ -1,4 +1,4 @@
-"""The proof on Windows: what to ask of Find-NetRoute, and what its answers mean. PURE.
+"""The proof on Windows: the questions to Find-NetRoute, and what its answers mean. PURE.
 
 No packet is sent: it is Windows' own choice of the interface and the route for a source and a destination.
 """
@@ -15,7 +15,7 @@ from eni_bootstrap.windows.reader import Answer
 
 
 class Question(NamedTuple):
-    """One thing that must be so."""
+    """A question to Find-NetRoute, and how it must be answered."""
 
     eni: Eni
     target: str
@@ -45,7 +45,7 @@ def all_of_them(decision: Decision, snapshot: Snapshot, ours: Sequence[WindowsRo
 
 
 def unprovable(decision: Decision, snapshot: Snapshot) -> List[Finding]:
-    """Sources that are on no adapter: Windows has nothing of them that it could be asked about."""
+    """Remarks on sources that are on no adapter: Windows can't be asked about them."""
     held = {each.address for each in snapshot.addresses}
     return [Finding.remark("addresses-not-tried", "{} of its {} addresses {} not on its adapter".format(
         len(missing), len(decision.sources_of(eni.dev)), "is" if len(missing) == 1 else "are"), eni=eni.label)
@@ -74,7 +74,7 @@ def judge(questions: Sequence[Question], answers: Sequence[Answer], snapshot: Sn
 
 
 def _sources(family: EniFamily, snapshot: Snapshot) -> List[Address]:
-    """Those that are on the adapter. Windows answers about no others."""
+    """The sources that are on the adapter; Windows answers about no others."""
     held = {each.address for each in snapshot.addresses if each.dev == family.dev}
     return [network.network_address for network in family.sources if network.network_address in held]
 
