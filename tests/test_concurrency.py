@@ -17,7 +17,7 @@ from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import make_tree
 from tests import oracle
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.clock]
 
 NOBODY = [sys.executable, "-c", """
 import argparse, encodings.idna, gettext, locale, os, shutil, sys, textwrap, unicodedata

@@ -11,7 +11,7 @@ from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from tests.agent import Agent
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.clock]
 
 ETH1, ETH2 = "00:16:3e:0e:00:02", "00:16:3e:0e:00:03"
 
