@@ -17,6 +17,8 @@ from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import make_tree
 from tests import oracle
 
+pytestmark = pytest.mark.clock
+
 NOBODY = [sys.executable, "-c", """
 import argparse, encodings.idna, gettext, locale, os, shutil, sys, textwrap, unicodedata
 from eni_bootstrap import cli, linux

@@ -13,6 +13,8 @@ from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from tests.agent import Agent
 from tests.oracle import difference, kernel, sources_led_to, watch
 
+pytestmark = pytest.mark.clock
+
 ETH1, ETH2 = "00:16:3e:0e:00:02", "00:16:3e:0e:00:03"
 
 

@@ -172,7 +172,8 @@ def test_a_function_can_be_read_at_once(module):
     lines = text.split("\n")
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            given = [argument.arg for argument in node.args.args + node.args.kwonlyargs if argument.arg not in ("self", "cls")]
+            every = node.args.args + node.args.kwonlyargs
+            given = [argument.arg for argument in every if argument.arg not in ("self", "cls")]
             given += [each.arg for each in (node.args.vararg, node.args.kwarg) if each]
             length = max(getattr(part, "lineno", 0) for part in ast.walk(node)) - node.lineno + 1
             above = lines[min([node.lineno] + [each.lineno for each in node.decorator_list]) - 2]
