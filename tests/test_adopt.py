@@ -677,7 +677,7 @@ def test_a_script_that_can_not_be_written_is_named(vpc, make_agent, host):
     typed(vpc, commands)
     (host.script.parent / "rc.local.eni-bootstrap").mkdir()
     result = agent("adopt", "--yes", *where)
-    assert result.code == 1 and "can't write /etc/rc.local" in result.out, result
+    assert result.code == 1 and "/etc/rc.local can't be written (Is a directory)" in result.out, result
     assert difference(kernel(vpc), agent("apply") and kernel(vpc)) == ([], [])
 
 
