@@ -4,32 +4,31 @@ PYTHON = python3
 T =
 # Four at once, on however few processors: the tests wait as much as they compute.
 RUN = tests/run $(PYTHON) -q
-AT_ONCE = -n 4
-# Files in which everything is for the kernel or for packages are not even imported.
-MAYBE_UNIT = $$(grep -LE '^pytestmark = pytest.mark.(kernel|packaging)' tests/test_*.py)
+AT_ONCE = -n 4 --dist loadgroup
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' Makefile | expand -t 10
 
 unit:  ## what needs neither namespaces nor packages, with few random examples: seconds
-	EFFORT=0.2 $(RUN) $(AT_ONCE) -m "not kernel and not packaging and not once" $(MAYBE_UNIT)
+	EFFORT=0.2 $(RUN) $(AT_ONCE) -m "not kernel and not once" tests/unit tests/windows
 
 kernel:  ## what runs on a real kernel, in network namespaces: minutes
-	$(RUN) $(AT_ONCE) -m kernel
+	$(RUN) $(AT_ONCE) tests/kernel tests/lab
 
 lint:  ## mypy --strict and flake8
-	$(RUN) tests/test_linters.py
+	$(RUN) tests/unit/test_linters.py
 
 all:  ## every test, as CI runs them on the newest Python
 	$(RUN) $(AT_ONCE)
 
-one:  ## a single test: make one T=tests/test_plan.py::test_x, or T=test_x
+one:  ## a single test: make one T=tests/unit/plan/test_diff.py::test_x, or T=test_x
 	@test -n "$(T)" || { echo 'which one? make one T=test_x'; exit 2; }
 	@case "$(T)" in */*) set -- "$(T)" ;; *) set -- $$(grep -rlw "def $(T)" tests) -k "$(T)" ;; esac; \
 	    [ "$$1" != -k ] || { echo 'no test has the name $(T)'; exit 2; }; $(RUN) "$$@"
 
 walks:  ## long: twenty times as many random examples, walks, and moments to be killed at
-	EFFORT=20 $(RUN) $(AT_ONCE) tests/test_properties.py tests/test_windows_walks.py tests/test_crash.py tests/test_numbers.py
+	EFFORT=20 $(RUN) $(AT_ONCE) tests/unit/test_properties.py tests/windows/test_walks.py \
+	    tests/kernel/test_properties.py tests/kernel/test_crash.py tests/kernel/test_numbers.py
 
 bench:  ## how fast, as ratios on this machine; wants it for itself
 	$$(tests/venv $(PYTHON))/bin/python -m tests.bench

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import stat
 from contextlib import ExitStack
 
 import pytest
@@ -15,6 +16,9 @@ from tests.agent import Agent
 
 TOOLS = {"ip": "iproute2", "nft": "nftables"}
 """What the tests run beside the agent, and the Debian packages that have it."""
+
+MARKERS = {"kernel": "kernel", "lab": "kernel", "packaging": "packaging"}
+"""Of each test in these folders of tests/."""
 
 
 def why_no_kernel_tests():
@@ -47,9 +51,19 @@ def pytest_xdist_setupnodes(config):
         find_out(config)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    if any(item.get_closest_marker("kernel") for item in items):
-        find_out(config)
+    """By its folder, before -m chooses."""
+    for item in items:
+        marker = MARKERS.get(item.nodeid.split("/")[1])
+        if marker:
+            item.add_marker(marker)
+
+
+def pytest_collection_finish(session):
+    """What -m leaves out has gone."""
+    if any(item.get_closest_marker("kernel") for item in session.items):
+        find_out(session.config)
 
 
 def pytest_runtest_setup(item):
@@ -102,3 +116,26 @@ def make_agent(tmp_path):
         return Agent(vpc, tmp_path / "run")
 
     return make
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A root file system run by systemd, with all the managers' folders."""
+    for folder in ("usr/lib/systemd/system", "usr/bin", "etc/NetworkManager/dispatcher.d", "etc/dhcp", "etc/network",
+                   "var/lib", "usr/local"):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+    (tmp_path / "root/usr/lib/systemd/libsystemd-shared-239.so").write_text("")
+    (tmp_path / "root/usr/bin/python3").write_text("")
+    (tmp_path / "root/lib").symlink_to("usr/lib")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file that must be neither read, written nor replaced; nor may ``nothing`` beside it be made."""
+    path = tmp_path / "secret"
+    path.write_text("nobody's business")
+    path.chmod(0o600)
+    yield path
+    assert path.read_text() == "nobody's business" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not (tmp_path / "nothing").exists()

@@ -27,7 +27,7 @@ from eni_bootstrap.lab.namespace import isolate
 from eni_bootstrap.lab.vpc import Vpc, make_tree
 from tests.agent import ROOT
 from tests.build import interface, subnet
-from tests.windows import Instance
+from tests.windows.host import Instance
 
 
 class Context(NamedTuple):

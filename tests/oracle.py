@@ -1,7 +1,10 @@
 """What the kernel and the wire say: ``ip -json``, ``ip monitor`` and captured packets, never the agent's own reader."""
 
+import itertools
 import json
 import re
+import socket
+import struct
 import subprocess
 import threading
 import time
@@ -113,6 +116,56 @@ def assert_every_eni_answers(vpc, asks=ASKS):
     for dev, interface in vpc.nics.items():
         for subnet in interface.subnets:
             assert_answers_by(vpc, dev, subnet.addresses[0], asks=asks)
+
+
+@contextmanager
+def steady_pings(vpc, targets, per_second=100):
+    """The client pings each target so often; ends up as {target: (sent, unanswered)}."""
+    told = {}
+    sockets = {version: probe.raw_socket(vpc.client, version) for version in (4, 6)}
+    targets = [ip_address(str(target)) for target in targets]
+    unanswered, sent, ending = {}, Counter(), threading.Event()
+    for opened in sockets.values():
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)  # what the reader is late for is not lost
+        opened.settimeout(0.1)
+
+    def send():
+        due = time.monotonic()
+        for number in itertools.count():
+            for place, target in enumerate(targets):
+                nonce = struct.pack("!II", place, number)
+                unanswered[nonce] = target
+                sockets[target.version].sendto(probe.echo_request(target.version, b"up", nonce), (str(target), 0))
+                sent[target] += 1
+            due += 1 / per_second
+            if ending.wait(max(0, due - time.monotonic())):
+                return
+
+    def receive(version):
+        end = None
+        while end is None or unanswered and time.monotonic() < end:
+            try:
+                data = sockets[version].recv(1 << 16)
+                unanswered.pop(probe.echoed(version, data, b"up"), None)
+            except socket.timeout:
+                pass
+            if end is None and ending.is_set():
+                end = time.monotonic() + 2
+
+    threads = [threading.Thread(target=send)] + [threading.Thread(target=receive, args=(version,))
+                                                 for version in sockets]
+    try:
+        for thread in threads:
+            thread.start()
+        yield told
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join()
+        for opened in sockets.values():
+            opened.close()
+    left = Counter(unanswered.values())
+    told.update((str(target), (sent[target], left[target])) for target in targets)
 
 
 def wait_until(condition, seconds=3):

@@ -7,7 +7,7 @@ import json
 import pickle
 import sys
 
-from eni_bootstrap.agent.report import Report
+from eni_bootstrap.agent.report import Report, reported
 from eni_bootstrap.agent.text import as_json, plan_text, status_text
 from eni_bootstrap.config.settings import Entry, Source, Spread
 from eni_bootstrap.desired.decide import decide
@@ -17,10 +17,10 @@ from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.model.changes import Numbering, Record
 from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.host import ContainerNetwork
-from eni_bootstrap.plan.diff import plan, withdrawal
+from eni_bootstrap.plan.diff import Before, plan, withdrawal
 from eni_bootstrap.plan.ownership import outdated, without
 from eni_bootstrap.render import FORMATS, formats, output
-from eni_bootstrap.verify.checks import VerifyInput, full, shadowing_rules
+from eni_bootstrap.verify.checks import VerifyInput, all_checks, shadowing_rules
 from eni_bootstrap.verify.installed import recall
 from tests.build import CONFIG, net
 from tests.fakes import FakeKernel
@@ -56,12 +56,13 @@ def tell(listing, snapshot):
 def _run(listing, snapshot, made, over, config, former=()):
     left = outdated(snapshot, [link.name for link in snapshot.links], former, config)
     decision = decide(listing, without(snapshot, left), made, over, config, NETWORKS)
-    todo = plan(decision, snapshot, made, config, former, left)
-    yield plan_text(Report(decision, todo.changes, decision.findings))
+    todo = plan(decision, snapshot, made, config, Before(tuple(former), left))
+    yield plan_text(Report(decision, reported(todo.changes), decision.findings))
     yield repr((todo.conflicts, decision.routes, decision.rules, decision.addresses, decision.groups, decision.settings,
-                decision.sources, decision.numbers, decision.marked, decision.unready))
+                decision.families, decision.marked, decision.unready, sorted(decision.kept_tables),
+                sorted(decision.kept_families)))
     yield from _shown(decision, snapshot, config)
-    yield repr([Memory(snapshot, config).tables_of(eni.dev, decision.sources[eni.dev]) for eni in decision.enis])
+    yield repr([Memory(snapshot, config).tables_of(eni.dev, decision.sources_of(eni.dev)) for eni in decision.enis])
     made = record.before(made, todo.links + todo.addresses, snapshot.links, [eni.dev for eni in decision.enis],
                          config.group)
     after = FakeKernel(snapshot).apply(todo.changes)
@@ -71,8 +72,8 @@ def _run(listing, snapshot, made, over, config, former=()):
 def _shown(decision, snapshot, config):
     report = Report(decision, (), decision.findings)
     yield status_text(report) + json.dumps(as_json(report))
-    facts = VerifyInput(decision.enis, decision.sources, snapshot.addresses, snapshot.rules)
-    yield repr(full(facts)) + repr(shadowing_rules(facts, config))
+    facts = VerifyInput(decision.families, snapshot.addresses, snapshot.rules)
+    yield repr(all_checks(facts)) + repr(shadowing_rules(facts, config))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections import defaultdict
 from typing import AbstractSet, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from eni_bootstrap.adopt.parser import Typed, nested, typed
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.main_table import MainTable
@@ -53,7 +54,7 @@ def places(listing: Listing, rules: Sequence[SeenRule], scripts: Sequence[Script
     """The tables that ``adoption`` wants to look into."""
     own = {source for interface in listing.interfaces for subnet in interface.subnets for source in subnet.sources}
     found = {rule.table for rule, protocol in rules
-             if not config.owns_rule(rule, protocol) and _is_plain(rule) and rule.src in own}
+             if not owns_rule(rule, protocol, config) and _is_plain(rule) and rule.src in own}
     for script in scripts:
         for text in script.lines:
             found |= {item.table for item in typed(text) or ()}
@@ -116,7 +117,7 @@ class _Search:
         self._ours: Set[Rule] = set()
         self._leading: Dict[Tuple[int, int], List[SeenRule]] = defaultdict(list)
         for seen in snapshot.rules:
-            if config.owns_rule(seen.rule, seen.protocol):
+            if owns_rule(seen.rule, seen.protocol, config):
                 self._ours.add(seen.rule)
             elif seen.rule.action == "lookup":
                 self._leading[seen.rule.version, seen.rule.table].append(seen)
@@ -201,7 +202,7 @@ class _Search:
         for other, protocol in self._snapshot.rules:
             if other.version != rule.version or not rule.priority <= other.priority < end or other in going:
                 continue
-            if self._config.owns_rule(other, protocol):
+            if owns_rule(other, protocol, self._config):
                 continue
             for_all = other.src is None and other.match == ANY and not other.oif and other.suppress_prefixlength is None
             if for_all and (other.table == MAIN or other.action != "lookup"):

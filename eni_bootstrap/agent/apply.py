@@ -1,10 +1,11 @@
-"""Make the changes, and tell what the kernel would not have."""
+"""Make a plan's changes, and report those that the kernel refuses."""
 
 import logging
 from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap.agent import connmark
 from eni_bootstrap.agent.observe import Context, Observation
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.connmark import Marked
 from eni_bootstrap.desired.decide import Decision
@@ -23,11 +24,11 @@ LOG = logging.getLogger(__name__)
 
 
 def execute(world: Context, view: Observation) -> Tuple[List[Change], List[Finding], bool]:
-    """Make the changes; an ENI whose routes the kernel refuses keeps the rules that it has.
+    """Make the plan's changes. An ENI whose routes the kernel refuses keeps the rules that it has.
 
-    What is done to links is written down before it is done. Returns what was done, what went wrong, and whether another
-    look is due: somebody was faster, a table had to be left by others first, or an address went, with which the kernel
-    may take others of its subnet and the link's routes.
+    Changes to links are recorded before they are made. Returns the changes made, the problems, and whether another look
+    is due: another writer was faster; a table still had rules of other ENIs; or an address went, with which the kernel
+    may delete others of its subnet and the link's routes.
     """
     config, links, decision = view.config, view.snapshot.links, view.decision
     todo, again = staged(view.plan)
@@ -64,9 +65,9 @@ def execute(world: Context, view: Observation) -> Tuple[List[Change], List[Findi
 
 def mark(world: Context, members: Sequence[Marked], made: Record, snapshot: Snapshot
          ) -> Tuple[List[Step], List[Finding]]:
-    """Have the table of connection marks as it should be: what was done, and what went wrong.
+    """Make the table of connection marks as it should be. Returns the steps made, and problems.
 
-    What it leads to is there by now; a mark whose rule has gone leads where none would.
+    The rules and routes for the marks are there by now. A mark whose rule has gone has no effect.
     """
     steps, unusable = _steps(world, members, made, snapshot.rules)
     if steps or made.marked and not members:
@@ -90,7 +91,7 @@ def _unusable(error: BootstrapError) -> Finding:
 def _steps(world: Context, members: Sequence[Marked], made: Record, rules: Sequence[SeenRule]
            ) -> Tuple[List[Step], Optional[BootstrapError]]:
     config = world.config
-    ours = any(rule.priority == config.priority_mark and config.owns_rule(rule, protocol)
+    ours = any(rule.priority == config.priority_mark and owns_rule(rule, protocol, config)
                for rule, protocol in rules)
     return connmark.todo(members, made, ours, config)
 
@@ -119,9 +120,10 @@ def see_table(world: Context, members: Sequence[Marked], made: Record, rules: Se
 
 def make(world: Context, changes: Sequence[Change], refusals: Optional[Refusals] = None
          ) -> Tuple[List[Change], List[Failure]]:
-    """Apply, step by step: the changes made, and those refused. What presupposes one of these is left for the next run.
+    """Make the changes step by step. Returns those made, and those refused.
 
-    ``refusals``: those before. Raises ``NotPermitted`` before anything of a later step is done.
+    A change that presupposes a refused one is left for the next run. ``refusals``: the refused changes before these.
+    Raises ``NotPermitted`` before anything of a later step is done.
     """
     done: List[Change] = []
     failures: List[Failure] = []

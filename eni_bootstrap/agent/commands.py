@@ -1,4 +1,4 @@
-"""The whole story: read, decide, compare, apply, prove. The world (metadata, kernel, clock) is passed in."""
+"""The commands: each observes, then applies or reports. The world (metadata, kernel, clock) is passed in."""
 
 from typing import List
 
@@ -9,6 +9,7 @@ from eni_bootstrap.agent.platform import LinuxPlatform, heed_removal
 from eni_bootstrap.agent.reconcile import Removed, reconcile
 from eni_bootstrap.agent.report import REMOVED, Report, reported
 from eni_bootstrap.agent.waiting import findings_of
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import at_parents, band_tables
 from eni_bootstrap.desired.connmark import Marked, marked
@@ -22,7 +23,7 @@ from eni_bootstrap.verify.installed import recall
 
 
 def apply(world: Context) -> Report:
-    """Converge with what is fit; again while something is still coming that is worth waiting for; then prove."""
+    """Set up all ENIs that are ready; go on while others that are worth waiting for may come; then prove."""
     try:
         heed_removal(world)  # before metadata is asked: it may not be there
         done = reconcile(LinuxPlatform(world), world.deadline, world.config, world.sleep)
@@ -47,7 +48,7 @@ def preview(world: Context) -> Report:
 
 
 def preview_of(world: Context, view: Observation) -> Report:
-    """What there is to do, by one look."""
+    """The plan of one observation."""
     decision = view.decision
     found = [*findings_of(decision), *(Finding.remark(
         "address-awaited", member.without_address.cause,
@@ -64,7 +65,7 @@ def verify(world: Context) -> Report:
 
 
 def verify_of(world: Context, view: Observation) -> Report:
-    """The proof, by one look."""
+    """The proof of one observation."""
     decision = view.decision
     found = [*findings_of(decision), *see_table(world, decision.marked, view.made, view.snapshot.rules)]
     if not decision.rules:
@@ -115,7 +116,7 @@ def status(world: Context) -> Report:
     found += see_table(world, members, made, rules)
     former = observe.former_configs(made, world.config)
     found += among_ours(
-        [seen for seen in rules if not any(each.owns_rule(*seen) for each in former)], world.config)
+        [seen for seen in rules if not any(owns_rule(*seen, each) for each in former)], world.config)
     found += observe.left_alone(snapshot, networks, world.config)
     if decision.enis:
         # By its id or its vSwitch's an ENI is known with metadata only.

@@ -1,4 +1,4 @@
-"""What there is to do for connection marks, and the record of it."""
+"""The steps that connection marks need, and their record."""
 
 from typing import List, Optional, Sequence, Tuple
 
@@ -11,11 +11,11 @@ from eni_bootstrap.model.errors import BootstrapError
 
 def todo(members: Sequence[Marked], made: Record, ours: bool, config: Config
          ) -> Tuple[List[Step], Optional[BootstrapError]]:
-    """What leads to the wanted table and sysctls; and why nft, where it is needed, can't be used (``NotPermitted``:
-    it takes CAP_NET_ADMIN).
+    """The steps to the desired table and sysctls; and the error where nft is needed and can't be used
+    (``NotPermitted``: it takes CAP_NET_ADMIN).
 
-    ``ours``: the kernel has rules of ours for marks. Where no table is wanted and nothing tells of one, nft is not
-    started.
+    ``ours``: the kernel has rules of ours for marks. nft is not started where no table is wanted and nothing hints at
+    one.
     """
     text = ruleset(members, config)
     devs = {member.dev for member in members}
@@ -37,7 +37,7 @@ def todo(members: Sequence[Marked], made: Record, ours: bool, config: Config
 
 
 def before(made: Record, steps: Sequence[Step]) -> Record:
-    """The record with what the steps are about to do."""
+    """The record as it must be written before these steps are made."""
     added = [step.item for step in steps if step.verb == "add"]
     return made._replace(
         marked=made.marked or any(isinstance(item, Ruleset) for item in added),
@@ -45,9 +45,9 @@ def before(made: Record, steps: Sequence[Step]) -> Record:
 
 
 def after(made: Record, kept: bool, done: Sequence[Step], failed: Sequence[Step]) -> Record:
-    """The record without what the steps have taken back, and without what could not be done.
+    """The record after these steps: without what they undid, and without what failed.
 
-    ``kept``: the table is wanted, or nobody could look for it.
+    ``kept``: the table is wanted, or nft could not be asked for it.
     """
     gone = {step.item for step in done if step.verb == "remove"} | {step.item for step in failed if step.verb == "add"}
     left = any(step.verb == "remove" and isinstance(step.item, Ruleset) for step in failed)

@@ -1,8 +1,9 @@
-"""One look at the world: read the kernel, decide, compare."""
+"""One observation: read the kernel and the record, decide, plan."""
 
 import time
 from typing import AbstractSet, Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.cni import band_tables, leave_contained, parents
 from eni_bootstrap.desired.decide import Decision, decide
@@ -19,12 +20,12 @@ from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, PROTOCOL_KERNEL, Link, SeenRule, Snapshot
-from eni_bootstrap.plan.diff import plan
+from eni_bootstrap.plan.diff import Before, plan
 from eni_bootstrap.plan.ownership import NOTHING, bears_kernels_mark, outdated, unfinished, without
 
 
 class Context(NamedTuple):
-    """What a command works on."""
+    """The world that a command works on: metadata, kernel, clock, this host."""
 
     fetch: Fetch
     kernel: Kernel
@@ -35,31 +36,31 @@ class Context(NamedTuple):
     competing_agents: Callable[[], List[Finding]] = list
     """Names what else on this host sets up ENIs."""
     root: str = "/"
-    """Where the boot scripts are that people have written into."""
+    """The root directory of the boot scripts."""
     networks: Callable[[], List[ContainerNetwork]] = list
-    """Tells the container networks that are configured here."""
+    """The container networks that are configured on this host."""
     sleep: Callable[[float], None] = time.sleep
 
 
 class Observation(NamedTuple):
-    """One look at the world, and what follows from it."""
+    """The kernel at one moment, the decision, and the plan that follows."""
 
     snapshot: Snapshot
     made: Record
     decision: Decision
     plan: Plan
     config: Config
-    """With the numbers that hold for now."""
+    """The configuration, with the numbers that are in force for now."""
     numberings: Tuple[Numbering, ...] = ()
-    """To be recorded: those with which there are things of ours, the ones in force last."""
+    """The numbers to record: those by which there are objects of ours, those in force last."""
     kernel_marks: bool = False
-    """To be recorded: whether some of these bear the kernel's mark, or are about to."""
+    """To record: whether some of these objects carry protocol ``kernel``, or will."""
     recorded: Record = Record()
-    """What is on record; of that, ``made`` is still true."""
+    """The record as it was read; ``made`` is the part of it that is still true."""
 
 
 def networks_here(world: Context) -> List[ContainerNetwork]:
-    """The container networks that count here."""
+    """The container networks whose ENIs are left alone: none with ``container-networks: manage``."""
     return world.networks() if world.config.container_networks == "leave" else []
 
 
@@ -82,7 +83,7 @@ def ask_listing(world: Context) -> Listing:
 
 
 class _Reading(NamedTuple):
-    """What one look has read so far: what the kernel tells whatever the numbers are."""
+    """The inputs of a look that do not depend on the numbers."""
 
     listing: Listing
     links: Tuple[Link, ...]
@@ -98,7 +99,7 @@ def _no_tables(rules: Sequence[SeenRule], config: Config) -> Set[int]:
 
 def look(world: Context, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]],
          more_tables: Callable[[Sequence[SeenRule], Config], Set[int]] = _no_tables) -> Observation:
-    """Read the kernel, decide, compare. ``more_tables``: tells which other tables are to be read."""
+    """Read the kernel and the record, decide, plan. ``more_tables``: further tables to read."""
     links, rules = world.kernel.links(), world.kernel.rules()
     seen = _Reading(listing, links, rules, record.load(links), address_wait_expired, more_tables)
     view = _look_by(world.config, former_configs(seen.record, world.config), world, seen)
@@ -118,7 +119,7 @@ def look(world: Context, listing: Listing, address_wait_expired: FrozenSet[Tuple
 
 
 def _look_by(config: Config, former: Sequence[Config], world: Context, seen: _Reading) -> Observation:
-    """With these numbers; what ``former`` ones have made ours goes once what is wanted is there."""
+    """A look by these numbers. What is ours by ``former`` ones goes once the desired objects are there."""
     networks, links = networks_here(world), seen.links
     protocols = {each.protocol for each in (config, world.config, *former)}
     for with_spare_tables in (False, True):
@@ -142,8 +143,9 @@ def _look_by(config: Config, former: Sequence[Config], world: Context, seen: _Re
     ours = made.ups.union(held.dev for held in made.addresses)
     in_use = devs_in_use(world, links, ours & decision.skipped - decision.used,
                          {each.protocol for each in (config, *former)})
+    before = Before(tuple(former), outdone, frozenset(in_use))
     return Observation(
-        snapshot, made, decision, plan(decision, whole, made, config, former, outdone, in_use), config,
+        snapshot, made, decision, plan(decision, whole, made, config, before), config,
         () if numberings == (Config().numbering,) else numberings,
         config.protocol_networkd_safe == PROTOCOL_KERNEL and bool(decision.rules)
         or any(bears_kernels_mark(whole, each) for each in (config, *former)),
@@ -151,7 +153,7 @@ def _look_by(config: Config, former: Sequence[Config], world: Context, seen: _Re
 
 
 def former_configs(made: Record, config: Config) -> List[Config]:
-    """The numbers in force before, as far as is known: without a record the usual ones."""
+    """Configurations with the numbers in force before, by the record; without one, with the usual numbers."""
     return [config.renumbered(numbering) for numbering in made.numberings or (Config().numbering,)
             if numbering != config.numbering]
 
@@ -161,17 +163,17 @@ def _networkd_safe_protocol(config: Config, numbering: Numbering) -> int:
 
 
 def devs_in_use(world: Context, links: Sequence[Link], devs: AbstractSet[str], protocols: AbstractSet[int]) -> Set[str]:
-    """Those of the devices by which somebody else routes, or of which he has made others."""
+    """Those of the devices by which somebody else routes, or that carry another link."""
     below = parents(links)
     return {link.name for link in links if link.name in devs and (
         link.ifindex in below or world.kernel.carries_others(link.name, protocols))}
 
 
 def _places(seen: _Reading, with_spare_tables: bool, config: Config) -> Tuple[Set[str], Set[int]]:
-    """The devices and tables whose routes the decision needs to know."""
+    """The devices and the tables whose routes the decision needs."""
     enis, unready = pair(seen.listing, seen.links)
     devs = {eni.dev for eni in enis} | {member.dev for member in unready}
-    devs |= {rule.oif for rule, protocol in seen.rules if config.owns_rule(rule, protocol)}
+    devs |= {rule.oif for rule, protocol in seen.rules if owns_rule(rule, protocol, config)}
     names = [eni.link.name for eni in enis if not eni.primary]
     names += [member.link for member in unready if member.link and not member.primary]
     return devs & {link.name for link in seen.links}, tables_to_read(names, with_spare_tables, config)

@@ -1,4 +1,4 @@
-"""Ask the kernel whether packets leave as they should: what ``proof`` and ``access_checks`` want to know."""
+"""Ask the kernel whether packets leave as they should: the questions are those of ``checks`` and ``access_checks``."""
 
 import ipaddress
 import itertools
@@ -29,7 +29,7 @@ def marks_of(members: Sequence[Marked], config: Config) -> Dict[str, int]:
 
 
 def prove(world: Context, checks: Sequence[Check], facts: VerifyInput) -> List[Verdict]:
-    """Ask all in one go; of what turns out wrong ask the route as well."""
+    """Ask all checks in one go; where one is wrong, ask for the routes as well. Returns a verdict for each source."""
     for pause in DAD_PAUSES:
         answers = world.kernel.ask([check.query for check in checks])
         verdicts = judge(checks, answers, facts, world.config)
@@ -45,7 +45,8 @@ def prove(world: Context, checks: Sequence[Check], facts: VerifyInput) -> List[V
 
 def try_entries(world: Context, snapshot: Snapshot, decision: Decision, config: Config
                 ) -> Tuple[List[Verdict], List[Finding]]:
-    """Whether the configuration's entries and spreads do what they say."""
+    """Verdicts on the configuration's entries and spreads, and remarks on those that the kernel can't be asked about.
+    """
     own = {held.address for held in snapshot.addresses}
     devs = {link.name for link in snapshot.links}
     near = {dev: [some_host(route.dst, own) for route in world.kernel.specific_routes(dev, LOCAL_DEVICES)]
@@ -57,7 +58,8 @@ def try_entries(world: Context, snapshot: Snapshot, decision: Decision, config: 
 
 
 def ways(world: Context, view: Observation) -> Dict[str, Answer]:
-    """By which way this host's own packets leave that choose no source, and the primary's to the metadata service."""
+    """The ways that must never change, in words -> answer: of this host's own packets without a source, and of the
+    primary's to the metadata service."""
     queries = {"the internet by IPv{}".format(version): Query(dst) for version, dst in INTERNET.items()
                if not world.config.spreads}  # else it is meant to change
     try:
@@ -76,7 +78,7 @@ def ways(world: Context, view: Observation) -> Dict[str, Answer]:
 
 
 def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: Observation) -> List[Finding]:
-    """What must never happen: a way that was the primary's, or a VPN's, is another one now."""
+    """Problems that must never be: a way that was the primary's, or a VPN's, is another one now."""
     secondaries = {eni.dev for eni in view.decision.enis if not eni.primary}
     return [Finding.error("way-moved", "the way to {} was by {} and is now by {}".format(
         what, way.dev, after[what].dev or "nothing"))
@@ -85,10 +87,11 @@ def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: Observation
 
 
 def takers(before: Dict[str, Answer], after: Dict[str, Answer], done: Sequence[Change]) -> Dict[Change, str]:
-    """Of the default routes that were just made in main, those of a family in which one has taken a way; and which way.
+    """Default routes that were just made in main, of an IP version in which one of them has taken a way -> that way.
 
-    Without that one the next would. Main has a better one then, but one that the kernel may pass by: its link has no
-    carrier (``ignore_routes_with_linkdown``), or its IPv6 gateway does not answer at present.
+    All of that version, because without the first the next would take it. Main has a better default then, but one that
+    the kernel may pass by: its link has no carrier (``ignore_routes_with_linkdown``), or its IPv6 gateway does not
+    answer at present.
     """
     made = {change: change.item for change in done
             if isinstance(change.item, Route) and change.item.table == MAIN and change.verb != "remove"}
@@ -105,7 +108,7 @@ def takers(before: Dict[str, Answer], after: Dict[str, Answer], done: Sequence[C
 
 
 def few_facts(world: Context, view: Observation) -> VerifyInput:
-    """What ``quick_checks`` needs."""
+    """The input of ``quick_checks``."""
     held = tuple(at_parents(view.snapshot.links, world.kernel.addresses()))
     return VerifyInput(
         view.decision.families, held, gateways=gateways(view.decision), full=world.config.primary == "full",
@@ -114,7 +117,8 @@ def few_facts(world: Context, view: Observation) -> VerifyInput:
 
 
 def local_destinations(world: Context, eni_devs: Set[str], snapshot: Snapshot) -> Tuple[Tuple[Address, str], ...]:
-    """A destination by each local device that is no ENI, of some of them: where this host's own packets leave by it."""
+    """(destination, device) pairs for at most ``LOCAL_DEVICES`` local devices that are no ENI: there this host's own
+    packets leave by that device."""
     own = {held.address for held in snapshot.addresses}
     names = sorted((link.name for link in snapshot.links if link.up and link.name not in eni_devs), key=natural)
     routes = (route for name in names for route in world.kernel.specific_routes(name, 1))
@@ -125,7 +129,7 @@ def local_destinations(world: Context, eni_devs: Set[str], snapshot: Snapshot) -
 
 
 def gateways(decision: Decision) -> Dict[str, Tuple[Address, ...]]:
-    """By device: the ENI's gateway first, then those of the user's routes through it."""
+    """Device -> gateways: the ENI's own first, then those of the user's routes through it."""
     found = {eni.dev: [family.gateway for family in decision.families if family.eni is eni] for eni in decision.enis}
     for route in decision.routes:
         for hop in route.hops:
@@ -135,7 +139,7 @@ def gateways(decision: Decision) -> Dict[str, Tuple[Address, ...]]:
 
 
 def no_default(snapshot: Snapshot, config: Config) -> FrozenSet[int]:
-    """The IP versions of which main has no default route of anybody else."""
+    """The IP versions of which main has no default route but ours."""
     return frozenset({4, 6} - {seen.route.version for seen in snapshot.routes if seen.route.table == MAIN
                                and seen.route.is_default and seen.protocol != config.protocol})
 
@@ -152,7 +156,8 @@ def shared_routes(snapshot: Snapshot, eni_devs: Set[str]) -> List[Route]:
 
 
 def unprovable_ones(facts: VerifyInput, config: Config) -> List[EniFamily]:
-    """Where the configuration says that no address is put on a link, nothing is wrong with one that has none."""
+    """The ENI families that can't be proven; none where the configuration says ``assign: none``: then a link without an
+    address is as it should be."""
     return [] if config.assign == "none" else unprovable(facts)
 
 

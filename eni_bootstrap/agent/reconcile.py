@@ -23,10 +23,10 @@ class Removed(Exception):
 
 
 class Round(NamedTuple):
-    """What one look at the system, and the changes that followed from it, came to."""
+    """The result of one round: what was observed, and the changes that followed."""
 
     observation: Any
-    """The platform's own; ``observation.decision`` is the same on all of them."""
+    """The platform's own type; ``observation.decision`` is the same on all of them."""
     changes: Tuple[Any, ...] = ()
     """Those that were made."""
     findings: Tuple[Finding, ...] = ()
@@ -42,11 +42,11 @@ class Platform:
     """The share of the remaining time that may be spent on waiting."""
 
     def listing(self) -> Listing:
-        """Ask the metadata service. Raises ``MetadataError``."""
+        """Ask the metadata service for its listing. Raises ``MetadataError``."""
         raise NotImplementedError
 
     def lock(self) -> ContextManager[bool]:
-        """One run at a time; tells whether another one had to be waited for."""
+        """Lock out other runs. Yields whether another run had to be waited for."""
         raise NotImplementedError
 
     def observe(self, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]]) -> Any:
@@ -54,7 +54,7 @@ class Platform:
         raise NotImplementedError
 
     def removes(self, observation: Any) -> bool:
-        """Whether something would be taken away."""
+        """Whether the plan removes anything."""
         raise NotImplementedError
 
     def execute(self, observation: Any) -> Round:
@@ -62,11 +62,11 @@ class Platform:
         raise NotImplementedError
 
     def missed(self) -> FrozenSet[str]:
-        """MACs of ENIs for which the last run waited in vain."""
+        """The MACs of ENIs for which the last run waited in vain."""
         raise NotImplementedError
 
     def note_missed(self, observation: Any) -> None:
-        """Record for whom this run waited in vain."""
+        """Record the ENIs for which this run waited in vain."""
         raise NotImplementedError
 
     def retries(self, decision: Decision) -> int:
@@ -80,9 +80,9 @@ class Platform:
 
 def reconcile(platform: Platform, deadline: Deadline, config: Config, sleep: Callable[[float], None] = time.sleep
               ) -> Round:
-    """Run rounds until nothing is left to do or to wait for; the last one, with the changes of all.
+    """Run rounds until nothing is left to do or to wait for. Returns the last one, with the changes of all.
 
-    Raises ``MetadataError`` when metadata can't be had for the first round, ``Removed``.
+    Raises ``MetadataError`` when metadata can't be had for the first round; ``Removed``.
     """
     # Somebody may have given an ENI to a virtual machine or a container for good: an unattended run waits once.
     missed = platform.missed() if config.unattended else frozenset()
@@ -109,10 +109,10 @@ def reconcile(platform: Platform, deadline: Deadline, config: Config, sleep: Cal
 
 
 def _round(platform: Platform, patience: Patience) -> Round:
-    """One look and what follows from it.
+    """Observe and execute once.
 
-    What metadata tells no more goes when it says so twice in a row: a listing that was cut short looks like one from
-    which something has gone.
+    Something is removed only when two listings in a row agree: a listing that was cut short looks like one from which
+    an ENI or an address has gone.
     """
     # Asked before the lock is taken: who waits for the service must not keep others from their work.
     listing = platform.listing()

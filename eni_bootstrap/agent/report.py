@@ -1,4 +1,4 @@
-"""What a command has to say, whatever the operating system. PURE."""
+"""The report of a command, the same on every operating system. PURE."""
 
 from typing import Any, FrozenSet, Iterable, NamedTuple, Optional, Tuple
 
@@ -13,23 +13,23 @@ REMOVED = Finding.remark("taken-back", "remove has taken back what was set up, a
 
 
 class ReportedChange(NamedTuple):
-    """A change that was made, or would be, on whatever operating system."""
+    """A change that was made, or would be, on any operating system."""
 
     action: str
     """"add", "replace", "set" or "remove"."""
     object: str
-    """What kind of thing: "route", "rule", "linkaddress", ..."""
+    """The kind of object: "route", "rule", "linkaddress", ..."""
     command: str
     """The system's own command that does it."""
 
 
 def reported(changes: Iterable[Any]) -> Tuple[ReportedChange, ...]:
-    """Changes of any operating system: each has a ``verb`` and an ``item``, and as text it is a command."""
+    """Report changes of any operating system: each has a ``verb`` and an ``item``, and as text it is a command."""
     return tuple(ReportedChange(change.verb, type(change.item).__name__.lower(), str(change)) for change in changes)
 
 
 class Report(NamedTuple):
-    """What a command has to say; ``exit_code`` follows from it."""
+    """The result of a command; ``exit_code`` follows from it."""
 
     decision: Optional[Decision] = None
     changes: Tuple[ReportedChange, ...] = ()
@@ -37,13 +37,13 @@ class Report(NamedTuple):
     """What is not as it should be, or worth knowing; in the order in which it is said."""
     verdicts: Tuple[Verdict, ...] = ()
     adopted: Tuple[ReportedChange, ...] = ()
-    """Those of the changes that take over what people have typed."""
+    """Changes that take over what people have typed."""
     lines: Tuple[Line, ...] = ()
-    """Of boot scripts: commented out, or to be."""
+    """Lines of boot scripts that are commented out, or would be."""
 
     @property
     def devs(self) -> FrozenSet[str]:
-        """The devices of the ENIs, those that could not be set up too, and what is made of them."""
+        """The devices of all ENIs, also of those that could not be set up, and their children."""
         if self.decision is None:
             return frozenset()
         own = {dev for eni in self.decision.enis for dev in (eni.dev, eni.link.name)}

@@ -17,14 +17,14 @@ def apply_text(report: Report) -> str:
 
 
 def unattended_text(report: Report) -> str:
-    """What a journal needs: all where something was changed or is wrong, else a line."""
+    """The text for the journal: everything where something was changed or is wrong, else one line."""
     if report.changes or report.exit_code or report.decision is None:
         return apply_text(report)
     return _page(["nothing to change; {} as they should be".format(_count(len(report.verdicts), "look-up"))])
 
 
 def plan_text(report: Report) -> str:
-    """Commands only, the rest as comments: the whole can be pasted into a shell."""
+    """The changes as commands, the rest as comments, so that all of it can be pasted into a shell."""
     lines = [change.command for change in report.changes]
     if not lines:
         lines = ["# nothing to do"]
@@ -65,7 +65,7 @@ def remove_text(report: Report) -> str:
 
 
 def adoption_plan_text(report: Report) -> str:
-    """Like a plan's, and for each line of a boot script what would become of it."""
+    """A plan's text, and for each line of a boot script what would become of it."""
     lines = [change.command for change in report.changes]
     if not report.adopted and not report.lines:
         lines.append("# nothing to adopt")
@@ -85,7 +85,7 @@ def adoption_text(report: Report) -> str:
 
 
 def as_json(report: Report) -> Dict[str, Any]:
-    """One shape for all commands; a list is empty where a command has nothing to say."""
+    """The report as JSON, in one shape for all commands; a list is empty where a command has nothing for it."""
     return {
         "ok": report.exit_code == 0,
         "enis": [_eni(report, report.decision, place) for place in range(len(report.decision.enis))]
@@ -133,7 +133,7 @@ def _enis(report: Report) -> List[str]:
 
 
 def _table(decision: Decision, dev: str) -> Optional[int]:
-    """Nothing where the system has no tables for ENIs."""
+    """The ENI's routing table; None where the system has no tables for ENIs."""
     return decision.table_of(dev) or None
 
 

@@ -1,4 +1,4 @@
-"""What is worth waiting for, how long still, and how it is said."""
+"""Wait policy: which missing ENIs and addresses to wait for, until when, and the progress messages."""
 
 import logging
 from typing import AbstractSet, Dict, FrozenSet, Tuple
@@ -11,14 +11,14 @@ from eni_bootstrap.model.finding import Finding
 LOG = logging.getLogger(__name__)
 
 POLL = 1.0
-"""Seconds between two looks at what is being waited for: it comes within some seconds, and the service throttles."""
+"""Seconds between two looks while waiting: what is missing comes within some seconds, and the service throttles."""
 
 
 class Patience:
-    """How long each thing that may still come is worth waiting for, and what to say meanwhile."""
+    """The clocks of what is missing: how long each ENI and address has been waited for."""
 
     def __init__(self, deadline: Deadline, config: Config, missed: AbstractSet[str] = frozenset()) -> None:
-        """``missed``: MACs that are not worth it any more."""
+        """``missed``: MACs of ENIs that are not waited for any more."""
         self._deadline = deadline
         self._config = config
         self._missed = missed
@@ -33,7 +33,7 @@ class Patience:
         return self._deadline.seconds - self._deadline.remaining()
 
     def over(self) -> FrozenSet[Tuple[str, int]]:
-        """The (device, IP version) that nobody has addressed for long enough."""
+        """(device, IP version) pairs that nobody has addressed within ``address_wait``."""
         return frozenset(key for key in self._since
                          if isinstance(key, tuple) and self._age(key) >= self._config.address_wait)
 

@@ -1,17 +1,17 @@
-"""Access control by path and balance: what the configuration asks for, as rules and routes. PURE.
+"""Access control by path, and balance: the rules and routes that the configuration asks for. PURE.
 
-Entries count in the order in which they are written, the first that fits. They stand at two places, because what an
-ENI's own addresses send must leave by that ENI or not at all, or the cloud drops it:
+The first entry that fits counts, in the order in which they are written. An entry makes rules at two places, because
+what an ENI's own addresses send must leave by that ENI or not at all, or the cloud drops it:
 
 1. in front of everything, for all packets: refusals, and for what an earlier entry sends, a jump over the later ones;
-2. behind all rules for sources: what chose no source yet, and what comes from elsewhere (containers, bridges), is sent
-   by the ENI that the entry names, and fails when that one is down. Main's specific routes to anything that is no ENI
-   (Docker, VPN) are in force before, and so are the cloud's own services by the primary.
+2. behind all rules for sources: packets that chose no source yet, and packets from elsewhere (containers, bridges), are
+   sent by the ENI that the entry names, and fail when that ENI is down. Main's specific routes to anything that is no
+   ENI (Docker, VPN) come before, and so do the cloud's own services by the primary.
 
-Balance comes last, for packets of this host's own that have chosen no source and that no specific route of main's
-fits: a table whose default has several next hops. Source 0.0.0.0 tells them for IPv4. For IPv6 no rule can ask for «no
+Balance comes last: a table whose default route has several next hops, for packets of this host's own that have chosen
+no source and that no specific route of main's fits. For IPv4 their source is 0.0.0.0. For IPv6 no rule can ask for «no
 source»: a rule with a source does not match a packet without one (ip6_rule_match), so that ``not from ::/1`` matches
-just these and what comes from the upper half, which main gets before.
+just these packets and those from the upper half, which main gets before.
 """
 
 import itertools
@@ -31,7 +31,7 @@ _ICMP = {1: 4, 58: 6}
 
 
 class Policy(NamedTuple):
-    """What is asked of the kernel, and what is wrong with it."""
+    """Rules and routes of entries and spreads; problems and remarks."""
 
     rules: List[Rule]
     routes: List[Route]
@@ -52,7 +52,7 @@ def policy(families: Sequence[EniFamily], ways: Sequence[Egress], working: Abstr
 
 def _entry(place: int, jumps: bool, ways: Sequence[Egress], working: AbstractSet[str], versions: AbstractSet[int],
            config: Config) -> Policy:
-    """One access entry. ``jumps``: refusals follow, which must not catch what it sends."""
+    """The rules of one access entry. ``jumps``: refusals follow, which must not catch what it sends."""
     entry = config.entries[place]
     found = Policy([], [], list(_shadow(entry, config.entries[:place])))
     own, wrong = _egress(entry, ways) if entry.via else ({}, [])  # type: Dict[int, Egress], List[Finding]
@@ -67,10 +67,11 @@ def _entry(place: int, jumps: bool, ways: Sequence[Egress], working: AbstractSet
 
 
 def _in_front(entry: Entry, place: int, version: int, is_open: bool, jumps: bool, config: Config) -> Iterator[Rule]:
-    """Refusals, and the jump over those that follow.
+    """The entry's rules in front of everything: refusals, and the jump over those that follow.
 
-    Where an IPv6 look-up without a source is refused the kernel goes on with a source of its own choice
-    (ip6_dst_lookup_tail, kernel 6.18), which is the primary's: only here that is refused, too, while the ENI is down.
+    Where an IPv6 look-up without a source is refused, the kernel goes on with a source of its own choice
+    (ip6_dst_lookup_tail, kernel 6.18), which is the primary's. Only a rule at this place refuses that, too, while the
+    ENI is down.
     """
     action = entry.answer
     if not action and version == 6 and not is_open:
@@ -84,7 +85,7 @@ def _in_front(entry: Entry, place: int, version: int, is_open: bool, jumps: bool
 
 
 def _spared(families: Sequence[EniFamily], versions: AbstractSet[int], config: Config) -> Policy:
-    """What the entries and the balance must not catch: the primary's sources and the cloud's services."""
+    """Rules for what entries and balance must not catch: the primary's sources and the cloud's services."""
     rules = []
     if config.spreads or any(entry.via for entry in config.entries):
         for version in sorted(versions):
@@ -104,7 +105,7 @@ def _sent(entry: Entry, priority: int, way: Optional[Egress], version: int) -> I
 
 
 def _egress(entry: Entry, ways: Sequence[Egress]) -> Tuple[Dict[int, Egress], List[Finding]]:
-    """By IP version: the egress that an access entry resolves to; none, and why, where its traffic is refused."""
+    """IP version -> the egress that an access entry resolves to; none and a problem where its traffic is refused."""
     where = "access entry on line {}: ".format(entry.line)
     fitting = named_egresses(entry.via, ways)
     if len(fitting) > 1:
@@ -118,7 +119,7 @@ def _egress(entry: Entry, ways: Sequence[Egress]) -> Tuple[Dict[int, Egress], Li
 
 
 def matches(entry: Entry, version: int) -> Iterator[Tuple[Optional[Network], Match]]:
-    """All combinations of an entry's selectors, as one rule has them."""
+    """All combinations of an entry's selectors, each as (source, match) of one rule."""
     def of_version(networks: Sequence[Network]) -> Sequence[Optional[Network]]:
         return [network for network in networks if network.version == version] if networks else [None]
 
@@ -141,7 +142,7 @@ def _shadow(entry: Entry, earlier: Sequence[Entry]) -> Iterator[Finding]:
 
 
 def shadowed(other: Entry, one: Entry) -> bool:
-    """Whether all that fits the other one fits this one, too."""
+    """Whether all packets that fit the other entry fit this one, too."""
     def networks(wide: Sequence[Network], narrow: Sequence[Network]) -> bool:
         return not wide or bool(narrow) and all(any(
             each.version == block.version and each.prefixlen >= block.prefixlen and each.network_address in block
@@ -196,7 +197,7 @@ def _balance(families: Sequence[EniFamily], working: AbstractSet[str], versions:
 
 def _shares(spread: Spread, families: Sequence[EniFamily]
             ) -> Tuple[List[Tuple[EniFamily, int]], List[Finding]]:
-    """The families that a spread names, each with the first weight that it is given; and what names none."""
+    """The families that a spread names, each with the first weight that it is given; and problems with names."""
     enis = list({family.dev: family.eni for family in families}.values())
     weights: Dict[str, int] = {}
     problems = []

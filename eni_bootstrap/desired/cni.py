@@ -1,15 +1,21 @@
-"""Which ENIs belong to a container network, by what can be seen of it on this host. PURE.
+"""Which ENIs belong to a container network, by what can be seen on this host. PURE.
 
-Such ENIs carry containers' addresses, and their owner makes routes and rules for them by itself; who sets them up too
-breaks the containers. That an ENI is theirs is told by cloud tags, which metadata does not show. So a secondary is
-left alone when it has children that containers use, when the configuration of a container network names it, when
-rules or routes where a configured one has its own use it, or when it is out of sight and one is configured that moves
-whole devices. A configured network alone says nothing: a node may have ENIs beside it. Nor does a child that bears an
-address of this host: what containers have is in their own namespaces.
+Such ENIs carry containers' addresses, and the container network makes routes and rules for them; a second program that
+sets them up breaks the containers. Cloud tags say that an ENI is a container network's, but metadata does not show
+them. So a secondary is left alone
+
+- when it has children that containers use,
+- when the configuration of a container network names it,
+- when rules or routes use it that are in the places of a configured container network's own,
+- when it has no link here and a container network is configured that moves whole devices.
+
+A configured network alone says nothing: a node may have ENIs beside it. Nor does a child that carries an address of
+this host: what containers have is in their own namespaces.
 """
 
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.matching import likely, skip
 from eni_bootstrap.desired.tables import Memory
@@ -18,14 +24,14 @@ from eni_bootstrap.model.host import ContainerNetwork
 from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Rule, SeenRule
 
 CHILDREN = ("ipvlan", "ipvtap", "macvlan", "macvtap")
-"""Kinds of links that are given to containers and virtual machines. A VLAN is the host's own as a rule."""
+"""Kinds of links that containers and virtual machines get. A VLAN is the host's own as a rule."""
 
 VIRTUAL_ROUTERS = ("00:00:5e:00:01:", "00:00:5e:00:02:")
 """The MACs of VRRP (RFC 9568): keepalived's macvlan has no address as long as another host is the master."""
 
 
 class Band(NamedTuple):
-    """Where a container network has its rules."""
+    """The priorities and tables of a container network's rules."""
 
     to_pod: Tuple[int, ...]
     """Priorities of rules to a container, which lead to main."""
@@ -51,7 +57,7 @@ def leave_contained(
     enis: Sequence[Eni], unready: Sequence[UnreadyEni], links: Sequence[Link], addresses: Sequence[LinkAddress],
     memory: Memory, networks: Sequence[ContainerNetwork],
 ) -> Tuple[List[Eni], List[UnreadyEni], List[SkippedEni]]:
-    """Those that are nobody's, and those that a container network has."""
+    """Split off the secondaries that a container network has: the ENIs, the unready ones, those that it has."""
     contained: Dict[str, SkippedEni] = {}  # by MAC
     here = {eni.mac for eni in likely(links)}
     secondaries: List[Union[Eni, UnreadyEni]] = [eni for eni in enis if not eni.primary]
@@ -67,31 +73,31 @@ def leave_contained(
 
 def band_tables(links: Sequence[Link], devs: AbstractSet[str], rules: Iterable[SeenRule],
                 networks: Sequence[ContainerNetwork], config: Config) -> Set[int]:
-    """The tables to look into: where the configured networks may have routes by these devices."""
+    """The tables to read: those in which the configured networks may have routes by these devices."""
     indexes = {link.ifindex for link in links if link.name in devs}
     found = {_FIRST_BY_INDEX + index for index in indexes if any(network.name == "terway" for network in networks)}
     for rule, protocol in rules:
-        if not config.owns_rule(rule, protocol) and any(
+        if not owns_rule(rule, protocol, config) and any(
                 _is_of(BANDS.get(network.name), rule, indexes) for network in networks):
             found.add(rule.table)
     return found - {MAIN}
 
 
 def children(links: Sequence[Link], devs: AbstractSet[str]) -> List[Link]:
-    """The links, of such as are given to containers, that are made of these devices."""
+    """The links on top of these devices, of the kinds that containers get."""
     indexes = {link.ifindex for link in links if link.name in devs}
     return [link for link in links if link.kind in CHILDREN and link.parent in indexes]
 
 
 def at_parents(links: Sequence[Link], addresses: Iterable[LinkAddress]) -> List[LinkAddress]:
-    """The addresses, those of a macvlan and the like at the device that it is made of: by it their packets come in."""
+    """The addresses, with those of a macvlan and the like moved to its parent device: there their packets come in."""
     names = {link.ifindex: link.name for link in links}
     above = {link.name: names[link.parent] for link in links if link.kind in CHILDREN and link.parent in names}
     return [held._replace(dev=above[held.dev]) if held.dev in above else held for held in addresses]
 
 
 def parents(links: Iterable[Link]) -> Set[int]:
-    """Indexes of the devices that something else in this namespace is made of: without them it has no carrier."""
+    """Indexes of the devices that carry another link of this namespace, which has no carrier without them."""
     return {link.parent for link in links if link.parent and link.kind != "veth"}
 
 
@@ -113,10 +119,10 @@ def _use(own: SkippedEni, mac: str, links: Sequence[Link], addresses: Sequence[L
 
 
 def _is_the_hosts(child: Link, devs: Sequence[str], addresses: Sequence[LinkAddress]) -> bool:
-    """Whether a child of these devices serves this host itself: a virtual router, or what bears an address of its own.
+    """Whether a child of these devices serves this host itself: a virtual router, or a link with an address of its own.
 
-    An address that another link has too is none: terway's ``ipvl_3`` bears the primary's, by which containers reach
-    the node.
+    An address that another link has too does not count: terway's ``ipvl_3`` carries the primary's, by which containers
+    reach the node.
     """
     elsewhere = {held.address for held in addresses if held.dev not in (child.name, *devs)}
     return child.mac.startswith(VIRTUAL_ROUTERS) or any(
@@ -124,7 +130,7 @@ def _is_the_hosts(child: Link, devs: Sequence[str], addresses: Sequence[LinkAddr
 
 
 def _trace(network: ContainerNetwork, own: SkippedEni, indexes: Set[int], memory: Memory) -> str:
-    """A rule or route of somebody's that is where the network has its own and that uses the ENI."""
+    """A rule or route of others in the network's places that uses the ENI, as text; or ""."""
     band = BANDS.get(network.name)
     for index in indexes if band is not None and not any(band.tables) else ():
         for route in memory.foreign_routes.get(_FIRST_BY_INDEX + index, ()):
@@ -146,7 +152,7 @@ def _trace(network: ContainerNetwork, own: SkippedEni, indexes: Set[int], memory
 
 
 def _is_of(band: Optional[Band], rule: Rule, indexes: Set[int]) -> bool:
-    """Whether a rule is where the network has its own: the priority, and where such a one leads."""
+    """Whether a rule has a priority and a table as the network's own rules have."""
     if band is None or rule.action != "lookup":
         return False
     if rule.priority in band.from_pod:

@@ -1,14 +1,14 @@
-"""Connection marks: what is forwarded is answered by the ENI that it came in by. PURE.
+"""Connection marks: forwarded connections are answered by the ENI by which they came in. PURE.
 
-A container's reply has the container's address when its route is chosen; the ENI's own comes back into it afterwards.
-So the connection has to remember its ENI. A new connection that comes in by an ENI gets that ENI's number into its
-connection mark, each of its packets gets it from there into the packet's mark before the route is chosen, and a rule
-leads that mark to the ENI's table. Connections that begin inside have no number, and this host's own packets are never
-marked: their addresses decide, as without.
+A container's reply has the container's address when its route is chosen; NAT puts the ENI's address back only
+afterwards. So the connection has to remember its ENI. A new connection that comes in by an ENI gets that ENI's number
+into its connection mark; each of its packets gets the number from there into its packet mark before the route is
+chosen; and a rule leads that mark to the ENI's table. Connections that begin inside have no number, and this host's own
+packets are never marked: their addresses decide, as without marks.
 
-What comes in by the ENI whose mark it bears is on its way inwards: it goes on behind these rules, as without them. It
-is marked all the same, for a strict reverse path filter: with ``src_valid_mark`` that asks with the packet's mark, and
-it asks as the host itself does, not as a packet that came in by the ENI.
+A packet that comes in by the ENI whose mark it bears is on its way inwards: it goes on behind these rules, as without
+them. It is marked all the same, for a strict reverse path filter: with ``src_valid_mark`` that filter asks with the
+packet's mark, and it asks as the host itself does, not as a packet that came in by the ENI.
 
 All of it is one table of nftables. A rule has constants only: old versions of nft can't combine two registers.
 """
@@ -36,7 +36,7 @@ class Marked(NamedTuple):
 
     dev: str
     number: int
-    """In our bits; from 1."""
+    """The value in our bits of the mark; from 1."""
     table: int
     primary: bool
     versions: Tuple[int, ...]
@@ -44,7 +44,7 @@ class Marked(NamedTuple):
 
 def marked(ways: Sequence[Egress], versions: AbstractSet[int], config: Config
            ) -> Tuple[List[Marked], List[Finding]]:
-    """The ENIs whose connections are marked, by number; and what is wrong with the others."""
+    """The ENIs whose connections are marked, sorted by number; and problems with the others."""
     found: List[Marked] = []
     problems: List[Finding] = []
     lowest = config.connection_marks & -config.connection_marks
@@ -67,12 +67,13 @@ def marked(ways: Sequence[Egress], versions: AbstractSet[int], config: Config
 
 
 def value(member: Marked, config: Config) -> int:
-    """The number, where it stands in the mark."""
+    """The packet mark: the ENI's number, shifted to our bits."""
     return member.number * (config.connection_marks & -config.connection_marks)
 
 
 def mark_rules(members: Sequence[Marked], config: Config) -> List[Rule]:
-    """What leads the marks to the ENIs' tables, with IPv6's fence; the primary's has main behind its own table."""
+    """The rules that lead marks to the ENIs' tables, with IPv6's fence; the primary's mark has main behind its table.
+    """
     rules = [Rule(version, config.priority_mark_end, action="nop")
              for version in sorted({version for member in members for version in member.versions})]
     for member in members:
@@ -89,7 +90,7 @@ def mark_rules(members: Sequence[Marked], config: Config) -> List[Rule]:
 
 
 def ruleset(members: Sequence[Marked], config: Config) -> str:
-    """All that nft is told, in one transaction: the table as it should be, whatever it was."""
+    """The input for nft, one transaction: it makes the table as it should be, whatever it was; "" without members."""
     if not members:
         return ""
     rules = _rules(members, config)
@@ -99,10 +100,10 @@ def ruleset(members: Sequence[Marked], config: Config) -> str:
 
 
 def as_wanted(listing: str, text: str) -> bool:
-    """Whether nft lists what it was told.
+    """Whether nft's listing is that of the ruleset ``text``.
 
-    Each version of nft writes rules in a way of its own. So the text's digest is the name of an empty chain, and the
-    rules are counted, as somebody may have taken some away.
+    Each version of nft writes rules in a way of its own. So the digest of the text is the name of an empty chain, and
+    the rules are counted, as somebody may have deleted some.
     """
     wanted = re.findall(r"chain (digest_\w+)", text)
     return wanted == re.findall(r"chain (digest_\w+)", listing) and _inner(listing) == _inner(text)
@@ -121,5 +122,5 @@ def _name(rules: Sequence[str]) -> str:
 
 
 def _inner(text: str) -> int:
-    """The lines inside chains: the hook, and the rules."""
+    """The number of lines inside chains: the hook, and the rules."""
     return sum(line.startswith("\t\t") for line in text.split("\n"))

@@ -41,21 +41,21 @@ from eni_bootstrap.model.kernel import (
 )
 
 _NAMED = 3
-"""So many of a user's routes fit into one remark that can be read."""
+"""Maximum routes of the user that one remark names: more of them can't be read."""
 
 
 class Decision(NamedTuple):
     """What the kernel should hold, and what stays out of it."""
 
     enis: Tuple[Eni, ...] = ()
-    """Those that are set up, the primary first; maybe in one of their address families only."""
+    """ENIs that are set up, the primary first; maybe in one of their address families only."""
     families: Tuple[EniFamily, ...] = ()
-    """These ENIs' address families that are set up."""
+    """The address families of these ENIs that are set up."""
     unready: Tuple[UnreadyEni, ...] = ()
     findings: Tuple[Finding, ...] = ()
     """What an operator should know, but for what is said of those that are unready or unaddressed."""
     unaddressed: Tuple[EniFamily, ...] = ()
-    """Still to be waited for."""
+    """ENI families that carry no address yet, and that somebody else may still address."""
     displaced: bool = False
     """Somebody else uses an ENI's natural table."""
 
@@ -69,19 +69,19 @@ class Decision(NamedTuple):
     dropped_addresses: Tuple[LinkAddress, ...] = ()
     """Addresses that we added and that the cloud took away."""
     kept_tables: FrozenSet[Tuple[int, int]] = frozenset()
-    """Table and IP version: what of ours stays as it is, because its ENI can't be looked after."""
+    """(table, IP version) pairs in which our routes and rules stay as they are: their ENI can't be looked after now."""
     kept_families: FrozenSet[Tuple[str, int]] = frozenset()
-    """Device and IP version of these ENIs."""
+    """(device, IP version) pairs of these ENIs."""
     ways: Tuple[Egress, ...] = ()
-    """By which packets can be sent: also by what can't be set up now and has been."""
+    """The egresses by which packets can be sent; an ENI that can't be set up now, and was before, has one, too."""
     marked: Tuple[Marked, ...] = ()
     """The ENIs whose connections are marked."""
     skipped: FrozenSet[str] = frozenset()
     """Devices of ENIs that are left alone."""
     used: FrozenSet[str] = frozenset()
-    """Of these, somebody else's."""
+    """Those of the skipped devices that somebody else uses."""
     children: FrozenSet[str] = frozenset()
-    """Macvlans and the like of the ENIs' devices: what addresses they bear is the ENIs', too."""
+    """Macvlans and the like on the ENIs' devices: the addresses that they carry are the ENIs', too."""
 
     @property
     def problems(self) -> Tuple[str, ...]:
@@ -99,7 +99,7 @@ class Decision(NamedTuple):
 
     @property
     def untouched_devs(self) -> FrozenSet[str]:
-        """Devices of which nothing at all is looked after."""
+        """Devices of which no address family is set up."""
         return self.kept_devs.difference(eni.dev for eni in self.enis)
 
     def table_of(self, dev: str) -> int:
@@ -107,7 +107,7 @@ class Decision(NamedTuple):
         return next((family.table for family in self.families if family.dev == dev), 0)
 
     def sources_of(self, dev: str) -> List[Network]:
-        """What packets of the ENI with this device come from: IPv4, then IPv6."""
+        """The sources of the ENI with this device: IPv4, then IPv6."""
         return [source for family in self.families if family.dev == dev for source in family.sources]
 
 
@@ -115,10 +115,10 @@ def decide(
     listing: Listing, snapshot: Snapshot, record: Record, address_wait_expired: AbstractSet[Tuple[str, int]],
     config: Config, networks: Sequence[ContainerNetwork] = (),
 ) -> Decision:
-    """The whole decision.
+    """Decide what the kernel should hold.
 
-    ``address_wait_expired`` has the (device, IP version) that no DHCP client has addressed for long enough;
-    ``networks`` are the container networks that are configured here.
+    ``address_wait_expired``: (device, IP version) pairs that no DHCP client has addressed in time. ``networks``: the
+    container networks that are configured on this host.
     """
     memory, main = Memory(snapshot, config), MainTable(snapshot, config)
     chosen = select(listing, snapshot, record, memory, networks, config)
@@ -145,7 +145,7 @@ def decide(
         return decision._replace(ups=(), unaddressed=())
     groups, without_group = link_groups(chosen.enis, chosen.unready, snapshot, config)
     tables = _tables(decision, versions, bool(groups), main, config)
-    ways = egresses(families, chosen.unready, memory)
+    ways = egresses(families, chosen.unready, spared.tables_of, memory)
     members, unmarked = marked(ways, versions, config) if config.connection_marks else ([], [])
     asked = policy(families, ways, snapshot.working, versions, config) \
         if config.entries or config.spreads else Policy([], [], [])
@@ -158,7 +158,7 @@ def decide(
 
 def _outline(chosen: Selection, families: Sequence[EniFamily], spared: Kept, links: LinkChanges, config: Config
              ) -> Decision:
-    """The decision as far as it needs no table."""
+    """The part of the decision that needs no routing table: ENIs, links, addresses, what is kept or skipped."""
     own = _own_devs(chosen, spared)
     whole = config.prefixes != "local" or not (chosen.unready or spared.tables)
     return Decision(
@@ -170,19 +170,19 @@ def _outline(chosen: Selection, families: Sequence[EniFamily], spared: Kept, lin
 
 
 def _own_devs(chosen: Selection, spared: Kept) -> Set[str]:
-    """The devices of ENIs that are not left alone."""
+    """The devices of all ENIs but the skipped ones."""
     return {dev for dev, _ in spared.devs}.union(*(eni.devs for eni in chosen.enis))
 
 
 def _versions(families: Iterable[EniFamily], spared: Kept, memory: Memory, config: Config) -> Set[int]:
-    """The IP versions in which something is set up: those of secondaries; of all that access entries are for."""
+    """The IP versions that need rules: those of secondaries; with access entries those of all ENIs."""
     found = {family.version for family in families if not family.primary or config.entries}
     return found | {rule.version for rule in memory.own_rules
                     if (rule.table, rule.version) in spared.tables and rule.table != config.table_primary}
 
 
 class _Tables(NamedTuple):
-    """What the ENIs' own tables and main should hold, and what leads there."""
+    """The routes of the ENIs' tables and of main, and the rules that lead there."""
 
     routes: List[Route]
     rules: List[Rule]
@@ -191,7 +191,7 @@ class _Tables(NamedTuple):
 
 def _tables(decision: Decision, versions: AbstractSet[int], with_ifgroup: bool, main: MainTable, config: Config
             ) -> _Tables:
-    """The routes and rules of all ENIs. What no version of ``versions`` is for is left out."""
+    """The routes and rules of all ENIs, of these IP versions only."""
     families = [family for family in decision.families if family.version in versions]
     primary_devs = {eni.dev for eni in decision.enis if eni.primary}
     primary_devs |= {member.dev for member in decision.unready if member.primary}
@@ -200,16 +200,19 @@ def _tables(decision: Decision, versions: AbstractSet[int], with_ifgroup: bool, 
     found = _Tables([], [main_rule(version, with_ifgroup, config) for version in sorted(versions)], [])
     for family in families:
         own = family_routes(family, main, config)
+        vswitches = [each.vswitch for each in families if each.eni is not family.eni]
+        vswitches += [vswitch for member in decision.unready if member.dev and member.dev != family.dev
+                      for vswitch in member.vswitches]
         copies = main.copies(family, config.copies)
         if family.primary:
-            own += via_own_gateway(family, families, secondary_devs, copies.routes, main)
+            own += via_own_gateway(family, vswitches, secondary_devs, copies.routes, main)
             own += copies.routes if config.primary == "full" else primary_default(
                 family, secondary_devs, defaults, main)
         else:
             own += copies.routes
             if not with_ifgroup:
                 others = decision.kept_devs.union(each.dev for each in families) - {family.dev}
-                own += via_own_gateway(family, families, others, list(copies.closed), main)
+                own += via_own_gateway(family, vswitches, others, list(copies.closed), main)
         if copies.left_out and (config.primary == "full" or not family.primary):
             found.findings.append(Finding.remark(
                 "routes-left-out", "more than {} routes of yours go by it, and the rest is not copied into table {}, "

@@ -1,6 +1,6 @@
-"""What packets can be sent by: each address family of each ENI, also of those that can't be set up now. PURE."""
+"""The egresses: each address family of each ENI, by which packets can be sent; also of unready ENIs. PURE."""
 
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from eni_bootstrap.desired.matching import names
 from eni_bootstrap.desired.tables import Memory
@@ -19,26 +19,32 @@ class Egress(NamedTuple):
     primary: bool
     version: int
     table: int
-    """Where it is routed; 0: nowhere, as it was never set up."""
+    """The routing table that leads out by it; 0: none, it was never set up."""
 
     @property
     def dev(self) -> str:
         return self.devs[0] if self.devs else ""
 
 
-def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], memory: Memory) -> List[Egress]:
-    """All ways out. An ENI that can't be set up keeps the table that it has, and with that its way."""
+def egresses(families: Sequence[EniFamily], unready: Iterable[UnreadyEni], tables_of: Mapping[str, Sequence[int]],
+             memory: Memory) -> List[Egress]:
+    """The egresses of all ENIs. An ENI that can't be set up now keeps the table that it has, and so its egress.
+
+    ``tables_of``: by MAC. A table is the egress of one address family only if something of that family is in it or
+    leads there: the other one may have been set up alone.
+    """
     found = [Egress(family.label, family.eni.interface.eni_id, family.eni.mac, family.eni.interface.vswitch_id,
                     family.eni.devs, family.primary, family.version, family.table) for family in families]
     for member in unready:
-        table = next(iter(memory.tables_of(member.dev, [])), 0)
+        own = tables_of.get(member.mac, ())
         found += [Egress(member.label, member.eni_id, member.mac, member.vswitch_id, member.devs, member.primary,
-                         version, table) for version in member.versions]
+                         version, next((table for table in own if (table, version) in memory.set_up), 0))
+                  for version in member.versions]
     return found
 
 
 def named_egresses(pattern: str, ways: Iterable[Egress]) -> Dict[str, List[Egress]]:
-    """By MAC: the address families of each ENI that a word of the configuration names."""
+    """MAC -> egresses, of each ENI that a word of the configuration names."""
     found: Dict[str, List[Egress]] = {}
     for way in ways:
         if names(pattern, way.eni_id, way.mac, way.devs, way.vswitch_id):

@@ -1,6 +1,6 @@
-"""What of ours must stay as it is, because the ENI that it is for can't be looked after now. PURE."""
+"""Which tables and devices must stay as they are, because their ENI can't be looked after now. PURE."""
 
-from typing import FrozenSet, List, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, List, NamedTuple, Sequence, Set, Tuple
 
 from eni_bootstrap.desired.cni import at_parents
 from eni_bootstrap.desired.matching import possible
@@ -12,31 +12,34 @@ from eni_bootstrap.model.kernel import MAIN, Link, LinkAddress, Network, Snapsho
 
 
 class Kept(NamedTuple):
-    """What must stay as it is."""
+    """Tables and devices whose routes, rules and addresses stay as they are."""
 
     tables: FrozenSet[Tuple[int, int]]
-    """Routing table and IP version."""
+    """(table, IP version) pairs."""
     devs: FrozenSet[Tuple[str, int]]
-    """Device and IP version."""
+    """(device, IP version) pairs."""
+    tables_of: Dict[str, List[int]]
+    """By MAC: the tables that an ENI has that can't be set up, whole or one address family."""
     findings: Tuple[Finding, ...]
 
     def others_tables(self, families: Sequence[EniFamily], memory: Memory) -> FrozenSet[int]:
-        """The tables that no ENI that is set up has."""
+        """The kept tables that belong to none of the ENIs that are set up."""
         return frozenset(table for table, _ in self.tables) - _tables_of(families, memory)
 
 
 def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, memory: Memory) -> Kept:
-    """What ENIs have that can't be set up now, or that metadata does not list any more.
+    """Tables and devices of ENIs that can't be set up now, or that metadata does not list any more.
 
     An ENI's things go only when a complete list lacks it *and* its link is gone. Where a listed ENI can't be found in
     the kernel at all, anything that nobody claims may be its own, so all of that stays.
     """
     tables: Set[Tuple[int, int]] = set()
     devs: Set[Tuple[str, int]] = set()
+    tables_of: Dict[str, List[int]] = {}
     addresses = at_parents(snapshot.links, snapshot.addresses)
     for member in chosen.unready:
         own = [network_of(address) for subnet in member.subnets for address in subnet.addresses]
-        found = memory.tables_of(member.dev, own + _held(member.dev, addresses))
+        found = tables_of[member.mac] = memory.tables_of(member.dev, own + _held(member.dev, addresses))
         if not (found or member.dev):
             found = sorted(memory.tables() - _tables_of(families, memory) - _tables_of_skipped(chosen, memory) - {MAIN})
         tables.update((table, version) for table in found for version in member.versions)
@@ -47,12 +50,12 @@ def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, m
         devs.update((dev, version) for version in (4, 6))
     claimed = {(table, family.version) for family in families
                for table in memory.tables_of(family.dev, _sources(family.dev, families))}
-    return Kept(frozenset(tables - claimed), frozenset(devs), tuple(remarks))
+    return Kept(frozenset(tables - claimed), frozenset(devs), tables_of, tuple(remarks))
 
 
 def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory
               ) -> Tuple[List[Tuple[str, List[int]]], List[Finding]]:
-    """Devices that metadata no longer lists and that have tables of ours, these tables, and what to say of it."""
+    """Devices that metadata no longer lists and that have tables of ours, with these tables; and remarks."""
     listed = {dev for group in (chosen.enis, chosen.unready, chosen.skipped) for member in group for dev in member.devs}
     found = []
     remarks = []

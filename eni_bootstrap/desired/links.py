@@ -1,4 +1,4 @@
-"""What should be of the ENIs' links: their group, up or not, an address. PURE."""
+"""The ENIs' links as they should be: interface group, up or down, addresses, settings. PURE."""
 
 from collections import defaultdict
 from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -14,7 +14,7 @@ from eni_bootstrap.model.kernel import Address, LinkAddress, LinkGroup, LinkSett
 def link_groups(
     enis: Sequence[Eni], unready: Sequence[UnreadyEni], snapshot: Snapshot, config: Config
 ) -> Tuple[List[LinkGroup], List[Finding]]:
-    """Our interface group on every ENI's device; none at all, and why, where one belongs to somebody else's."""
+    """Our interface group for every ENI's device; no groups and a remark where a device is in somebody else's group."""
     if not config.group:
         return [], []
     devs = {eni.dev: eni.label for eni in enis}
@@ -29,7 +29,7 @@ def link_groups(
 
 
 def link_settings(enis: Sequence[Eni], config: Config) -> Tuple[List[LinkSetting], List[Finding]]:
-    """What the configuration asks of the links, the first entry that names one, and what is wrong with that."""
+    """The settings of links that the configuration asks for, and problems. The first entry that names a link counts."""
     found: Dict[Tuple[str, str], LinkSetting] = {}
     problems = []
     for wish in config.links:
@@ -47,11 +47,11 @@ class LinkChanges(NamedTuple):
     """Links and addresses as they should be."""
 
     ups: Tuple[LinkUp, ...] = ()
-    """Links to be up."""
+    """Links that should be up."""
     addresses: Tuple[LinkAddress, ...] = ()
-    """Addresses that should be there and are ours, or are to become so."""
+    """Addresses that should be there and are ours, or become ours."""
     dropped: Tuple[LinkAddress, ...] = ()
-    """Addresses of ours to take off."""
+    """Addresses of ours to remove."""
     unaddressed: Tuple[EniFamily, ...] = ()
     """Links still to be waited for: somebody else may address them."""
     findings: Tuple[Finding, ...] = ()
@@ -59,11 +59,11 @@ class LinkChanges(NamedTuple):
 
 def link_changes(families: Sequence[EniFamily], snapshot: Snapshot, record: Record,
                  address_wait_expired: AbstractSet[Tuple[str, int]], config: Config) -> LinkChanges:
-    """What is to be done to links and their addresses.
+    """Decide which links should be up, and which addresses they should carry.
 
-    A secondary's link that carries no address of a family gets one when nobody else is coming to address it: when it
-    was down, when it was we who addressed it before, or when nobody came for long enough. The ENI's other addresses
-    (``assign: all``) come behind that one, the primary's too.
+    A secondary's link without an address of a family gets one when nobody else will address it: when it was down, when
+    we addressed it before, or when nobody did in time (``address_wait_expired``). With ``assign: all`` the ENI's other
+    addresses follow behind that one; so do the primary's.
     """
     search = _AddressSearch(snapshot, record, address_wait_expired, config)
     parts = [search.changes(family) for family in families]
@@ -91,7 +91,7 @@ class _AddressSearch:
             self._holders[held.address].add(held.dev)
 
     def changes(self, family: EniFamily) -> LinkChanges:
-        """The family's addresses to add, to keep and to take off."""
+        """The family's addresses to add, to keep and to remove."""
         subnet, record, config = family.subnet, self._record, self._config
         held = self._on_link[family.key]
         ours = {address for address in record.addresses if address.dev == family.dev}
@@ -116,7 +116,7 @@ class _AddressSearch:
 
     def _first_address(self, family: EniFamily, rest: Sequence[LinkAddress], ours: AbstractSet[LinkAddress]
                        ) -> LinkChanges:
-        """The address that a link without one gets; or why not, or not yet."""
+        """The address that a link without one gets; or a remark why not; or the family as one to wait for."""
         subnet = family.subnet
         first = LinkAddress(family.dev, family.addresses[0], _length(subnet, rest))
         elsewhere = self._holders[first.address] - {family.dev}
@@ -159,15 +159,15 @@ def _stays(mine: LinkAddress, subnet: Subnet, held: Sequence[LinkAddress], confi
 
 
 def _is_extra(mine: LinkAddress, subnet: Subnet) -> bool:
-    """Whether an address of ours is none that a link has to have."""
+    """Whether an address of ours is only beside the one that a link needs."""
     return mine.deprecated if subnet.version == 6 else mine.address in subnet.addresses[1:]
 
 
 def _lead(subnet: Subnet, held: Sequence[LinkAddress]) -> Optional[LinkAddress]:
-    """The address that the kernel chooses as the ENI's source: it has to be there before others are put beside it.
+    """The address that the kernel chooses as the ENI's source: it must be there before others are put beside it.
 
-    Of IPv4 that is the one that came first, and has to be the ENI's primary address; of IPv6, where no address of an
-    ENI is more than others, one that is not deprecated.
+    For IPv4 that is the address that came first, and it must be the ENI's primary one. For IPv6, where no address of an
+    ENI is more than others, it is one that is not deprecated.
     """
     if subnet.version == 4:
         return next((each for each in held if each.address in subnet.addresses[:1]), None)
@@ -175,7 +175,7 @@ def _lead(subnet: Subnet, held: Sequence[LinkAddress]) -> Optional[LinkAddress]:
 
 
 def _length(subnet: Subnet, beside: Sequence[LinkAddress]) -> int:
-    """The prefix length of an address of ours: with the one that the first has, the kernel makes it ``secondary``."""
+    """The prefix length for an address of ours: the leading address's, so that the kernel makes it ``secondary``."""
     if subnet.version == 6:
         return 128
     return next((other.prefix_length for other in beside if other.address in subnet.addresses[:1]),

@@ -1,10 +1,11 @@
-"""What main holds of the ENIs: default routes, and specific routes through one of them. PURE."""
+"""The main table: its default routes, and its specific routes through an ENI. PURE."""
 
 import itertools
 from collections import defaultdict
 from typing import AbstractSet, Dict, Iterable, List, NamedTuple, Set
 
-from eni_bootstrap.config.settings import Config, fence
+from eni_bootstrap.config.own_rules import fence
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import EniFamily
 from eni_bootstrap.model.kernel import (
     IPV6_METRIC, MAIN, PROTOCOL_KERNEL, Address, Hop, Network, Route, SeenRoute, Snapshot, network_of,
@@ -16,18 +17,18 @@ class Copies(NamedTuple):
 
     routes: List[Route]
     left_out: bool
-    """There are more of them than are copied."""
+    """Whether there are more of them than may be copied."""
     closed: Dict[Route, Route]
-    """What refuses the destination of a route that can't be copied with all that it carries, and that route. Where a
-    better one can be copied, that one is asked first in main, too.
+    """Fence -> the user's route that can't be copied with all that it carries: the fence refuses that route's
+    destination. Where a better route to it can be copied, there is no fence: main asks that route first, too.
 
-    It is a fence, by its metric: the user may put a route of his own before it. A more specific IPv6 destination than
-    the default's is a node of its own, so that the gateway is not skipped because of it.
+    By its metric the user may put a route of his own before the fence. A more specific IPv6 destination than the
+    default's is a node of its own, so that the gateway is not skipped because of it.
     """
 
 
 class MainTable:
-    """Main's routes: the defaults, and those through an ENI."""
+    """Main's default routes, and its specific routes by device."""
 
     def __init__(self, snapshot: Snapshot, config: Config) -> None:
         self.defaults: List[SeenRoute] = []
@@ -55,9 +56,10 @@ class MainTable:
         return gateway.version == 6 and bool(near) and dev not in near
 
     def destinations(self, devs: Iterable[str]) -> Set[Network]:
-        """All that main sends through one of the devices, but for default routes.
+        """The destinations of main's specific routes through one of the devices.
 
-        The kernel's own routes to single addresses are to this host's own, which never get as far as our rules.
+        The kernel's own routes to single addresses are left out: they lead to this host's own addresses, and packets to
+        these never get as far as our rules.
         """
         return {route.dst for dev in devs for route, protocol, _ in self._specific.get(dev, ())
                 if protocol != PROTOCOL_KERNEL or route.dst.prefixlen < route.dst.max_prefixlen}
@@ -90,8 +92,8 @@ class MainTable:
     def has_better(self, version: int, metric: int) -> bool:
         """Whether somebody else's default route comes before one of this metric.
 
-        Without one, ours would be main's own: it would take a way that another table has by now, or be one where there
-        is none on purpose.
+        Without such a route ours would be the host's own default: it would replace one that is in another table by now,
+        or make one where there is none on purpose.
         """
         return any(seen.route.version == version and seen.route.metric < metric and not seen.route.tos
                    and seen.protocol != self._protocol for seen in self.defaults)
@@ -104,7 +106,7 @@ class MainTable:
 
 
 def neighbour(table: int, hop: Hop) -> List[Route]:
-    """The way to an IPv6 gateway itself.
+    """The route to an IPv6 gateway itself; none for IPv4 and link-local gateways.
 
     The kernel looks for an IPv6 gateway in the route's own table, unless the route says ``onlink``: then in main, where
     the gateway may be another ENI's neighbour (two ENIs in one vSwitch, one of them with the /64 on its link), and

@@ -1,8 +1,8 @@
 """Which link is which ENI, and which ENIs can be set up. PURE.
 
-An ENI and its link know each other by the MAC alone. Names lie (a custom image calls the second ENI ens5), the order
-in the metadata means nothing, and one MAC can sit on several devices: a bridge takes its port's, a VLAN or macvlan
-child its parent's, a bond's ports the bond's.
+Only the MAC joins an ENI and its link. Names lie (a custom image calls the second ENI ens5), the order in the metadata
+means nothing, and several devices can have one MAC: a bridge takes its port's, a VLAN or macvlan child its parent's, a
+bond's ports the bond's.
 """
 
 from fnmatch import fnmatchcase
@@ -13,7 +13,10 @@ from eni_bootstrap.model.kernel import Link, natural
 
 
 def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[UnreadyEni]]:
-    """Join what metadata lists with the links that there are; both in natural order of the device names."""
+    """Join the listed ENIs with the links of this host.
+
+    Returns the ENIs that have a device, in natural order of their links' names, the primary first; and the others.
+    """
     enis: List[Eni] = []
     unready: List[UnreadyEni] = []
     by_index = {link.ifindex: link for link in links}
@@ -27,7 +30,8 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unrea
         own = own_links(sick.mac, links)
         dev = own[0].name if len(own) == 1 else ""
         unready.append(UnreadyEni(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.transient, dev,
-                                  vswitch_id=sick.vswitch_id, version=sick.version, link=dev))
+                                  vswitch_id=sick.vswitch_id, version=sick.version, link=dev,
+                                  vswitches=sick.vswitches))
     for interface in listing.interfaces:
         own = own_links(interface.mac, links)
         if not own:
@@ -53,8 +57,8 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unrea
 
 
 _CARRIERS = ("bond", "bridge", "team")
-"""Masters that carry their ports' addresses and routes. Others (VRF, Open vSwitch) look up routes in a way of their
-own, past our rules."""
+"""Kinds of masters that carry their ports' addresses and routes. Others (VRF, Open vSwitch) look up routes in a way of
+their own, past our rules."""
 
 
 def _carrier(link: Link, by_index: Mapping[int, Link]) -> Link:
@@ -70,9 +74,9 @@ def own_links(mac: str, links: Sequence[Link]) -> List[Link]:
 
 
 def possible(links: Sequence[Link]) -> List[Link]:
-    """The links that can be an ENI's device: one that can be the ENI itself, or the bond, bridge or team over it.
+    """The links that can be an ENI's device: a link that can be the ENI itself, or the bond, bridge or team over it.
 
-    Others may bear an ENI's address, too: lo for a load balancer, a macvlan for keepalived.
+    Other links may carry an ENI's address, too: lo for a load balancer, a macvlan for keepalived.
     """
     by_index = {link.ifindex: link for link in links}
     own = {eni.link.ifindex for eni in likely(links)}
@@ -82,22 +86,23 @@ def possible(links: Sequence[Link]) -> List[Link]:
 
 
 def likely(links: Sequence[Link]) -> List[Eni]:
-    """Whatever may be an ENI, as long as nobody tells: without addresses."""
+    """Candidate ENIs by link type alone, for when metadata was not asked; they carry no addresses."""
     return [Eni(NetworkInterface("", link.mac, False, ()), link, link.name)
             for link in links if link.mac and link in own_links(link.mac, [link])]
 
 
 def skip(eni: Union[Eni, UnreadyEni], reason: str, used: bool = False) -> SkippedEni:
-    """An ENI, ready or not, as one that is left alone."""
+    """Turn an ENI, ready or not, into one that is left alone. ``used``: somebody else uses it."""
     return SkippedEni(eni.label, eni.devs, tuple(source for subnet in eni.subnets for source in subnet.sources),
                       reason, used)
 
 
 def names(pattern: str, eni_id: str, mac: str, devs: Iterable[str], vswitch_id: str = "") -> bool:
-    """Whether a word of the configuration, wildcards and all, names this ENI."""
+    """Whether a word of the configuration, which may have wildcards, names this ENI; case does not count."""
     return any(name and fnmatchcase(name.lower(), pattern.lower()) for name in (eni_id, mac, vswitch_id, *devs))
 
 
 def named(pattern: str, enis: Sequence[Eni]) -> List[Eni]:
+    """The ENIs that a word of the configuration names."""
     return [eni for eni in enis if names(pattern, eni.interface.eni_id, eni.interface.mac, (eni.dev, eni.link.name),
                                          eni.interface.vswitch_id)]

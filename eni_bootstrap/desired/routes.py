@@ -1,9 +1,10 @@
-"""The routes of an ENI's table, and those of main and local that belong to it. PURE."""
+"""The routes of an ENI's table, and the ENI's routes in main and local. PURE."""
 
 from ipaddress import IPv6Network
 from typing import AbstractSet, Dict, Iterable, List, Sequence, Set, Tuple
 
-from eni_bootstrap.config.settings import Config, fence
+from eni_bootstrap.config.own_rules import fence
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.main_table import MainTable, neighbour
 from eni_bootstrap.model.eni import EniFamily
 from eni_bootstrap.model.kernel import EVERYWHERE, IPV6_METRIC, LOCAL, MAIN, UNREACHABLE_METRIC, Hop, Network, Route
@@ -13,7 +14,7 @@ _METRIC = {4: 0, 6: IPV6_METRIC}
 
 
 def first_of_each_key(routes: Iterable[Route]) -> List[Route]:
-    """Two routes with one key can't both be in a table: what comes first is there."""
+    """Drop each route whose key an earlier one has: the kernel holds only one route of a key."""
     found: Dict[Tuple[int, Network, int, int], Route] = {}
     for route in routes:
         found.setdefault(route.key, route)
@@ -21,10 +22,10 @@ def first_of_each_key(routes: Iterable[Route]) -> List[Route]:
 
 
 def family_routes(family: EniFamily, main: MainTable, config: Config) -> List[Route]:
-    """What an ENI's table holds of one address family whatever else there is on the host.
+    """The routes of an ENI's table for one address family that depend on no other route of the host.
 
-    A secondary: its vSwitch, its default, its fence. The primary: its vSwitch, and with ``primary: full`` a default
-    without a fence.
+    A secondary has its vSwitch, a default route, the fence. The primary has its vSwitch, and with ``primary: full`` a
+    default route without a fence.
     """
     routes = _vswitch_route(family, main)
     if family.primary and config.primary != "full":
@@ -39,14 +40,14 @@ def family_routes(family: EniFamily, main: MainTable, config: Config) -> List[Ro
 
 
 def local_prefixes(family: EniFamily) -> List[Route]:
-    """All addresses of the ENI's delegated prefixes as this host's own."""
+    """Local routes that make all addresses of the ENI's delegated prefixes this host's own."""
     return [Route(LOCAL, prefix, (Hop("lo"),), "local", _METRIC[prefix.version]) for prefix in family.prefixes]
 
 
 def _vswitch_route(family: EniFamily, main: MainTable) -> List[Route]:
-    """The ENI's own vSwitch, directly on its link.
+    """The route to the ENI's own vSwitch, directly on its link.
 
-    IPv6 only where main has it so: DHCPv6 gives a /128 and no on-link prefix, then neighbours are reached by the
+    For IPv6 only where main has it so: DHCPv6 gives a /128 and no on-link prefix; then neighbours are reached by the
     gateway.
     """
     if family.version == 6 and not main.on_link(family.vswitch, family.dev):
@@ -58,15 +59,17 @@ def _by_gateway(family: EniFamily, dst: Network) -> Route:
     return Route(family.table, dst, (family.hop,), metric=_METRIC[family.version])
 
 
-def via_own_gateway(family: EniFamily, others: Sequence[EniFamily], other_devs: AbstractSet[str],
+def via_own_gateway(family: EniFamily, vswitches: Iterable[Network], other_devs: AbstractSet[str],
                     own_copies: Sequence[Route], main: MainTable) -> List[Route]:
-    """By the ENI's own gateway: all that main would send through another ENI.
+    """Routes by the ENI's own gateway to all destinations that main would send through another ENI.
 
-    Where main has a more specific route of the user's through this very ENI inside such a destination, that one is
-    copied, since nothing would fall through to it any more.
+    ``vswitches``: of the other ENIs.
+
+    Where main has a more specific route of the user's through this very ENI inside such a destination, that route is
+    copied (``own_copies``), since nothing would fall through to it any more.
     """
     away = {dst for dst in main.destinations(other_devs) if dst.version == family.version}
-    away |= {other.vswitch for other in others if other.version == family.version and other.eni is not family.eni}
+    away |= {vswitch for vswitch in vswitches if vswitch.version == family.version}
     if _vswitch_route(family, main):
         away.discard(family.vswitch)
     blocks = _blocks(away)
@@ -91,8 +94,8 @@ def main_defaults(families: Sequence[EniFamily], primary_devs: AbstractSet[str],
     """A default route in main for each secondary to which the operating system gave none, worse than the primary's.
 
     Some systems (Ubuntu 16, wicked) make none for a second interface; then nothing is reachable from its device. Where
-    main has no better one of somebody else's there is none by a secondary either: the host's own way is in another
-    table, is still to come, or is not wanted.
+    main has no better default route of somebody else's, a secondary gets none either: the host's own default is in
+    another table, is still to come, or is not wanted.
     """
     found: List[Route] = []
     for family in families:
@@ -114,9 +117,10 @@ def main_defaults(families: Sequence[EniFamily], primary_devs: AbstractSet[str],
 
 def primary_default(family: EniFamily, secondary_devs: AbstractSet[str], added: Sequence[Route], main: MainTable
                     ) -> List[Route]:
-    """The primary's own default, where main's best one goes by a secondary: its sources must not follow that.
+    """The primary's own default route, only where main's best one goes by a secondary: its sources must not follow it.
 
     Two IPv6 defaults of one metric (router advertisements on both links) share the traffic; so does a multipath one.
+    ``added``: defaults in main that we add.
     """
     defaults = main.others_defaults(family.version, secondary_devs)
     defaults += [route for route in added if route.version == family.version]

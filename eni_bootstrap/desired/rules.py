@@ -8,16 +8,17 @@ from eni_bootstrap.model.kernel import MAIN, Rule
 
 
 def main_rule(version: int, with_ifgroup: bool, config: Config) -> Rule:
-    """Main's specific routes for every source: all but those by an ENI, which are in our interface group."""
+    """The suppress rule: main's specific routes hold for every source, but not those by an ENI (``suppress_ifgroup``).
+    """
     return Rule(version, config.priority_main, table=MAIN, suppress_prefixlength=0,
                 suppress_ifgroup=config.group if with_ifgroup else None)
 
 
 def family_rules(family: EniFamily, with_ifgroup: bool, config: Config) -> List[Rule]:
-    """What leads an ENI's packets to its table.
+    """The rules that lead an ENI's packets to its table.
 
     Without an interface group main's specific routes by an ENI can't be told from others, so that the table's own
-    specific ones must come before all of main's.
+    specific routes must come before all of main's.
     """
     version, table = family.version, family.table
     rules: List[Rule] = []

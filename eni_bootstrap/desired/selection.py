@@ -15,14 +15,14 @@ from eni_bootstrap.model.kernel import Link, Snapshot
 
 
 class Selection(NamedTuple):
-    """What becomes of each listed ENI."""
+    """The listed ENIs, sorted by what becomes of them."""
 
     enis: Tuple[Eni, ...]
-    """To be set up, in natural order, the primary first; maybe without an address family that can't be."""
+    """ENIs to set up, in natural order, the primary first; an address family that can't be set up is missing."""
     unready: Tuple[UnreadyEni, ...]
-    """Can't be set up now, whole or one address family: what they have stays."""
+    """ENIs, or one of their address families, that can't be set up now: what they have stays."""
     skipped: Tuple[SkippedEni, ...]
-    """Left alone: what is ours of them goes."""
+    """ENIs that are left alone: what is ours of them goes."""
     secondaries: Dict[str, str]
     """Device -> link name of all listed secondaries that have a link, but the ignored ones."""
     findings: Tuple[Finding, ...]
@@ -30,7 +30,10 @@ class Selection(NamedTuple):
 
 def select(listing: Listing, snapshot: Snapshot, record: Record, memory: Memory, networks: Sequence[ContainerNetwork],
            config: Config) -> Selection:
-    """Join the listing with the links, and sort out whom not to set up. ``networks``: configured on this host."""
+    """Join the listing with the links, and sort out the ENIs that are not set up.
+
+    ``networks``: the container networks that are configured on this host.
+    """
     paired, unpaired = pair(listing, snapshot.links)
     honest, thieves = refuse_stealing(paired, unpaired, snapshot.addresses)
     able, without, no_ipv6 = leave_out_ipv6(honest, snapshot.links)
@@ -51,7 +54,10 @@ def select(listing: Listing, snapshot: Snapshot, record: Record, memory: Memory,
 
 
 def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[UnreadyEni], List[Finding]]:
-    """The ENIs without IPv6 where it is switched off on their device: the kernel would refuse every route."""
+    """Take IPv6 from the ENIs on whose device it is switched off: the kernel would refuse every route.
+
+    Returns the ENIs, those that have nothing left, and remarks.
+    """
     off = {link.name for link in links if not link.ipv6}
     fit: List[Eni] = []
     unready: List[UnreadyEni] = []
@@ -74,7 +80,7 @@ def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni
 
 def leave_admin_down(enis: Sequence[Eni], links: Sequence[Link], once_up: AbstractSet[str]
                      ) -> Tuple[List[Eni], List[UnreadyEni]]:
-    """The ENIs without the secondaries whose link somebody has taken down: it was up once, and is not now."""
+    """Split off the secondaries whose link somebody has taken down: it was up once (``once_up``), and is not now."""
     down = {link.name for link in links if not link.up}
     admin_down = [eni for eni in enis if not eni.primary and eni.dev in down and eni.dev in once_up]
     reason = "its link has been taken down and is left so"
@@ -84,9 +90,9 @@ def leave_admin_down(enis: Sequence[Eni], links: Sequence[Link], once_up: Abstra
 
 def leave_ignored(enis: Sequence[Eni], unready: Sequence[UnreadyEni], ignore: Sequence[str], only: Sequence[str]
                   ) -> Tuple[List[Eni], List[UnreadyEni], List[SkippedEni]]:
-    """What the configuration lets us work on, and what it leaves alone: never the primary.
+    """Split off the ENIs that the configuration leaves alone; never the primary.
 
-    Metadata may have lost the vSwitch of one that is unfit, and then ``only`` can't tell: what it has stays.
+    Metadata may lack the vSwitch of an unready ENI. Then ``only`` can't be decided, and what the ENI has stays.
     """
     def out(eni_id: str, mac: str, devs: Tuple[str, ...], vswitch_id: str, whole: bool = True) -> bool:
         return any(names(pattern, eni_id, mac, devs, vswitch_id) for pattern in ignore) or bool(only) and not any(

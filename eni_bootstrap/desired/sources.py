@@ -1,4 +1,4 @@
-"""What an ENI's packets come from. PURE."""
+"""The sources of each ENI: the addresses and prefixes that its packets come from. PURE."""
 
 from typing import Dict, List, Sequence, Tuple
 
@@ -10,10 +10,10 @@ from eni_bootstrap.model.kernel import Address, LinkAddress, Network, network_of
 
 
 def with_sources(enis: Sequence[Eni], addresses: Sequence[LinkAddress], listing: Listing) -> List[EniFamily]:
-    """Each ENI in each of its address families, with its sources; IPv4 first.
+    """An ``EniFamily`` for each ENI and address family, with its sources; of each ENI IPv4 first.
 
-    Sources are what metadata gives it and what else its link, or a child of that, bears inside its vSwitch (HAVIP,
-    keepalived). ``addresses``: ``at_parents``.
+    Sources are the addresses and prefixes that metadata gives the ENI, and the other addresses inside its vSwitch that
+    its link, or a child of it, carries (HAVIP, keepalived). ``addresses``: from ``at_parents``.
     """
     return [EniFamily(eni, subnet, _sources(eni, subnet, addresses, listing)) for eni in enis for subnet in eni.subnets]
 
@@ -33,7 +33,7 @@ def _is_another_s(address: Address, eni: Eni, listing: Listing) -> bool:
 
 def with_configured_sources(families: Sequence[EniFamily], enis: Sequence[Eni], config: Config
                             ) -> Tuple[List[EniFamily], List[Finding]]:
-    """The same with what the configuration gives to ENIs; and what of that can't be had."""
+    """Add the sources that the configuration gives to ENIs. Returns the families, and problems with such entries."""
     found = {family.key: family for family in families}
     problems: List[Finding] = []
     for extra in config.extra:

@@ -1,16 +1,17 @@
-"""Which routing table is whose. PURE.
+"""Which ENI has which routing table. PURE.
 
-The kernel is the memory: an ENI keeps the table that our routes through its device are in, else the one that our rules
-for its sources lead to (a link that went down has lost its routes and kept its rules), else for its device: a device's
-name may have become another ENI's meanwhile, an address is its owner's. A fresh ENI gets its natural id, 1000 + n;
-where somebody else uses that one, the lowest id from 1100 that nobody uses. Never the order in the metadata, never the
-ifindex: both change when an ENI is bound.
+The kernel is the memory. An ENI keeps the table that our routes through its device are in. Else it keeps the table to
+which our rules lead its sources (a link that went down has lost its routes and kept its rules). Else it keeps the table
+to which our rules lead its device: that comes last, because a device's name may be another ENI's by now, while an
+address is its owner's. A new ENI gets its natural id, 1000 + n; where somebody else uses that one, the lowest id from
+1100 that nobody uses. The order in the metadata and the ifindex never count: both change when an ENI is bound.
 """
 
 import re
 from collections import defaultdict
 from typing import AbstractSet, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
+from eni_bootstrap.config.own_rules import owns_route, owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.main_table import MainTable
 from eni_bootstrap.desired.routes import family_routes
@@ -20,7 +21,7 @@ from eni_bootstrap.model.kernel import LOCAL, Network, Route, Rule, Snapshot, na
 
 
 class Memory:
-    """What the kernel remembers of earlier runs, and what in it is other people's."""
+    """A snapshot's routes and rules, sorted into ours, made by earlier runs, and those of others."""
 
     def __init__(self, snapshot: Snapshot, config: Config) -> None:
         self._by_route: Dict[str, Set[int]] = defaultdict(set)
@@ -29,27 +30,31 @@ class Memory:
         self.own_routes: Dict[Route, None] = {}
         self.own_rules: Dict[Rule, None] = {}
         """Each once, in the kernel's order."""
+        self.set_up: Set[Tuple[int, int]] = set()
+        """Table and IP version of which an ENI's own routes, or the rule for its device, are there."""
         self.foreign_routes: Dict[int, List[Route]] = defaultdict(list)
         self.foreign_rules: Dict[int, List[Rule]] = defaultdict(list)
         for route, protocol, _ in snapshot.routes:
-            if not config.owns_route(route, protocol):
+            if not owns_route(route, protocol, config):
                 self.foreign_routes[route.table].append(route)
                 continue
             self.own_routes[route] = None
             for dev in route.devs() if route.table not in (config.table_spread, LOCAL) else ():
                 self._by_route[dev].add(route.table)
+                self.set_up.add((route.table, route.version))
         for rule, protocol in snapshot.rules:
-            if not config.owns_rule(rule, protocol):
+            if not owns_rule(rule, protocol, config):
                 self.foreign_rules[rule.table].append(rule)
                 continue
             self.own_rules[rule] = None
             if rule.oif:
                 self._by_device_rule[rule.oif].add(rule.table)
-            elif rule.src is not None and rule.action == "lookup":
+                self.set_up.add((rule.table, rule.version))
+            elif rule.src is not None and rule.action == "lookup" and rule.priority < config.priority_rest:
                 self._by_source[rule.src].add(rule.table)
 
     def tables_of(self, dev: str, sources: Iterable[Network], by_name: bool = True) -> List[int]:
-        """The tables of ours that belong to an ENI: by its routes, else by its sources, else by its device's name."""
+        """Our tables that belong to an ENI, sorted: by its routes, else by its sources, else by its device's name."""
         if self._by_route.get(dev):
             return sorted(self._by_route[dev])
         found: Set[int] = set()
@@ -59,8 +64,12 @@ class Memory:
             found = self._by_device_rule.get(dev, found)
         return sorted(found)
 
+    def led_to(self, table: int) -> Set[Network]:
+        """The sources that an ENI's own rules lead to a table: what an access entry sends there is not the ENI's."""
+        return {source for source, tables in self._by_source.items() if table in tables}
+
     def tables(self) -> Set[int]:
-        """All tables that something of ours is in or leads to."""
+        """All tables that hold a route of ours or that a rule of ours leads to."""
         found = {route.table for route in self.own_routes} - {LOCAL}
         return found | {rule.table for rule in self.own_rules if rule.action == "lookup"}
 
@@ -81,10 +90,10 @@ class Assignment(NamedTuple):
 
 
 def natural_numbers(links: Mapping[str, str]) -> Dict[str, int]:
-    """n of each secondary by its device: the number in eth<n>, up to 99, else the position in natural order, from 1.
+    """Device -> n of each secondary: the number in eth<n>, up to 99, else the position in natural order, from 1.
 
     ``links``: device -> name of the ENI's own link, of all listed secondaries that have a link and are not ignored. A
-    sick one counts: nobody's number depends on another one's health.
+    sick ENI counts: no ENI's number depends on another one's health.
     """
     found = {}
     for position, dev in enumerate(sorted(links, key=lambda dev: natural(links[dev])), start=1):
@@ -94,9 +103,9 @@ def natural_numbers(links: Mapping[str, str]) -> Dict[str, int]:
 
 
 def tables_to_read(links: Sequence[str], with_spare_tables: bool, config: Config) -> Set[int]:
-    """The ids that ``assign`` may want to look into: the natural ones, and when those are not free the spare ones.
+    """The ids of the tables that ``assign`` may look into: the natural ones, and if asked the spare ones, too.
 
-    ``links``: the names of all listed ENIs' links, of which some may be ignored.
+    ``links``: the names of all listed secondaries' links, also of ignored ones.
     """
     ids = {config.table_primary + n for n in natural_numbers({name: name for name in links}).values()}
     ids.update(range(config.table_primary, config.table_primary + len(links)))
@@ -106,15 +115,15 @@ def tables_to_read(links: Sequence[str], with_spare_tables: bool, config: Config
 
 
 def _spare(count: int, config: Config) -> range:
-    """Ids for displaced ENIs: as many as there are ENIs, and as many again that others may hold."""
+    """The spare ids, for displaced ENIs: one for each ENI, and as many again that others may hold."""
     return range(config.table_displaced, config.table_displaced + 2 * count)
 
 
 def assign(families: Sequence[EniFamily], numbers: Mapping[str, int], kept: AbstractSet[int], memory: Memory,
            main: MainTable, config: Config) -> Assignment:
-    """A table for each ENI: the one that it has, else its natural one, else the lowest spare one.
+    """Give each ENI a table: the one that it has, else its natural one, else the lowest spare one.
 
-    ``numbers``: ``natural_numbers``. ``kept``: tables of ENIs that must stay as they are.
+    ``numbers``: from ``natural_numbers``. ``kept``: tables of ENIs that must stay as they are.
     """
     search = _TableSearch(families, numbers, kept, memory, main, config)
     search.keep()
@@ -123,7 +132,7 @@ def assign(families: Sequence[EniFamily], numbers: Mapping[str, int], kept: Abst
 
 
 class _TableSearch:
-    """Who has got which table so far."""
+    """The tables that are given so far, to which ENI, and those that are taken."""
 
     def __init__(self, families: Sequence[EniFamily], numbers: Mapping[str, int], kept: AbstractSet[int],
                  memory: Memory, main: MainTable, config: Config) -> None:
@@ -134,7 +143,7 @@ class _TableSearch:
         self._given: Dict[str, int] = {}
 
     def keep(self) -> None:
-        """Who has a table keeps it; where two have one, its natural owner."""
+        """Let each ENI keep the table that it has; where two ENIs have one table, its natural owner keeps it."""
         claims = [(table != self._natural(eni), place, table, eni) for place, eni in enumerate(self._enis)
                   for table in self._memory.tables_of(eni.dev, self._sources(eni))]
         for _, _, table, eni in sorted(claims, key=lambda claim: claim[:3]):
@@ -142,7 +151,7 @@ class _TableSearch:
                 self._give(eni, table)
 
     def give_natural(self) -> Dict[str, str]:
-        """To those without one their natural table; why not, by device, to the others."""
+        """Give the other ENIs their natural tables. Returns device -> why not, of the ENIs that are displaced."""
         displaced = {}
         for eni in sorted(self._enis, key=lambda eni: not eni.link.name.startswith("eth")):  # eth1's 1001 is eth1's
             if eni.dev in self._given:
@@ -157,7 +166,7 @@ class _TableSearch:
         return displaced
 
     def give_spare(self, displaced: Mapping[str, str]) -> Assignment:
-        """To the displaced ones a spare table; all together."""
+        """Give the displaced ENIs spare tables. Returns the whole assignment."""
         memory, config = self._memory, self._config
         used = set(memory.foreign_routes) | set(memory.foreign_rules) | memory.tables()
         findings, failed = [], []
@@ -175,7 +184,7 @@ class _TableSearch:
             for family in self._families if family.dev in self._given), tuple(failed), tuple(findings))
 
     def _number(self, dev: str) -> int:
-        """It follows the table, so that who keeps that keeps its default route's metric in main, too."""
+        """The ENI's number. It follows the table: an ENI that keeps its table keeps its metric in main, too."""
         table, config = self._given[dev], self._config
         return table - config.table_primary if table < config.table_displaced else self._numbers.get(dev, 0)
 
@@ -196,10 +205,10 @@ class _TableSearch:
 
 
 def _trouble(eni: Eni, table: int, sources: Set[Network], ours: List[Route], memory: Memory, fresh: bool) -> str:
-    """Why a table is somebody else's, or "".
+    """Why a table is somebody else's, or "". ``fresh``: we have not used it yet.
 
-    What goes through this very ENI by its own gateway (the vendor's page, the user's additions) is compatible.
-    A rule that leads others to a table of ours was made after ours, on purpose; one that leads them to a table that we
+    A route through this very ENI by its own gateway (the vendor's page, the user's additions) is compatible. A rule
+    that leads other sources to a table of ours was made after ours, on purpose; one that leads them to a table that we
     have not used yet belongs to the table's owner.
     """
     by_key = {route.key: route for route in ours}

@@ -9,11 +9,11 @@ from eni_bootstrap.model.kernel import CLOUD_SERVICES, Address, LinkAddress, Net
 def refuse_stealing(
     enis: Sequence[Eni], others: Sequence[UnreadyEni], held: Sequence[LinkAddress]
 ) -> Tuple[List[Eni], List[UnreadyEni]]:
-    """Take out the secondaries whose description would catch traffic that can't be theirs.
+    """Split off the ENIs whose description is absurd, and the secondaries that would catch traffic of others.
 
-    A rule is only as good as the address in it: one absurd prefix in the metadata could send all of the host's
-    traffic out of a secondary ENI. Where metadata describes the primary badly, what its link holds (``held``) is
-    taken for its own.
+    A rule is only as good as the address in it: one absurd prefix in the metadata could send all of the host's traffic
+    out of a secondary ENI. Where metadata describes the primary badly, the addresses on its link (``held``) count as
+    its own. ``others``: ENIs that can't be set up.
     """
     primaries: Set[Network] = set()
     for subnets in [eni.interface.subnets for eni in enis if eni.primary]:
@@ -64,9 +64,10 @@ def _absurdity(interface: NetworkInterface) -> str:
 
 
 def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Network], wide: Sequence[Network]) -> str:
-    """Why a secondary must not have what this description gives it, or "".
+    """Why a secondary must not have the sources of this description, or "".
 
-    ``wide`` has what of ``primaries`` and ``taken`` is more than one address.
+    ``primaries``: the primary's sources. ``taken``: those of the ENIs before. ``wide``: what of both is more than one
+    address.
     """
     for subnet in interface.subnets:
         for address in subnet.addresses:

@@ -1,9 +1,9 @@
 """The kernel: read links, addresses, rules and routes; apply changes; ask for routes.
 
-The only file that imports pyroute2, and of it only the message codecs: they are the same on both lines that we support
-(0.7 on old Pythons, 0.9), while its own sockets differ in what they filter and in the cost of a call. Ours
-(``rtnetlink``) sends many messages at once and lets the kernel filter dumps, so that neither 1,600 rules nor a routing
-daemon's 10,000 routes make a boot slow. Formats: linux/rtnetlink.h; kernel 4.17 or newer.
+This is the only file that imports pyroute2, and it uses the message codecs only: they are the same on both lines that
+we support (0.7 on old Pythons, 0.9), while pyroute2's sockets differ in what they filter and in the cost of a call. Our
+socket (``kernel.socket``) sends many messages at once and lets the kernel filter dumps, so that neither 1,600 rules nor
+a routing daemon's 10,000 routes make a boot slow. Formats: linux/rtnetlink.h; kernel 4.17 or newer.
 """
 
 import errno
@@ -68,7 +68,10 @@ _ANY_RULE = struct.Struct("=B11x")  # struct fib_rule_hdr, of which only the fam
 
 
 class Kernel:
-    """What the kernel has in the network namespace of the calling thread."""
+    """The kernel's links, addresses, rules and routes, in the network namespace of the calling thread.
+
+    ``links()`` comes first: it tells the other methods which device has which index.
+    """
 
     def __init__(self) -> None:
         self._socket = Socket()
@@ -76,18 +79,19 @@ class Kernel:
         self._indexes: Dict[str, int] = {}
         self._mtus: Dict[str, int] = {}
         self._protocols: FrozenSet[int] = frozenset()
-        """Ours. Whatever else the kernel tells of such a route it has made up itself."""
+        """Our protocols. Attributes of a route with one of these that we did not send are the kernel's own additions.
+        """
 
     def close(self) -> None:
         self._socket.close()
 
     @property
     def port(self) -> int:
-        """By which the kernel names us in what it tells others of our changes."""
+        """The netlink port by which the kernel names us, when it tells others of our changes."""
         return self._socket.port
 
     def indexes(self, devs: Iterable[str]) -> List[int]:
-        """The interface indexes of those of the devices that were there at the last look."""
+        """The interface indexes of the devices that were there at the last look, sorted."""
         return sorted(self._indexes[dev] for dev in devs if dev in self._indexes)
 
     # ---- reading
@@ -122,7 +126,7 @@ class Kernel:
         return tuple(seen.held for seen in self.seen_addresses())
 
     def seen_addresses(self) -> Tuple[SeenAddress, ...]:
-        """The same, with what tells whose they are."""
+        """The same addresses, each with its protocol and the time when it was set: these tell whose it is."""
         found = []
         for body in self._socket.dump(Message(_GETADDR, 0, _encode(ifaddrmsg, {"family": 0}, []))):
             _, length, few_flags, _, index = _ADDRESS_HEADER.unpack_from(body)
@@ -137,7 +141,7 @@ class Kernel:
         return tuple(found)
 
     def settings(self, asked: Iterable[Tuple[str, str]]) -> Tuple[LinkSetting, ...]:
-        """Settings by device and name, of the devices that were there at the last look."""
+        """The values of these (device, setting) pairs, of devices that were there at the last look."""
         found = []
         for dev, name in sorted(asked):
             value = self._mtus.get(dev) if name == "mtu" else _sysctl(dev, name)
@@ -157,11 +161,11 @@ class Kernel:
         self, links: Tuple[Link, ...], rules: Tuple[SeenRule, ...], devs: Iterable[str], tables: Iterable[int],
         config: Config, former: Sequence[Config] = ()
     ) -> Snapshot:
-        """What the decision looks at.
+        """The kernel's state that the decision needs.
 
-        Of ``devs``, main's routes: the kernel's own, and as many others as may be copied, and one more to tell that
-        there are more. Of ``tables``, and of those that hold something of ours, everything; ``former`` numbers make
-        it ours too.
+        Of ``devs`` it has main's routes: the kernel's own, as many others as may be copied, and one more, which shows
+        that there are more. Of ``tables``, and of the tables that hold routes of ours, it has all routes; what is ours
+        by ``former`` numbers counts, too. Addresses are read anew; ``links`` and ``rules`` are those of the caller.
         """
         numbered = [config, *former]
         self._protocols = frozenset(each.protocol for each in numbered)
@@ -187,12 +191,12 @@ class Kernel:
         return Snapshot(links, tuple(each.held for each in seen), rules, tuple(routes), seen=seen)
 
     def _worth(self, most: int) -> Callable[[bytes], bool]:
-        """Of a device's routes the kernel's own, and so many others."""
+        """Accept all kernel-made routes of the device and at most ``most`` others."""
         others = self._quota(most)
         return lambda body: body[_PROTOCOL] == PROTOCOL_KERNEL or others.take()
 
     def specific_routes(self, dev: str, most: int) -> List[Route]:
-        """Some of main's specific unicast routes through a device, IPv4 first."""
+        """At most ``most`` of main's specific unicast routes through a device, IPv4 first."""
         found: List[Route] = []
         for version in (4, 6):
             quota = self._quota(most)
@@ -201,21 +205,22 @@ class Kernel:
         return [route for route in found if not (route.dst.is_link_local or route.dst.is_multicast)][:most]
 
     def carries_others(self, dev: str, protocols: Iterable[int]) -> bool:
-        """Whether any table has a route through a device that neither we (``protocols``) nor the kernel made."""
+        """Whether any table has a route through the device that neither we (``protocols``) nor the kernel made."""
         return any(seen.protocol not in (PROTOCOL_KERNEL, *protocols)
                    for version in (4, 6) for seen in self._routes(version, lambda body: True, dev=dev))
 
     def _quota(self, most: int) -> "_Quota":
-        """How many routes are worth decoding. A kernel that does not filter gives those of other devices too."""
+        """A counter of routes to decode; without a limit where the kernel does not filter and sends those of other
+        devices, too."""
         return _Quota(most if self._socket.filters else sys.maxsize)
 
     def _routes(
         self, version: int, take: Callable[[bytes], bool], table: int = 0, protocol: int = 0, dev: str = "",
         kind: int = 0,
     ) -> Iterator[SeenRoute]:
-        """Routes, filtered by the kernel where it can (4.20), here where it can't; local ones left out.
+        """Routes, filtered by the kernel where it can (since 4.20), here where it can't. Of local ones, prefixes only.
 
-        ``take`` sees the message undecoded, so that a route that nobody wants costs next to nothing.
+        ``take`` sees the undecoded message, so that a route that nobody wants costs next to nothing.
         """
         fields = {"family": _FAMILY[version], "proto": protocol, "type": kind}
         attributes: List[Tuple[str, Any]] = []
@@ -258,7 +263,7 @@ class Kernel:
     # ---- asking
 
     def ask(self, queries: Sequence[Query]) -> List[Answer]:
-        """The kernel's own look-ups (RTM_GETROUTE), all in one send; an answer for each query."""
+        """Have the kernel look up routes (RTM_GETROUTE), many in one send. Returns an answer for each query."""
         replies = self._socket.ask([self._question(query) for query in queries])
         return [Answer(error=reply.error) if reply.error else self._answer(reply.body) for reply in replies]
 
@@ -292,9 +297,9 @@ class Kernel:
     # ---- changing
 
     def apply(self, changes: Sequence[Change]) -> List[Failure]:
-        """Make the changes in this order, many in one send; those that the kernel refused come back.
+        """Make the changes in this order, many in one send. Returns those that the kernel refused.
 
-        All messages are made before the first is sent: what can't be said changes nothing.
+        All messages are built before the first is sent: a change that can't be encoded leaves everything as it is.
         What is there already, or gone already, counts as done: somebody was faster.
         Raises ``NotPermitted`` without CAP_NET_ADMIN.
         """
@@ -369,7 +374,7 @@ def _marked(protocol: int) -> Callable[[bytes], bool]:
 
 
 def _scope(route: Route) -> int:
-    """How far away the destination is; IPv6 has no such thing."""
+    """The route's scope: how far away the destination is; IPv6 has none."""
     if route.version == 6:
         return 0
     if route.kind == "local":
@@ -378,7 +383,7 @@ def _scope(route: Route) -> int:
 
 
 def _encode(codec: Type[Any], fields: Dict[str, Any], attributes: List[Tuple[str, Any]]) -> bytes:
-    """A message's body by one of pyroute2's codecs."""
+    """Encode a message's body with one of pyroute2's codecs."""
     message = codec()
     for name, value in fields.items():
         message[name] = value
@@ -394,7 +399,7 @@ def _decode(codec: Type[Any], body: bytes) -> Any:
 
 
 def _has_ipv6(name: str) -> bool:
-    """Whether IPv6 is on for a device. A sandbox may hide all sysctls, which says nothing."""
+    """Whether IPv6 is on for a device; true where a sandbox hides all sysctls."""
     try:
         with open(bytes_of("/proc/sys/net/ipv6/conf/{}/disable_ipv6".format(name))) as switch:
             return switch.read().strip() == "0"
@@ -403,7 +408,7 @@ def _has_ipv6(name: str) -> bool:
 
 
 def _packed_selectors(query: Query) -> bytes:
-    """Attributes that pyroute2's codecs don't have on both lines; ports are in the network's byte order."""
+    """The query's attributes that pyroute2's codecs don't have on both lines; ports are in network byte order."""
     parts = [] if query.user is None else [rule_codec.attribute(_RTA_UID, struct.pack("=I", query.user))]
     if query.protocol:
         parts.append(rule_codec.attribute(_RTA_IP_PROTO, bytes([query.protocol])))
@@ -416,7 +421,7 @@ _SYSCTL = "/proc/sys/net/ipv4/conf/{}/{}"
 
 
 def _sysctl(dev: str, name: str) -> Optional[int]:
-    """Nothing where the link has gone."""
+    """The value of one of IPv4's sysctls; None where the link has gone."""
     try:
         with open(bytes_of(_SYSCTL.format(dev, name))) as handle:
             return int(handle.read())
@@ -429,7 +434,7 @@ def _is_sysctl(change: Change) -> bool:
 
 
 def _write(change: Change) -> List[Failure]:
-    """Set a sysctl, which netlink can't. The service's sandbox lets nobody do that unless ``install`` knows of it."""
+    """Set a sysctl, which netlink can't. The service's sandbox allows it only where ``install`` knew of the setting."""
     item = change.item
     assert isinstance(item, LinkSetting)
     try:
@@ -443,7 +448,7 @@ def _write(change: Change) -> List[Failure]:
 
 
 class _Quota:
-    """Says yes so many times."""
+    """Counter: ``take()`` is true for the first ``left`` calls."""
 
     def __init__(self, left: int) -> None:
         self._left = left
@@ -464,13 +469,13 @@ _CARRIED = frozenset((
     "RTA_PREF",  # chooses among routers of one metric
     "RTA_ENCAP_TYPE",  # there is an RTA_ENCAP with it
 ))
-"""Attributes of routes that a Route has, and those without which a copy of it sends packets the same way."""
+"""Attributes of routes that a ``Route`` holds, and attributes without which a copy still sends packets the same way."""
 _NEXTHOP_ID = 30  # RTA_NH_ID, which pyroute2 does not know; the ways of a nexthop object are told, too
 _WORDS = {"RTA_ENCAP": "encap", "RTA_SRC": "from"}
 
 
 def _other(attributes: List[Tuple[str, Any]]) -> Tuple[str, ...]:
-    """The other attributes, in iproute2's words where it matters."""
+    """The attributes that a ``Route`` does not hold, in iproute2's words where an operator may see them."""
     other = [(name, value) for name, value in attributes if name not in _CARRIED]
     numbers = [value["header"]["type"] & 0x3FFF for name, value in other if name == "UNKNOWN"]
     return tuple([_WORDS.get(name, name) for name, _ in other if name != "UNKNOWN"]

@@ -1,8 +1,7 @@
-"""The programs and files behind connection marks: ``nft``, and the sysctl by which a strict reverse path filter heeds
-the mark. The only file that starts ``nft``.
+"""Connection marks in the kernel: ``nft``, and the sysctl by which a strict reverse path filter uses the mark.
 
-The kernel loads a ruleset whole or not at all. nft needs CAP_NET_ADMIN and a netlink socket, which the service's
-sandbox leaves it; sysctls are read-only there.
+This is the only file that starts ``nft``. The kernel loads a ruleset whole or not at all. nft needs CAP_NET_ADMIN and a
+netlink socket, which the service's sandbox allows; sysctls are read-only there.
 """
 
 import os
@@ -18,11 +17,11 @@ from eni_bootstrap.model.kernel import bytes_of, name_of
 _PATIENCE = 10.0
 """Seconds for nft: it takes 0.01, on a node with a hundred thousand rules of others a second or two."""
 _PLACES = "/usr/sbin:/sbin"
-"""Where it is when a hook's or an ordinary user's PATH does not say so."""
+"""Directories of nft that a hook's or an ordinary user's PATH may lack."""
 
 
 def do(steps: Sequence[Step]) -> Tuple[List[Step], List[Step], List[Finding]]:
-    """Make the changes; those made, those not, and why not."""
+    """Make the changes. Returns those made, those that failed, and why."""
     done: List[Step] = []
     failed: List[Step] = []
     wrong: List[Finding] = []
@@ -64,9 +63,10 @@ def _switch(step: Step, item: ValidMark) -> Optional[Finding]:
 
 
 def nft(*arguments: str) -> str:
-    """What nft prints; nothing, where there is no such table.
+    """Run nft. Returns what it prints; "" where there is no such table.
 
-    A ruleset is an argument as well: nft opens /dev/stdin by its name, which not every sandbox has.
+    A ruleset is an argument, too: nft opens /dev/stdin by its name, which not every sandbox has. Raises
+    ``BootstrapError``; ``NotPermitted`` without CAP_NET_ADMIN.
     """
     program = shutil.which("nft", path=os.environ.get("PATH", "") + ":" + _PLACES)
     if program is None:
@@ -88,7 +88,8 @@ def nft(*arguments: str) -> str:
 
 
 def filters_strictly(dev: str) -> bool:
-    """Whether the reverse path filter wants the very device: the larger one of the two counts (ip-sysctl)."""
+    """Whether the reverse path filter is strict and asks for this very device: of the device's and all's ``rp_filter``
+    the larger one counts (ip-sysctl)."""
     return max(_sysctl(dev, "rp_filter"), _sysctl("all", "rp_filter")) == 1
 
 
@@ -97,7 +98,7 @@ def heeds_mark(dev: str) -> bool:
 
 
 def _sysctl(dev: str, name: str) -> int:
-    """0 where it can't be read: a sandbox may hide all sysctls."""
+    """The value of one of IPv4's sysctls; 0 where it can't be read: a sandbox may hide all sysctls."""
     try:
         with open(bytes_of("/proc/sys/net/ipv4/conf/{}/{}".format(dev, name))) as value:
             return int(value.read())

@@ -1,6 +1,6 @@
-"""What the kernel can't remember for us, and the lock: files below /run/eni-bootstrap.
+"""The record of what the kernel can't remember for us, and the lock: files below /run/eni-bootstrap.
 
-A link's group, its being up and its addresses carry no owner, so what they were is written down before they are
+A link's group, its being up and its addresses carry no owner. So their former state is written down before they are
 changed. The files live as long as the kernel's own state: until the next boot.
 """
 
@@ -26,13 +26,13 @@ LOG = logging.getLogger(__name__)
 
 
 def directory() -> str:
-    """Where the files are: what systemd's RuntimeDirectory= gives (systemd.exec(5)), else /run/eni-bootstrap."""
+    """The directory of the files: what systemd's RuntimeDirectory= gives (systemd.exec(5)), or /run/eni-bootstrap."""
     return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/eni-bootstrap"
 
 
 @contextlib.contextmanager
 def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Iterator[bool]:
-    """One run at a time; tells whether another one had to be waited for. The kernel frees the lock whatever happens.
+    """Lock out other runs. Yields whether another run had to be waited for. The kernel frees the lock whatever happens.
 
     Raises ``BootstrapError`` when another run holds it until the deadline, ``NotPermitted`` without write access.
     """
@@ -57,7 +57,7 @@ def lock(deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Ite
 
 
 def removed_flag() -> bool:
-    """Whether ``remove`` has taken back all, and nobody has asked for it again since."""
+    """Whether ``remove`` has taken back everything, and nobody has run ``apply`` since."""
     try:
         return stat.S_ISREG(os.lstat(_mark()).st_mode)
     except OSError:
@@ -82,10 +82,11 @@ def clear_removed_flag() -> None:
 
 
 def load(links: Sequence[Link], level: int = logging.WARNING) -> Record:
-    """The record of what earlier runs changed, as far as those links are still there.
+    """The record of what earlier runs changed, as far as those links are still there; empty where there is none.
 
-    A link is known again by its index, which lasts exactly as long as the link; a renamed one is found. ``level``: at
-    which it is said what is wrong with the record.
+    A link is known again by its index, which lasts exactly as long as the link, so that a renamed one is found.
+    ``level``: the log level for what is wrong with the record. Raises ``BootstrapError`` for a record of a newer
+    version: what that has made and we do not know would never be taken back.
     """
     try:
         with open(_there(_path())) as handle:
@@ -93,6 +94,9 @@ def load(links: Sequence[Link], level: int = logging.WARNING) -> Record:
         if len(text) > _LARGEST:
             raise ValueError("it is larger than {} MiB".format(_LARGEST >> 20))
         content = json.loads(text)
+        if operator.index(content.get("version", 0)) > _VERSION:
+            raise BootstrapError("{} was written by a newer eni-bootstrap; install that one, or run its remove first"
+                                 .format(_path()))
         recorded = content["links"]
         by_index = {link.ifindex: link.name for link in links}
         known = [(by_index[int(index)], entry) for index, entry in sorted(recorded.items()) if int(index) in by_index]
@@ -120,7 +124,7 @@ def load(links: Sequence[Link], level: int = logging.WARNING) -> Record:
 
 
 def save(made: Record, links: Sequence[Link]) -> None:
-    """Write the record, whole or not at all."""
+    """Write the record, whole or not at all. Raises ``BootstrapError``."""
     indexes = {link.name: str(link.ifindex) for link in links}
     entries: Dict[str, Dict[str, Any]] = {}
     for dev in sorted(made.ups):
@@ -143,7 +147,7 @@ def save(made: Record, links: Sequence[Link]) -> None:
     temporary = _path() + ".new"
     try:
         with open(_anew(temporary), "w") as handle:
-            content = {"links": entries, "missed": sorted(made.missed), "marked": made.marked,
+            content = {"version": _VERSION, "links": entries, "missed": sorted(made.missed), "marked": made.marked,
                        "numbers": made.numberings, "kernel_marks": made.kernel_marks}
             json.dump(content, handle, indent=1, sort_keys=True)
         os.replace(temporary, _path())
@@ -152,10 +156,10 @@ def save(made: Record, links: Sequence[Link]) -> None:
 
 
 def still_ours(made: Record, seen: Sequence[SeenAddress], protocols: AbstractSet[int]) -> Record:
-    """The record without the addresses in whose place somebody else has put the same, or that he has set anew.
+    """The record without the addresses that somebody else has set anew since, or deleted and added again.
 
-    Ours is what is there as it was when we set it. Where a run was killed before it could write that down, the kernel
-    has to say that it bears our mark (``protocols``); when in doubt it is somebody else's.
+    An address is ours as long as the kernel has it as it was when we set it. Where a run was killed before it could
+    write that down, the address has to carry one of our ``protocols``; when in doubt it is somebody else's.
     """
     recorded = {each.held: each for each in made.as_set}
     there = {each.held: each for each in seen}
@@ -174,15 +178,15 @@ def still_ours(made: Record, seen: Sequence[SeenAddress], protocols: AbstractSet
 
 
 def with_seen(made: Record, changes: Sequence[Change], seen: Sequence[SeenAddress]) -> Record:
-    """The record with how the kernel has the addresses that these changes have just put there."""
+    """The record with the addresses that these changes have just added, as the kernel has them now (``seen``)."""
     added = made.addresses.intersection(change.item for change in changes if isinstance(change.item, LinkAddress))
     others = {each for each in made.as_set if each.held not in added}
     return made._replace(as_set=frozenset(others.union(each for each in seen if each.held in added)))
 
 
 def without_undone(made: Record, snapshot: Snapshot, groups: AbstractSet[int]) -> Record:
-    """The record without what is as if it had never been done: a run that was killed could not write down that it had
-    taken it back. If it is there again some day, somebody else has done it. ``groups``: ours."""
+    """The record without changes that are not in force any more: a run that was killed could not write down that it had
+    undone them. If one is in force again some day, somebody else has made it. ``groups``: our interface groups."""
     up = {link.name for link in snapshot.links if link.up}
     grouped = {link.name for link in snapshot.links if link.group in groups}
     return _with_addresses(made, made.addresses.intersection(snapshot.addresses))._replace(
@@ -194,9 +198,9 @@ def before(
     made: Record, changes: Sequence[Change], links: Sequence[Link], devs: Iterable[str], group: int,
     settings: Iterable[LinkSetting] = ()
 ) -> Record:
-    """The record with what the changes are about to do to links, and with those of ``devs`` that are up.
+    """The record as it must be written before these changes to links are made; also notes which ``devs`` are up.
 
-    ``settings``: as they are before the changes.
+    ``settings``: the links' settings before the changes.
     """
     former = {link.name: link.group for link in links}
     added = [change.item for change in changes if change.verb != "remove"]
@@ -215,7 +219,8 @@ def before(
 
 
 def after(made: Record, changes: Sequence[Change], group: int, undone: Iterable[Change] = ()) -> Record:
-    """The record without what the changes have taken back, and without addresses that were not put on their links."""
+    """The record after these changes were made: without what they undid, and without addresses that were not added
+    (``undone``)."""
     not_ours = {change.item for change in undone if change.verb == "add" and isinstance(change.item, LinkAddress)}
     removed = [change.item for change in changes if change.verb == "remove"]
     removed += [change.item._replace(deprecated=True) for change in changes
@@ -233,14 +238,14 @@ def after(made: Record, changes: Sequence[Change], group: int, undone: Iterable[
 
 
 def _with_addresses(made: Record, addresses: AbstractSet[LinkAddress]) -> Record:
-    """Some of the addresses."""
+    """The record with these of its addresses only."""
     return made._replace(addresses=frozenset(addresses),
                          as_set=frozenset(each for each in made.as_set if each.held in addresses))
 
 
 def _with_settings(made: Record, added: Sequence[LinkSetting], present: Iterable[LinkSetting]
                    ) -> Tuple[SettingMade, ...]:
-    """What was there before our first change is what counts."""
+    """The settings that we made, with these added; the former value is the one before our first change."""
     found = {done.setting[:2]: done for done in made.settings}
     were = {setting[:2]: setting.value for setting in present}
     for setting in added:
@@ -249,8 +254,8 @@ def _with_settings(made: Record, added: Sequence[LinkSetting], present: Iterable
     return tuple(found[key] for key in sorted(found))
 
 
-# The directory may be the sandboxed service's, a user's who may do little else. What there is no file is never followed
-# and never waited for; what is made is for everybody to read, since root's next run may be that user's.
+# The directory may belong to the sandboxed service, a user who may do little else. What is no regular file there is
+# never followed and never waited for. Everybody may read what is made: after root's run the next may be that user's.
 
 
 def _new(path: str) -> int:
@@ -268,7 +273,7 @@ def _anew(path: str) -> int:
 
 
 def _there(path: str) -> int:
-    """Open a file to read it. Raises ``_NoFile`` for anything else."""
+    """Open a regular file to read it. Raises ``_NoFile`` for anything else."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -280,7 +285,7 @@ def _there(path: str) -> int:
 
 
 def _lock_file(path: str) -> int:
-    """Open to read only: then it does not matter whose file it is, root's or the sandboxed service's."""
+    """Open the lock file, or make it. It is opened to read only: so it may be root's or the sandboxed service's."""
     for _ in range(_TRIES):
         with contextlib.suppress(FileExistsError):
             return _new(path)
@@ -302,14 +307,18 @@ class _NoFile(OSError):
 
 
 _TRIES = 10
-"""So often somebody may be in the way of a new file: that is no accident any more."""
+"""Maximum tries for a new file: more often nobody is in the way by accident."""
+
+_VERSION = 1
+"""Of what is written; it grows when an older agent would misread it. The first records had no number, and count as
+0."""
 
 _LARGEST = 1 << 24
 """Characters of a record: 32 ENIs with 100 addresses each make a hundredth of it."""
 
 
 def _mark() -> str:
-    """A file of its own, for the scripts of packages too."""
+    """The path of the removed flag: a file of its own, for the scripts of packages, too."""
     return os.path.join(directory(), "taken-back")
 
 
@@ -318,7 +327,7 @@ def _path() -> str:
 
 
 _UNTOLD = -1
-"""The time in a record of a version that did not write it down: what is there is ours, as it was for that version."""
+"""``set_at`` in a record of a version that did not write it down: what is there is ours, as it was for that version."""
 
 
 def _group(number: int) -> int:
@@ -334,7 +343,8 @@ def _setting(name: str) -> str:
 
 
 def _numberings(recorded: Sequence[Any], level: int) -> Iterator[Numbering]:
-    """By these things are found that are to go: what no configuration can have asked for must not be among them."""
+    """The recorded numbers. Objects to remove are found by them, so numbers that no configuration may have are left
+    out."""
     for numbers in recorded:
         try:
             numbering = Numbering(*map(operator.index, numbers))

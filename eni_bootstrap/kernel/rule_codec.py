@@ -1,7 +1,7 @@
 """Policy rules as the kernel's messages carry them (linux/fib_rules.h), packed and unpacked by hand.
 
-A host may have 1,600 rules of ours and 1,000 of others, and each is written or read at every run: by hand that takes a
-tenth of what a general codec takes, which is the difference between a third of a second and a whole one at boot.
+A host may have 1,600 rules of ours and 1,000 of others, and every run writes or reads each of them. By hand that takes
+a tenth of the time of a general codec: the difference between a third of a second and a whole one at boot.
 """
 
 import ipaddress
@@ -26,12 +26,12 @@ _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 
 _ACTION_NUMBERS = {name: number for number, name in _ACTIONS.items()}
 _INVERTED = 2  # FIB_RULE_INVERT
 _STATUS = 0x1 | 0x4 | 0x8 | 0x10
-"""What the kernel tells of a rule's fate: it is permanent, the priority that it jumps to is empty, a device is away."""
+"""Flags that only report a rule's state: it is permanent, the priority that it jumps to is empty, a device is away."""
 _NONE = 0xFFFFFFFF
 
 
 def pack(rule: Rule, protocol: int) -> bytes:
-    """The message's body (``rule.other`` is not written: ours have none)."""
+    """The body of a message with this rule. ``rule.other`` is not written: our rules have none."""
     parts = [b"", _number(_PRIORITY, rule.priority)]
     length = dst_length = 0
     if rule.src is not None:
@@ -75,7 +75,7 @@ def _selectors(match: Match) -> List[bytes]:
 
 
 def unpack(body: bytes, version: int) -> SeenRule:
-    """A rule of anybody's from a message's body."""
+    """Anybody's rule, from the body of a message; selectors that we don't know are in ``rule.other``."""
     _, dst_length, src_length, tos, table, _, _, action, flags = _HEADER.unpack_from(body)
     attributes = attributes_of(body, _HEADER.size)
 
@@ -101,7 +101,7 @@ def unpack(body: bytes, version: int) -> SeenRule:
 
 
 _PLAIN = frozenset((_SRC, _PRIORITY, _SUPPRESS_GROUP, _SUPPRESS_LENGTH, _TABLE, _OIF, _PROTOCOL))
-"""What most rules carry at the most: those of sources, of which there may be thousands."""
+"""Attributes of the plain rules for sources, of which there may be thousands: these are read on a short path."""
 
 _KNOWN = _PLAIN.union((_DST, _IIF, _GOTO, _MARK, _MASK, _TUNNEL, _PADDING, _MASTER, _USERS, _IP_PROTOCOL,
                        _SOURCE_PORTS, _DESTINATION_PORTS))
@@ -124,9 +124,9 @@ def _match(attributes: Dict[int, bytes], dst_length: int, flags: int, version: i
 
 
 def _other(attributes: Dict[int, bytes], tos: int, flags: int) -> Tuple[str, ...]:
-    """Selectors that we never set, in iproute2's words; those that we don't know by their numbers.
+    """Selectors that we never set, in iproute2's words; selectors that we don't know, by their numbers.
 
-    Each kernel may bring new ones. A rule that has one must never be taken for one that has none.
+    Each new kernel may bring more. A rule with an unknown selector must never be taken for a rule without it.
     """
     words: List[str] = []
     if tos:
@@ -144,11 +144,11 @@ def _other(attributes: Dict[int, bytes], tos: int, flags: int) -> Tuple[str, ...
 
 
 _WHOLE_PORTS = ((_SOURCE_PORT_MASK, b"\xff\xff"), (_DESTINATION_PORT_MASK, b"\xff\xff"))
-"""Kernels that know masks of ports give these to each single port by themselves (seen in 6.18): all of its bits."""
+"""Kernels that know masks of ports add the full mask to each single port by themselves (seen in 6.18)."""
 
 
 def attributes_of(body: bytes, offset: int) -> Dict[int, bytes]:
-    """A message's attributes, which stand behind the header of its kind."""
+    """Number -> data of a message's attributes, which begin at ``offset``, behind the header of its type."""
     attributes: Dict[int, bytes] = {}
     end = len(body)
     while offset + 4 <= end:
@@ -161,7 +161,7 @@ def attributes_of(body: bytes, offset: int) -> Dict[int, bytes]:
 
 
 def attribute(kind: int, data: bytes) -> bytes:
-    """As all of rtnetlink has them: padded to four bytes."""
+    """An rtnetlink attribute, padded to four bytes."""
     length = 4 + len(data)
     return _ATTRIBUTE.pack(length, kind) + data + b"\0" * (-length % 4)
 

@@ -1,6 +1,6 @@
 """A netlink socket: many messages in one send, dumps that the kernel filters, its errors in its own words.
 
-Knows how messages are framed (linux/netlink.h), and nothing of what is in them.
+It knows how messages are framed (linux/netlink.h), and nothing of their content.
 """
 
 import errno
@@ -40,7 +40,7 @@ _DUMP_PAUSES = (0.0, 0.01, 0.03, 0.1, 0.3)
 
 
 class Message(NamedTuple):
-    """What is to be sent: a type, flags beside the usual ones, and all that comes behind the header."""
+    """A message to send: its type, flags beside the usual ones, and all that follows the header."""
 
     type: int
     flags: int
@@ -48,7 +48,7 @@ class Message(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came back: a body, or an errno (0: done) and the kernel's words for it."""
+    """The kernel's reply: a body, or an errno (0: done) and the kernel's words for it."""
 
     body: bytes = b""
     error: int = 0
@@ -68,7 +68,7 @@ class Socket:
         self.filters = self._set(_SOL_NETLINK, _STRICT_CHECK, 1)
         """Whether the kernel filters dumps: since 4.20. Before, it takes the same requests and gives everything."""
         self.port: int = self._socket.getsockname()[0]
-        """By which the kernel names the maker of a change in what it tells others."""
+        """The port by which the kernel names the maker of a change, when it tells others of it."""
         self._sequence = 0
 
     def _set(self, level: int, option: int, value: int) -> bool:
@@ -82,9 +82,10 @@ class Socket:
         self._socket.close()
 
     def order(self, messages: Sequence[Message]) -> List[Reply]:
-        """Send messages that change something; a reply to each. Only the last of a send is acknowledged.
+        """Send messages that change something. Returns a reply to each. Raises ``BootstrapError`` without an answer.
 
-        An error comes back for any of them, asked for or not; who is not heard of has succeeded.
+        Only the last message of a send asks for an acknowledgement. The kernel reports an error of any of them, asked
+        for or not; a message without a report has succeeded.
         """
         replies: List[Reply] = []
         for start in range(0, len(messages), _ORDERS_AT_ONCE):
@@ -94,7 +95,7 @@ class Socket:
         return replies
 
     def ask(self, messages: Sequence[Message]) -> List[Reply]:
-        """Send messages that ask for something; the one answer to each."""
+        """Send messages that ask for something. Returns the one answer to each."""
         replies: List[Reply] = []
         for start in range(0, len(messages), _QUESTIONS_AT_ONCE):
             part = messages[start:start + _QUESTIONS_AT_ONCE]
@@ -102,7 +103,10 @@ class Socket:
         return replies
 
     def dump(self, message: Message, take: Optional[Callable[[bytes], bool]] = None) -> List[bytes]:
-        """All that the kernel lists; of each ``take`` is asked first. A table that does not exist is empty."""
+        """The bodies of all messages that the kernel lists and that ``take`` accepts. A missing table is empty.
+
+        Raises ``BootstrapError`` where the kernel refuses, or where each try is cut short by changes.
+        """
         for pause in _DUMP_PAUSES:
             time.sleep(pause)
             found, whole = self._dump(message, take)
@@ -141,7 +145,7 @@ class Socket:
                     found.append(body)
 
     def _send(self, messages: Sequence[Message]) -> int:
-        """Send all at once; the sequence number of the first, after which the others are counted."""
+        """Send all messages at once. Returns the sequence number of the first; the others follow."""
         first = self._sequence + 1
         self._sequence += len(messages)
         self._socket.send(b"".join(
@@ -150,7 +154,7 @@ class Socket:
         return first
 
     def _receive(self) -> Iterator[Tuple[int, int, int, bytes]]:
-        """The messages of one datagram: type, flags, sequence number, body. There may be ten thousand in a dump."""
+        """(type, flags, sequence number, body) of each message of one datagram. A dump may have ten thousand."""
         try:
             data = self._socket.recv(_DATAGRAM)
         except OSError as error:
@@ -163,7 +167,7 @@ class Socket:
 
 
 def _error(body: bytes) -> Tuple[int, str]:
-    """The errno of an error message (0: an acknowledgement) and the kernel's own words, where it has some."""
+    """The errno of an error message (0: an acknowledgement), and the kernel's own words or ""."""
     number = -struct.unpack_from("=i", body)[0]
     offset = 4 + HEADER.size  # behind the error stands the header of the message that it answers (NETLINK_CAP_ACK)
     while offset + 4 <= len(body):

@@ -1,9 +1,9 @@
-"""What starts us again: a netlink socket that systemd listens at for us, and that is handed to us (sd_listen_fds(3)).
+"""The wake-up socket: a netlink socket at which systemd listens for us, and which it hands to us (sd_listen_fds(3)).
 
-systemd starts the agent when the kernel says something there, and again as long as something is unread. So a run reads
-all of it before it looks at the kernel, waits for the end of a burst, and leaves what comes later for the next run. Of
-what the kernel says on a busy host next to nothing concerns us: a filter in the socket, which stays there between our
-runs, lets pass only what may cost an ENI its way.
+systemd starts the agent when a message of the kernel arrives there, and again as long as one is unread. So a run reads
+all messages before it reads the kernel, waits for the end of a burst, and leaves what comes later for the next run. On
+a busy host next to no message concerns us: a filter in the socket, which stays there between our runs, lets only those
+pass that may cost an ENI its way.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ QUIET = 0.2
 """Seconds without a message that end a burst: a DHCP client's or a manager's changes to one link come within a few
 hundredths."""
 PATIENCE = 10
-"""So many times at the most: what keeps on coming for 2 s is the state that we have to live with."""
+"""Maximum reads of a burst: what keeps on coming for 2 s is the state that we have to live with."""
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 _DATAGRAM = 1 << 16
@@ -34,22 +34,22 @@ _ATTACH_FILTER = 26  # SO_ATTACH_FILTER
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _DELRULE = 16, 17, 20, 21, 24, 25, 33
 _ROUTE_DEVICE, _RULE_PROTOCOL = 4, 21  # RTA_OIF, FRA_PROTOCOL
 _OTHERS_ROUTES = (3, 4, 9, 16)
-"""Protocols of routes in main that operators, router advertisements and DHCP clients make, and that ours follow.
-Those of routing daemons are left out: a full table changes all day. Of the others defaults count and those by an ENI:
-a container network makes a route for each container."""
+"""Protocols of routes in main that operators, router advertisements and DHCP clients make: our routes follow these.
+Routing daemons' protocols are left out: a full table changes all day. Of these routes only defaults and those by an ENI
+count: a container network makes a route for each container."""
 
 Instruction = Tuple[int, int, int, int]
-"""Of a classic BPF program (linux/filter.h): code, steps to skip if true, if false, operand."""
+"""An instruction of classic BPF (linux/filter.h): code, steps to skip if true, if false, operand."""
 
 _LOAD, _LOAD_HALF, _LOAD_BYTE, _EQUAL, _SKIP, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x05, 0x06
 _SET, _SET_INDEX, _COPY_TO_INDEX, _LOAD_AT_INDEX, _LOAD_BYTE_AT_INDEX = 0x00, 0x01, 0x07, 0x40, 0x50
 _FIND_ATTRIBUTE = 0xFFFFF000 + 12
-"""An operand of a load (SKF_AD_OFF + SKF_AD_NLATTR): where the attribute of a kind is after an offset; 0: nowhere."""
+"""Operand of a load (SKF_AD_OFF + SKF_AD_NLATTR): the place of an attribute of a kind after an offset; 0: none."""
 _PASS, _DROP = 0xFFFF, 0  # bytes of the message to keep
 
 
 def passed(environment: Mapping[str, str] = os.environ) -> Optional[socket.socket]:
-    """The socket that systemd has handed to this process, if it has."""
+    """The socket that systemd has handed to this process; None where there is none."""
     if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS") != "1":
         return None
     handed = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE, fileno=_FIRST)
@@ -58,7 +58,7 @@ def passed(environment: Mapping[str, str] = os.environ) -> Optional[socket.socke
 
 
 def settle(handed: socket.socket, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Read all that is there; as long as something new came, wait for the end of the burst."""
+    """Read all messages that are there; as long as new ones came, wait for the end of the burst."""
     for _ in range(PATIENCE):
         if not _drain(handed):
             return
@@ -69,10 +69,10 @@ def settle(handed: socket.socket, sleep: Callable[[float], None] = time.sleep) -
 def narrow(
     handed: socket.socket, config: Config, port: Optional[int] = None, indexes: Optional[Iterable[int]] = None
 ) -> None:
-    """From now on only what concerns us starts us.
+    """Filter the socket: from now on only messages that concern us start us.
 
-    ``port``: not what the netlink socket with this port does, which is our own. ``indexes``: of links and addresses
-    only those of these interfaces, once the ENIs are known.
+    ``port``: the netlink port of our own changes, which never start us. ``indexes``: the interfaces whose links and
+    addresses count, once the ENIs are known.
     """
     program = filter_program(config.protocol, port, indexes)
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
@@ -84,7 +84,7 @@ def narrow(
 
 
 def filter_program(protocol: int, port: Optional[int], indexes: Optional[Iterable[int]]) -> List[Instruction]:
-    """The filter. A netlink message is in the host's byte order, and BPF loads in the network's: numbers are turned.
+    """The filter. A netlink message is in host byte order, and BPF loads in network byte order: numbers are turned.
 
     struct nlmsghdr: length 4, type 2, flags 2, sequence 4, port 4. At 16 struct ifinfomsg and ifaddrmsg have the index
     in their second four bytes. There struct rtmsg has the destination's length in byte 1, the table in byte 4, the
@@ -117,7 +117,7 @@ def filter_program(protocol: int, port: Optional[int], indexes: Optional[Iterabl
 
 
 def _load_attribute(kind: int, load: int) -> List[Instruction]:
-    """Load an attribute's value; a message without it passes (a route with several ways or none)."""
+    """Load an attribute's value; a message without the attribute passes (a route with several hops or none)."""
     return [(_SET, 0, 0, 28), (_SET_INDEX, 0, 0, kind), (_LOAD, 0, 0, _FIND_ATTRIBUTE), (_EQUAL, 0, 1, 0),
             (_RETURN, 0, 0, _PASS), (_COPY_TO_INDEX, 0, 0, 0), (load, 0, 0, 4)]
 
@@ -127,7 +127,7 @@ def _if_equal(value: int, verdict: int) -> List[Instruction]:
 
 
 def _if_in(kinds: Sequence[int], block: List[Instruction]) -> List[Instruction]:
-    """The block, which ends with a verdict, for messages of these types."""
+    """Run the block, which ends with a verdict, for messages of these types."""
     tests = [(_EQUAL, len(kinds) - place, 0, _half(kind)) for place, kind in enumerate(kinds)]
     return tests + [(_SKIP, 0, 0, len(block))] + block
 
@@ -141,7 +141,7 @@ def _half(number: int) -> int:
 
 
 def _drain(handed: socket.socket) -> bool:
-    """Read what is there; whether there was anything."""
+    """Read all messages that are there. Returns whether there was any."""
     found = False
     while True:
         try:

@@ -131,6 +131,7 @@ class Fabric:
 
     # plugging
 
+    # Size: a port has a name, two ends and what the cloud knows of it; each port of the lab tells all of it, once.
     def attach(
         self,
         name: str,

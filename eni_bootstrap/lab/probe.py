@@ -39,16 +39,14 @@ def ping(
     with _socket(namespace, to.version, socket.SOCK_RAW, src, device) as pinging:
         started = time.monotonic()
         try:
-            pinging.sendto(_echo_request(to.version, identifier, nonce), (str(to), 0))
+            pinging.sendto(echo_request(to.version, identifier, nonce), (str(to), 0))
             while True:
                 left = started + timeout - time.monotonic()
                 if left <= 0:
                     return None
                 pinging.settimeout(left)
                 data, source = pinging.recvfrom(_DATAGRAM)
-                message = data[(data[0] & 15) * 4:] if to.version == 4 else data
-                is_reply = message[:1] == (b"\x00" if to.version == 4 else b"\x81")
-                if is_reply and message[4:6] == identifier and message[8:] == nonce and _same(source[0], to):
+                if echoed(to.version, data, identifier) == nonce and _same(source[0], to):
                     return (time.monotonic() - started) * 1000
         except _NO_ANSWER:
             return None
@@ -78,6 +76,7 @@ def udp(
     return _echoes(socket.SOCK_DGRAM, namespace, dst, port, src, device, timeout)
 
 
+# Size: what the socket API wants to know of one exchange.
 def _echoes(
     kind: int, namespace: Namespace, dst: Where, port: int, src: Optional[Where], device: Optional[str], timeout: float
 ) -> bool:
@@ -220,7 +219,19 @@ def _socket(
     return made
 
 
-def _echo_request(version: int, identifier: bytes, nonce: bytes) -> bytes:
+def raw_socket(namespace: Namespace, version: int) -> socket.socket:
+    """For echo requests of one's own."""
+    return _socket(namespace, version, socket.SOCK_RAW, None, None)
+
+
+def echoed(version: int, data: bytes, identifier: bytes) -> Optional[bytes]:
+    """What an echo reply to this identifier brings back; None: it is none."""
+    message = data[(data[0] & 15) * 4:] if version == 4 else data
+    is_reply = message[:1] == (b"\x00" if version == 4 else b"\x81")
+    return message[8:] if is_reply and message[4:6] == identifier else None
+
+
+def echo_request(version: int, identifier: bytes, nonce: bytes) -> bytes:
     """The kernel adds the checksum to ICMPv6 by itself."""
     if version == 6:
         return b"\x80\0\0\0" + identifier + b"\0\x01" + nonce

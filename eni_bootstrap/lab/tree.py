@@ -52,7 +52,7 @@ class Instance(NamedTuple):
     enis: Tuple[Eni, ...]
     """The primary first, the others in the order of the tree."""
     broken: Dict[str, str]
-    """MACs of those that can't be plugged in, and why."""
+    """MACs of those that can't be plugged in, or not with both of their IP versions, and why."""
 
 
 def macs_of(tree: Tree) -> Dict[str, Tree]:
@@ -80,9 +80,13 @@ def read(tree: Tree) -> Instance:
         try:
             if not mac or times[mac] > 1:
                 raise ValueError("its MAC is listed twice" if mac else "that is no MAC")
-            enis.append(Eni(mac, mac == primary, _subnets(leaves)))
+            subnets, reason = _subnets(leaves)
         except ValueError as error:
-            broken[mac or key] = str(error)
+            subnets, reason = (), str(error)
+        if subnets:
+            enis.append(Eni(mac, mac == primary, subnets))
+        if reason:
+            broken[mac or key] = reason
     return Instance(primary, tuple(sorted(enis, key=lambda eni: not eni.primary)), broken)
 
 
@@ -94,18 +98,29 @@ def _mac(text: Any) -> str:
     return ":".join(parts) if len(parts) == 6 and all(re.match("[0-9a-f]{2}$", part) for part in parts) else ""
 
 
-def _subnets(leaves: Any) -> Tuple[Subnet, ...]:
+def _subnets(leaves: Any) -> Tuple[Tuple[Subnet, ...], str]:
+    """What can be plugged in, and why the rest can't be: what one IP version lacks costs that one only."""
     if not isinstance(leaves, dict):
         raise ValueError("it is no object")
-    subnets = [subnet for subnet in (_ipv4(leaves), _ipv6(leaves)) if subnet is not None]
-    if not subnets:
+    found: List[Subnet] = []
+    reasons: List[str] = []
+    for of_version in (_ipv4, _ipv6):
+        try:
+            subnet = of_version(leaves)
+            found += [_sound(subnet)] if subnet is not None else []
+        except ValueError as error:
+            reasons.append(str(error))
+    if not found and not reasons:
         raise ValueError("private-ipv4s and ipv6s are missing")
-    for subnet in subnets:
-        if subnet.gateway in subnet.addresses or subnet.gateway.is_multicast or subnet.gateway.is_unspecified:
-            raise ValueError(f"its gateway is {subnet.gateway}")
-        if subnet.vswitch.prefixlen == 0:
-            raise ValueError(f"its vSwitch is {subnet.vswitch}")
-    return tuple(subnets)
+    return tuple(found), "; ".join(reasons)
+
+
+def _sound(subnet: Subnet) -> Subnet:
+    if subnet.gateway in subnet.addresses or subnet.gateway.is_multicast or subnet.gateway.is_unspecified:
+        raise ValueError(f"its gateway is {subnet.gateway}")
+    if subnet.vswitch.prefixlen == 0:
+        raise ValueError(f"its vSwitch is {subnet.vswitch}")
+    return subnet
 
 
 def _ipv4(leaves: Tree) -> Optional[Subnet]:

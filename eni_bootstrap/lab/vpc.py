@@ -118,6 +118,7 @@ def _vswitch_length(enis: int, addresses: int, prefix: bool) -> int:
     raise ValueError(f"{enis} ENIs with {addresses} addresses each don't fit into a vSwitch")
 
 
+# Size: an ENI's leaves follow from its place in the world and from what the world has, and from nothing else.
 def _eni_leaves(
     number: int, member: int, slot: int, length: int, addresses: int, ipv6: bool, prefix: bool
 ) -> Dict[str, str]:
@@ -184,6 +185,7 @@ class Vpc:
     ``faults``: for the metadata service.
     """
 
+    # Size: each is something that an operating system or the cloud does differently, and that a test sets alone.
     def __init__(
         self,
         tree: Tree,

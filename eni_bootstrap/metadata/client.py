@@ -1,4 +1,4 @@
-"""HTTP and nothing else: how the metadata service is asked. What its words mean is the business of ``interfaces``.
+"""The HTTP client of the metadata service. What the answers mean is the business of ``parser``.
 
 The work runs in a daemon thread which is left behind at the deadline: the time-outs of sockets start anew with every
 byte, so against a server that sends one byte a second nothing else holds.
@@ -37,33 +37,35 @@ MAC = "/latest/meta-data/mac"
 MACS = "/latest/meta-data/network/interfaces/macs/"
 
 TOKEN_SECONDS = 600
-"""Ten runs of the default deadline. A longer run is served too: it gets a new token when this one is refused."""
+"""Lifetime of a token: ten runs of the default deadline. A longer run gets a new token when this one is refused."""
 
 CONNECT_SECONDS = 2.0
-"""The service is one hop away on the host; a connection that takes longer has lost its SYN."""
+"""Time-out of a connection: the service is one hop away on the host; a connection that takes longer lost its SYN."""
 
 READ_SECONDS = 5.0
-"""Between two pieces of an answer; cloud-init's value for this service."""
+"""Time-out between two pieces of an answer; cloud-init's value for this service."""
 
 MAX_CONNECTIONS = 8
-"""The client needs half a millisecond of CPU for a request: more connections than this gain nothing (measured)."""
+"""Maximum connections: the client needs half a millisecond of CPU for a request, so that more gain nothing (measured).
+"""
 
 MAX_BYTES = 4 * 1024 * 1024
-"""32 ENIs with 50 IPv4 and 50 IPv6 addresses and 1 KiB of other leaves are some 150 KiB: this is 25 times as much."""
+"""Largest answer: 32 ENIs with 50 IPv4 and 50 IPv6 addresses and 1 KiB of other leaves are some 150 KiB; this is 25
+times as much."""
 
 _TOKEN_SHAPE = re.compile(r"[!-~]{1,4096}\Z")
-"""What fits into a header; an error page does not."""
+"""A token that fits into a header; an error page does not."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class _NoContact(NotReady):
-    """Not even an answer, so the way to the service is to be looked at."""
+    """The service gave no answer at all, so the way to it may be the cause."""
 
 
 class _Failing(NotReady):
-    """The service says itself that it fails: all of it, or this one path."""
+    """The service answered that it fails (5xx): all of it, or this one path."""
 
 
 class _Answer(NamedTuple):
@@ -83,10 +85,10 @@ class _Session(requests.Session):
 
 
 class MetadataClient:
-    """Reads the ``meta-data`` tree; one deadline for all that it ever does.
+    """Reads the ``meta-data`` tree, within one deadline for all requests.
 
-    ``ipv6_url``: where the service is for hosts that have IPv6 only, which ``ipv6_only`` tells. ``leaves``: what is
-    fetched of an ENI if it has to be leaf by leaf.
+    ``ipv6_url``: the service's URL for hosts that have IPv6 only, which ``ipv6_only`` tells. ``leaves``: the leaves of
+    an ENI that are fetched where the service has to be asked leaf by leaf.
     """
 
     def __init__(
@@ -107,7 +109,10 @@ class MetadataClient:
         self._trouble: NotReady = _NoContact(f"{self._base}: no time to ask")  # what to say if time were up now
 
     def fetch(self) -> Dict[str, Any]:
-        """The tree as it is now, at least ``mac`` and ``network.interfaces.macs`` with the leaves."""
+        """The tree as it is now, at least ``mac`` and ``network.interfaces.macs`` with the leaves.
+
+        Raises ``MetadataError``.
+        """
         outcome: "queue.Queue[Tuple[Optional[Dict[str, Any]], Optional[BaseException]]]" = queue.Queue()
 
         def work() -> None:
@@ -148,7 +153,7 @@ class MetadataClient:
         return self._all(session) or self._walk(session)
 
     def _all(self, session: _Session) -> Optional[Dict[str, Any]]:
-        """The whole tree by one request, where the service has that and it is what it should be."""
+        """The whole tree by one request; None where the service has none, or one that is not the expected JSON."""
         if not self._has_all:
             return None
         half = self._deadline.part(0.5)
@@ -192,8 +197,8 @@ class MetadataClient:
         return {"mac": mac, "network": {"interfaces": {"macs": macs}}}
 
     def _listed(self, paths: Sequence[str]) -> List[Optional[str]]:
-        """What is at paths that a listing has just named. From a single answer that there is nothing nothing follows:
-        it is asked for again."""
+        """The texts at paths that a listing has just named. What is missing or empty is asked for once more: from a
+        single such answer nothing follows."""
         found = self._side_by_side(self._leaf, paths)
         without = [place for place, text in enumerate(found) if not text]
         if without:
@@ -203,14 +208,14 @@ class MetadataClient:
         return found
 
     def _leaf(self, session: _Session, path: str) -> Optional[str]:
-        """A leaf's text; nothing when it is absent."""
+        """A leaf's text; None where there is no such leaf (404)."""
         answer = self._get(session, path)
         if answer.status not in (200, 404):
             raise MetadataError(f"GET {answer.url}: {_status(answer.status)}")
         return answer.text.strip() if answer.status == 200 else None
 
     def _side_by_side(self, function: Callable[[_Session, Item], Result], items: Sequence[Item]) -> List[Result]:
-        """``function(session, item)`` of all, over at most ``MAX_CONNECTIONS``; the first error ends it."""
+        """``function(session, item)`` of all items, over at most ``MAX_CONNECTIONS``; the first error ends it."""
         todo: Deque[Tuple[int, Item]] = collections.deque(enumerate(items))
         results: Dict[int, Result] = {}
         errors: List[BaseException] = []
@@ -239,7 +244,7 @@ class MetadataClient:
         return [results[index] for index in range(len(items))]
 
     def _each_session(self) -> Iterator[_Session]:
-        """One for each connection: a session shared by threads is slower, and not promised to be safe."""
+        """A session for each connection: a session shared by threads is slower, and not promised to be safe."""
         for number in range(MAX_CONNECTIONS):
             if number == len(self._sessions):
                 self._sessions.append(_Session())
@@ -263,9 +268,9 @@ class MetadataClient:
         return answer
 
     def _get_with_new_token(self, session: _Session, path: str, refused: Dict[str, str]) -> Optional[_Answer]:
-        """The answer, or nothing if another thread has got a new token meanwhile, which is to be tried first.
+        """The answer, or None if another thread has got a new token meanwhile, which the caller tries first.
 
-        The first use of a token is in the lock too: nobody else can have used it up, so a 401 is the last word.
+        The first use of a token is in the lock, too: nobody else can have used it up, so a 401 is the last word.
         """
         with self._token_lock:
             if self._token != refused:
@@ -278,9 +283,10 @@ class MetadataClient:
             return answer
 
     def _first_token(self, session: _Session) -> Dict[str, str]:
-        """By IPv6 where there is no contact at all and can be none, as there is no IPv4: that is asked only then.
+        """The first token. Without any contact a host that has no IPv4 asks by IPv6; whether it has is checked only
+        then.
 
-        A boot whose IPv4 is still to come comes back to it at the next try, unless the service has answered meanwhile.
+        A boot whose IPv4 comes later goes back to IPv4 at the next try, unless the service has answered by IPv6.
         """
         try:
             return self._new_token(session)
@@ -310,7 +316,7 @@ class MetadataClient:
         return {TOKEN_HEADER: token}
 
     def _exchange(self, session: _Session, method: str, path: str, headers: Dict[str, str]) -> _Answer:
-        """One request, one answer, of which only the good ones have a text."""
+        """Send one request. Returns the answer; only one with status 200 has a text."""
         url = self._base + path
         left = self._deadline.remaining()
         if not left:
@@ -326,7 +332,8 @@ class MetadataClient:
 def client_of(
     config: Config, deadline: Deadline, ipv6_only: Callable[[], bool], every_leaf: bool = False
 ) -> MetadataClient:
-    """As the configuration says; whoever gets it closes it. ``every_leaf``: also those that nothing in it asks for."""
+    """A client as the configuration says; the caller closes it. ``every_leaf``: fetch also the vSwitch's id where the
+    configuration names no ENI by it."""
     return MetadataClient(config.metadata_url, deadline, ipv6_url=config.metadata_url_ipv6, ipv6_only=ipv6_only,
                           leaves=LEAVES | {VSWITCH_ID} if config.names_enis or every_leaf else LEAVES)
 
@@ -365,7 +372,7 @@ def _text(response: requests.Response) -> str:
 
 
 def _in_words(error: BaseException) -> Tuple[Type[NotReady], str]:
-    """What requests wraps three or four times over, as an operator would say it."""
+    """The kind of an error, and its cause in words for an operator: requests wraps it three or four times over."""
     causes = list(_causes(error))
     numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
 
@@ -431,7 +438,7 @@ Fetch = Callable[[], Dict[str, Any]]
 
 def consistent(fetch: Fetch, deadline: Deadline, sleep: Callable[[float], None] = time.sleep
                ) -> Tuple[Dict[str, Any], Listing]:
-    """The tree, and what it says. Raises ``MetadataError``."""
+    """The tree and its listing. Asks again while an answer contradicts itself. Raises ``MetadataError``."""
 
     def ask() -> Tuple[Dict[str, Any], Listing]:
         tree = fetch()

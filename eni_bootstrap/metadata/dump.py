@@ -1,7 +1,7 @@
-"""A metadata tree in a file, with what was known of the host that it was saved on.
+"""Metadata files: a metadata tree, with what was known of the host on which it was saved.
 
-``{"meta-data": {…}, "host": {…}}``; without ``host``, inside ``latest``, or the bare ``meta-data`` will do as well, as
-``curl http://100.100.100.200/2016-01-01/meta-data/all`` gives it.
+The format is ``{"meta-data": {…}, "host": {…}}``. A tree without ``host``, inside ``latest``, or the bare ``meta-data``
+is read as well, as ``curl http://100.100.100.200/2016-01-01/meta-data/all`` gives it.
 """
 
 import json
@@ -15,25 +15,25 @@ from eni_bootstrap.model.errors import MetadataError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 _NOBODY_S = ("lo", "all", "default")
-"""What these mean is something else, here or as directories of sysctls."""
+"""Names that no ENI's link can have: lo is the loopback, the others are directories of sysctls."""
 
 
 class Saved(NamedTuple):
-    """What a file holds, or would."""
+    """The content of a metadata file."""
 
     tree: Dict[str, Any]
     listing: Listing
     host: Dict[str, Any]
-    """``links``: MAC → name of the link; ``windows``: what PowerShell told. Empty where nothing is known."""
+    """``links``: MAC → name of the link; ``windows``: PowerShell's answers. Empty where nothing is known."""
 
 
 def text(what: Saved) -> str:
-    """A file's content."""
+    """The file's content as JSON."""
     return json.dumps({"meta-data": what.tree, "host": what.host}, indent=1, sort_keys=True) + "\n"
 
 
 def read(path: str) -> Saved:
-    """A file, and what its tree says. ``-`` is standard input. Raises ``UsageError``."""
+    """Read a file and parse its tree. ``-`` is standard input. Raises ``UsageError``."""
     tree, host = load(path)
     try:
         return Saved(tree, parse_interfaces(tree), host)
@@ -42,7 +42,8 @@ def read(path: str) -> Saved:
 
 
 def load(path: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-    """A file's tree, and what was known of the host: for whoever reads the tree in a way of his own."""
+    """A file's tree and what was known of the host, for callers that parse the tree themselves. Raises ``UsageError``.
+    """
     try:
         if path == "-":
             content = json.load(sys.stdin)
@@ -65,7 +66,7 @@ def load(path: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
 def links(what: Saved) -> Dict[str, str]:
     """MAC → name of the link, as far as it is known. Raises ``UsageError``.
 
-    The kernel takes more for a name than what shells, YAML and paths have no meaning of their own for.
+    The kernel accepts more names than these: only names that mean nothing else to shells, YAML and paths are taken.
     """
     found = what.host.get("links")
     if not isinstance(found, dict):

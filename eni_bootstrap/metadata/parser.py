@@ -1,14 +1,15 @@
-"""From Alibaba's words to ours: the ``meta-data`` tree -> ``Listing``.
+"""The parser of the metadata service's ``meta-data`` tree: tree -> ``Listing``.
 
-Rules of this file: pure; the only place that knows the keys of the metadata service and their spellings.
-One ENI's nonsense makes that ENI sick and no other, and one address family's only that family. An answer that
-contradicts itself raises ``NotReady``; nothing else is ever raised.
+It is pure, and the only place that knows the keys of the metadata service and their spellings. A wrong description of
+one ENI makes only that ENI sick, and of one address family only that family. An answer that contradicts itself raises
+``NotReady``; nothing else is ever raised.
 """
 
+import contextlib
 import re
 from collections import Counter
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from eni_bootstrap.model.eni import Listing, NetworkInterface, SickInterface, Subnet
 from eni_bootstrap.model.errors import NotReady
@@ -16,7 +17,7 @@ from eni_bootstrap.model.kernel import Address, Network
 
 
 class _Names(NamedTuple):
-    """What one address family's leaves are called."""
+    """The names of one address family's leaves."""
 
     version: int
     primary: Optional[str]
@@ -36,16 +37,16 @@ _IPV6 = _Names(
 _ENI_ID = "network-interface-id"
 _NETMASK = "netmask"
 VSWITCH_ID = "vswitch-id"
-"""Of use only where a configuration names ENIs by it."""
+"""Needed only where a configuration names ENIs by it."""
 
 LEAVES = frozenset(name for name in (_ENI_ID, _NETMASK) + _IPV4[1:] + _IPV6[1:] if name)
-"""All else that is read of one ENI: what a client has to fetch if it must fetch leaf by leaf (one exists, unused)."""
+"""All other leaves of an ENI that are read here: the client fetches these where it must ask leaf by leaf."""
 
 _LISTS = frozenset((_IPV4.addresses, _IPV4.prefixes, _IPV6.addresses, _IPV6.prefixes))
-"""Nobody misses one of these: an ENI without it has fewer addresses, and nothing else is wrong with it."""
+"""Leaves that an ENI may lack: it has fewer addresses then, and nothing else is wrong with it."""
 
 _NOT_THERE = "(listed and not there)"
-"""In the place of a list's text."""
+"""Stands for the text of a list that is named and has none."""
 
 _SEPARATORS = re.compile(r"[\s,;\[\]\"']+")
 """Lists come as JSON, as ``[a, b]`` without quotes, bare, or in lines with CRLF; no address contains any of these."""
@@ -66,7 +67,10 @@ class _Sick(Exception):
 
 
 def parse_interfaces(tree: Any) -> Listing:
-    """All ENIs of one answer, the primary first, the others by MAC: the order of the answer means nothing."""
+    """All ENIs of one answer, the primary first, the others by MAC: the order of the answer means nothing.
+
+    Raises ``NotReady`` where the answer names no primary ENI, or does not list it.
+    """
     primary = _mac(_get(tree, "mac"))
     macs = _get(_get(_get(tree, "network"), "interfaces"), "macs")
     if primary is None:
@@ -88,7 +92,8 @@ def parse_interfaces(tree: Any) -> Listing:
             sick.append(whole._replace(reason="its MAC is listed twice" if mac else f"its MAC is {_quote(key)}"))
             continue
         subnets, errors = _subnets(leaves)
-        sick += [whole._replace(reason=error.reason, transient=error.transient, version=version if subnets else 0)
+        sick += [whole._replace(reason=error.reason, transient=error.transient, version=version if subnets else 0,
+                                vswitches=_told_vswitches(leaves, [version] if subnets else [4, 6]))
                  for version, error in errors[:None if subnets else 1]]
         if subnets:
             interfaces.append(NetworkInterface(whole.eni_id, mac, whole.primary, subnets, whole.vswitch_id))
@@ -96,10 +101,11 @@ def parse_interfaces(tree: Any) -> Listing:
 
 
 def leaves_told(answers: Dict[str, Optional[str]]) -> Dict[str, str]:
-    """An ENI's leaves, out of the answers to all that its own listing names; none where there is no such leaf.
+    """An ENI's leaves, from the answers to all that its own listing names (None: 404); empty ones are left out.
 
-    A list that is named and not there is in a state of change. An empty one is empty: nobody knows whether the service
-    says so of what an ENI has none of. But the primary address is among the IPv4 ones.
+    A list that is named and not there is changing at present: the ENI is sick. An empty list is empty: nobody knows
+    whether the service answers so for what an ENI has none of. But the list of IPv4 addresses holds the primary address
+    and can't be empty.
     """
     leaves = {leaf: text for leaf, text in answers.items() if text}
     for leaf in _LISTS.intersection(answers):
@@ -109,21 +115,21 @@ def leaves_told(answers: Dict[str, Optional[str]]) -> Dict[str, str]:
 
 
 def essence(tree: Dict[str, Any]) -> Dict[str, Any]:
-    """What of a tree is read here; the credentials, keys and tags that it may hold as well are nobody's business."""
+    """The part of a tree that is read here, without the credentials, keys and tags that it may hold as well."""
     macs = {mac: {name: leaf for name, leaf in leaves.items() if name in LEAVES or name == VSWITCH_ID}
             if isinstance(leaves, dict) else {} for mac, leaves in tree["network"]["interfaces"]["macs"].items()}
     return {"mac": tree["mac"], "network": {"interfaces": {"macs": macs}}}
 
 
 def is_mac(text: str) -> bool:
-    """Whether an ENI's MAC is one: what is not is quoted as it came."""
+    """Whether the text that names an ENI is a MAC; other texts are quoted as they came."""
     return bool(_MAC.match(text))
 
 
 def _subnets(leaves: Dict[Any, Any]) -> Tuple[Tuple[Subnet, ...], List[Tuple[int, _Sick]]]:
-    """The address families that an ENI has, IPv4 first; and by IP version what is wrong with the others.
+    """The subnets of an ENI, IPv4 first, and (IP version, error) of the families that can't be used.
 
-    What is wrong with one family costs the other one nothing.
+    An error of one family costs the other one nothing.
     """
     subnets: List[Subnet] = []
     errors: List[Tuple[int, _Sick]] = []
@@ -139,7 +145,7 @@ def _subnets(leaves: Dict[Any, Any]) -> Tuple[Tuple[Subnet, ...], List[Tuple[int
 
 
 def _subnet(leaves: Dict[Any, Any], names: _Names) -> Optional[Subnet]:
-    """What the ENI has of one family; nothing when it has no address and no prefix of it."""
+    """The ENI's subnet of one family; None where it has no address and no prefix of that family."""
     primary = _one(leaves, names.primary) if names.primary else None
     first = [_address(names.primary or "", primary, names.version)] if primary else []
     listed = {_address(names.addresses, token, names.version) for token in _tokens(leaves, names.addresses)}
@@ -157,7 +163,7 @@ def _subnet(leaves: Dict[Any, Any], names: _Names) -> Optional[Subnet]:
 
 
 def _gateway(leaves: Dict[Any, Any], names: _Names) -> Address:
-    """The gateway; it need not lie in the vSwitch."""
+    """The gateway, which need not lie in the vSwitch."""
     token = _one(leaves, names.gateway)
     if not token:
         raise _missing(names.gateway)
@@ -178,6 +184,15 @@ def _vswitch(leaves: Dict[Any, Any], names: _Names, addresses: Tuple[Address, ..
     elif addresses and not _is_nowhere(addresses[0]) and not addresses[0].is_link_local:
         return _network(names.vswitch, f"{addresses[0]}/{_IPV6_VSWITCH_LENGTH}", 6)
     raise _missing(names.vswitch)
+
+
+def _told_vswitches(leaves: Dict[Any, Any], versions: Iterable[int]) -> Tuple[Network, ...]:
+    """The vSwitch's blocks of families that can't be used: what others send there does not depend on their health."""
+    found: List[Network] = []
+    for names in (_IPV4, _IPV6):
+        with contextlib.suppress(_Sick):
+            found += _networks(leaves, names.vswitch, names.version) if names.version in versions else ()
+    return tuple(found)
 
 
 # -- one leaf --
@@ -236,17 +251,18 @@ def _network(leaf: str, token: str, version: int) -> Network:
 
 
 def _is_odd(token: str, address: Address) -> bool:
-    """Python 3.9 and newer parse a zone (``%eth0``); IPv4 in IPv6's clothes can't be routed."""
+    """Whether an address has a zone (``%eth0``; Python 3.9 and newer parse it) or is an IPv4-mapped one, which can't be
+    routed."""
     return "%" in token or (isinstance(address, IPv6Address) and address.ipv4_mapped is not None)
 
 
 def _is_nowhere(address: Address) -> bool:
-    """No packet can be sent there through a link."""
+    """Whether no packet can be sent to this address through a link."""
     return address.is_unspecified or address.is_loopback or address.is_multicast
 
 
 def _mac(key: Any) -> Optional[str]:
-    """Lower case with colons, or nothing if it isn't a MAC address."""
+    """The MAC address in lower case with colons; None where it isn't one."""
     if not isinstance(key, str):
         return None
     mac = key.strip().rstrip("/").lower().replace("-", ":")
@@ -254,7 +270,8 @@ def _mac(key: Any) -> Optional[str]:
 
 
 def _word(leaves: Dict[Any, Any], leaf: str) -> str:
-    """Only ever shown or chosen by, so anything but a plain word is left out instead of making the ENI sick."""
+    """A leaf that is only shown, or by which an ENI is named; anything but a plain word becomes "", and the ENI is not
+    sick because of it."""
     value = leaves.get(leaf)
     return value.strip() if isinstance(value, str) and re.match(r"[\w.-]{1,64}\Z", value.strip()) else ""
 
@@ -269,7 +286,7 @@ def _garbage(leaf: str, value: Any) -> _Sick:
 
 
 def _quote(value: Any) -> str:
-    """For a message; not more than a line of it, or an error page in the place of an address fills the journal."""
+    """A value for a message; at most a line of it, or an error page in the place of an address fills the journal."""
     if isinstance(value, str):
         return repr(value) if len(value) <= 80 else repr(value[:80]) + "..."
     return "missing" if value is None else f"no text but {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""One deadline for a whole run, and the only place that knows how to try again."""
+"""Retries within the deadline: the only place that tries again, and the only file that imports tenacity."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ from eni_bootstrap.model.errors import NotReady
 LOG = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.2
-"""Seconds. A boot waits for this: most services that are late are late by less than a second."""
+"""Seconds before the second try. A boot waits for this: most services that are late are late by less than a second."""
 
 LONGEST_PAUSE = 2.0
 """Seconds. Pauses double up to here: the metadata service throttles who asks too often, nobody knows at what rate."""
@@ -27,7 +27,7 @@ LAST_TRY = 0.2
 def retrying(what: str, deadline: Deadline, sleep: Callable[[float], None] = time.sleep) -> Retrying:
     """``retrying("the …", deadline)(function, *arguments)`` repeats it on ``NotReady`` until just before the deadline.
 
-    The last ``NotReady`` comes out, any other exception at once. Threads may share the result.
+    Then it raises the last ``NotReady``; any other exception it raises at once. Threads may share the result.
     """
     backoff = wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE) + wait_random(0, JITTER)
     spoke_at = float("inf")  # as seconds before the deadline

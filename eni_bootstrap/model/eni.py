@@ -58,6 +58,8 @@ class SickInterface(NamedTuple):
     version: int = 0
     """The one address family that can't be used, 4 or 6; 0: the whole ENI."""
     vswitch_id: str = ""
+    vswitches: Tuple[Network, ...] = ()
+    """The vSwitch's CIDR blocks of the families that can't be used, as far as they are told all the same."""
 
 
 class Listing(NamedTuple):
@@ -190,6 +192,8 @@ class UnreadyEni(NamedTuple):
     """The one address family that can't be set up, 4 or 6; 0: the whole ENI."""
     link: str = ""
     """The name of its own link, where there is one; ``dev`` may be the bond or bridge that carries it."""
+    vswitches: Tuple[Network, ...] = ()
+    """As in ``SickInterface``."""
     cure: str = ""
     """What to do, where something is to be done."""
 

@@ -1,4 +1,4 @@
-"""The order in which changes are made, and what can be sent at once. PURE."""
+"""The order in which changes are made, and which of them can be sent at once. PURE."""
 
 import itertools
 from typing import Iterable, Iterator, List, Tuple
@@ -9,7 +9,7 @@ from eni_bootstrap.model.kernel import MAIN, LinkAddress, LinkGroup, LinkSetting
 
 
 class Order:
-    """The order in which things are made; they are taken back in the reverse one."""
+    """The order in which objects are made; they are removed in the reverse order."""
 
     def __init__(self, configs: Iterable[Config]) -> None:
         self._fronts = [(config.priority_refusal, config.priority_main) for config in configs]
@@ -17,7 +17,7 @@ class Order:
     def made(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
         return tuple(sorted(changes, key=lambda change: self._place(change.item)))
 
-    def removed_flag(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
+    def undone(self, changes: Iterable[Change]) -> Tuple[Change, ...]:
         def reverse(change: Change) -> Tuple[int, int, str, int, int]:
             rank, priority = self._place(change.item)
             # The text of a rule for all does not tell its IP version.
@@ -26,7 +26,7 @@ class Order:
         return tuple(sorted(changes, key=reverse))
 
     def _place(self, item: Item) -> Tuple[int, int]:
-        """An access entry's refusal is asked in front of all look-ups, a fence behind them."""
+        """Rank and priority. An access entry's refusal stands in front of all look-ups, a fence behind them."""
         if isinstance(item, Rule) and item.action in _REFUSING and any(
                 first <= item.priority < end for first, end in self._fronts):
             return _REFUSALS, 0
@@ -38,13 +38,13 @@ _REFUSALS, _FOR_EVERYBODY = 6, 10
 
 
 def steps(changes: Iterable[Change]) -> Iterator[List[Change]]:
-    """What can be sent at once: no change of a step needs another one of it."""
+    """The changes in steps that can be sent at once: no change of a step needs another one of the same step."""
     for _, step in itertools.groupby(changes, lambda change: (change.verb == "remove", _place(change.item))):
         yield list(step)
 
 
 def _place(item: Item) -> Tuple[int, int]:
-    """Of rules for everybody each comes after those that are asked before it."""
+    """Rank and, among rules for everybody, the priority: each is made after those that are asked before it."""
     rank = _rank(item)
     return rank, item.priority if isinstance(item, Rule) and rank == _FOR_EVERYBODY else 0
 

@@ -1,4 +1,4 @@
-"""What of a plan can be done now. PURE."""
+"""Which changes of a plan can be made now. PURE."""
 
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
@@ -13,15 +13,16 @@ Family = Tuple[str, int]
 """An ENI's device and an IP version."""
 
 Selector = Tuple[int, Optional[Network], str, Match]
-"""Which packets a rule catches, whatever becomes of them."""
+"""The packets that a rule catches, whatever it does with them: IP version, source, device, the rest."""
 
 
 def staged(todo: Plan) -> Tuple[Plan, bool]:
-    """The plan as far as it goes at once, and whether another look is due for the rest.
+    """The part of the plan that can be made at once, and whether another look is due for the rest.
 
-    A table that is to be filled for one ENI while old rules still lead another's sources there (links that were plugged
-    in anew in other places) would send these out by the wrong ENI, be it for a moment: first those rules go. But a
-    source's old rule, and what it leads to, goes only when its new one is there, which leads to a table that is whole.
+    A table that is to be filled for one ENI, while old rules still lead another's sources there (links that were
+    plugged in anew in other places), would send these out by the wrong ENI, if only for a moment: first those rules go.
+    But a source's old rule, and the table that it leads to, goes only when its new rule is there, which leads to a
+    table that is whole.
     """
     again = {change.item for change in todo.rules}  # the same rules with another mark
     stale = {change.item.table for change in todo.removals
@@ -54,7 +55,7 @@ def staged(todo: Plan) -> Tuple[Plan, bool]:
 
 
 class Refusals:
-    """What was refused, or has waited because of that; and what has to wait, too.
+    """The changes that the kernel refused, or that waited because of that, and which others have to wait, too.
 
     Whatever is left undone, no packet may go a way that is neither its old one nor its new one:
 
@@ -66,7 +67,7 @@ class Refusals:
     """
 
     def __init__(self, removals: Iterable[Change] = ()) -> None:
-        """``removals``: what there is that can stay."""
+        """``removals``: the plan's; what they would remove can stay."""
         self.any = False
         self._selectors: Set[Selector] = set()
         self._tables: Set[Tuple[int, int]] = set()
@@ -78,7 +79,7 @@ class Refusals:
                          if isinstance(change.item, Rule) and change.item.suppress_prefixlength is not None}
 
     def note(self, change: Change) -> None:
-        """This one is not done."""
+        """Record that this change is not made."""
         self.any = True
         item, away = change.item, change.verb == "remove"
         if isinstance(item, Rule):
@@ -98,7 +99,7 @@ class Refusals:
                 self._selectors.add(_selector_of(item.dst))
 
     def concern(self, change: Change) -> bool:
-        """Whether this one has to wait."""
+        """Whether this change has to wait."""
         item, away = change.item, change.verb == "remove"
         if isinstance(item, Rule):
             own = _selector(item) in self._selectors
@@ -120,7 +121,7 @@ class Refusals:
 
 
 class _Priorities:
-    """By IP version the first, or the last, priority of some rules: of all, and of those that ask for no source."""
+    """The first, or the last, priority of some rules by IP version: of all rules, and of those without a source."""
 
     def __init__(self, outermost: Callable[[int, int], int]) -> None:
         self._outermost = outermost
@@ -131,7 +132,7 @@ class _Priorities:
             self._found[key] = self._outermost(rule.priority, self._found.get(key, rule.priority))
 
     def of(self, rule: Rule, default: int) -> int:
-        """Of the rules that may take its packets."""
+        """The outermost priority of the rules that may take this rule's packets, or the default."""
         return self._found.get((rule.version, rule.src is not None), default)
 
 
@@ -144,15 +145,15 @@ def _selector_of(source: Network) -> Selector:
 
 
 def families_of(routes: Iterable[Route], decision: Decision) -> Set[Family]:
-    """Whose routes these are; those in main are nobody's condition."""
+    """(device, version) pairs that own these routes; main-table routes own none."""
     return {(eni.dev, route.version) for route in routes for eni in decision.enis
             if decision.table_of(eni.dev) == route.table}
 
 
 def sparing(changes: Sequence[Change], spared: Set[Family], decision: Decision, memory: Memory) -> Tuple[Change, ...]:
-    """The changes that touch nothing of these ENIs: what they have, they keep.
+    """The changes that touch nothing of the ``spared`` ENI families: these keep what they have.
 
-    What belongs to an ENI that is well is not spared, whatever table it is led to at present.
+    A source of an ENI that is well is not spared, whatever table it is led to at present.
     """
     sources: Dict[str, Set[Network]] = {eni.dev: set(decision.sources_of(eni.dev)) for eni in decision.enis}
     well = {source for dev, own in sources.items() for source in own if (dev, source.version) not in spared}

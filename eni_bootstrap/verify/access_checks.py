@@ -1,5 +1,5 @@
-"""Whether access entries and spreads do what they say: for each a packet that it is for, of which the kernel is asked.
-PURE; the verdicts are like those of ``proof``.
+"""Whether access entries and spreads do what they say: for each a packet that fits it, about which the kernel is asked.
+PURE; the verdicts are like those of ``checks``.
 """
 
 from typing import AbstractSet, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -14,24 +14,23 @@ from eni_bootstrap.verify.checks import INTERNET, Verdict, some_host, words
 
 
 class AccessCheck(NamedTuple):
-    """A packet, and what has to become of it."""
+    """A packet, and the way that it has to go."""
 
     what: str
     """In words for an operator: "access entry on line 7"."""
     query: Query
     devs: Tuple[str, ...]
-    """By one of these; none: it is refused."""
+    """Devices by one of which the packet must leave; empty: it must be refused."""
 
 
 def access_checks(
     ways: Sequence[Egress], working: AbstractSet[str], own: AbstractSet[Address], near: Dict[str, List[Address]],
     versions: Sequence[int], config: Config
 ) -> Tuple[List[AccessCheck], List[Finding]]:
-    """What to ask, and what can't be asked.
+    """The checks, and remarks on entries that the kernel can't be asked about.
 
-    ``ways``: by which packets may be sent. ``working``: devices that are up. ``own``: this host's addresses.
-    ``near``: by
-    device, addresses behind it.
+    ``ways``: egresses of the ENIs. ``working``: devices that are up and have a carrier. ``own``: this host's addresses.
+    ``near``: device -> addresses behind it.
     """
     found: List[AccessCheck] = []
     untried: List[Finding] = []
@@ -83,7 +82,7 @@ def _devs(entry: Entry, version: int, ways: Sequence[Egress], working: AbstractS
 def _packets(
     entry: Entry, version: int, own: AbstractSet[Address], near: Dict[str, List[Address]]
 ) -> Iterator[Query]:
-    """Packets that an entry is for. The kernel can't be asked about what comes from elsewhere and by no device."""
+    """Packets that fit an entry. The kernel can't be asked about a packet from elsewhere that comes in by no device."""
     for src, match in matches(entry, version):
         source = None
         if match.iif or src is not None:

@@ -1,8 +1,8 @@
-"""The proof: what to ask of the kernel, and what its answers mean. PURE; ``netlink.Kernel.ask`` does the asking.
+"""The proof: which look-ups to ask of the kernel, and what its answers mean. PURE; ``Kernel.ask`` does the asking.
 
 No packet is sent: the kernel's own look-up says by which device a packet would leave. With ``iif`` it also runs the
-reverse path filter. IPv4 looks up only sources that are on a link; for another source (a secondary address that a
-container uses) the rules that match it are compared with those of a source that can be asked, and the verdict is
+reverse path filter. IPv4 looks up only sources that are on a link. For another source (a secondary address that a
+container uses), the rules that match it are compared with the rules of a source that can be asked, and the verdict is
 marked as derived.
 """
 
@@ -12,6 +12,7 @@ from collections import defaultdict
 from ipaddress import ip_address
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from eni_bootstrap.config.own_rules import owns_rule
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.eni import Eni, EniFamily
 from eni_bootstrap.model.finding import Finding
@@ -21,31 +22,32 @@ from eni_bootstrap.model.kernel import (
 from eni_bootstrap.model.rule_match import rule_matches
 
 INTERNET = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}
-"""Documentation addresses (RFC 5737, RFC 9637): far away from everybody, and in nobody's own routes."""
+"""Destinations by IP version: documentation addresses (RFC 5737, RFC 9637), far away from everybody, and in nobody's
+own routes."""
 
 LOCAL_DEVICES = 16
-"""So many local devices are looked at: a container host has hundreds that are all alike."""
+"""Maximum local devices that are checked: a container host has hundreds that are all alike."""
 
 
 class Check(NamedTuple):
-    """One thing that must be so."""
+    """A look-up, and how it must come out."""
 
     eni: Eni
     target: str
     """In words: "internet", "own vSwitch", "vSwitch of eth2", "device docker0", "received"."""
     query: Query
     dev: str
-    """The device by which the packet must leave; for ``not_by`` none in particular."""
+    """The device by which the packet must leave; it does not count where there is ``not_by``."""
     gateways: Tuple[Address, ...] = ()
-    """One of these must be the gateway; none: any."""
+    """The gateway must be one of these; empty: any."""
     not_by: Tuple[str, ...] = ()
-    """The devices by which it must not leave."""
+    """Devices by which the packet must not leave."""
     stands_for: Tuple[Network, ...] = ()
-    """Sources that can't be asked about and are judged by this one."""
+    """Sources that the kernel can't be asked about; this check's answer counts for them."""
 
 
 class Verdict(NamedTuple):
-    """What the kernel says of one source and one target."""
+    """The result of a check: what was expected of one source and one target, and what the kernel answered."""
 
     subject: str
     """What has to be so: an ENI by its label, or an entry of the configuration."""
@@ -55,6 +57,7 @@ class Verdict(NamedTuple):
     expected: str
     actual: str
     derived: bool = False
+    """The kernel could not be asked: the rules were compared with those of another source."""
     reason: str = ""
     """Why not."""
     cure: str = ""
@@ -77,23 +80,23 @@ class Verdict(NamedTuple):
 
 
 class VerifyInput(NamedTuple):
-    """What the checks are made of."""
+    """The input of the checks: the decision, and what the kernel holds."""
 
     families: Tuple[EniFamily, ...]
-    """What must leave by itself, from all of its sources."""
+    """ENI families whose sources must all leave by that ENI."""
     addresses: Tuple[LinkAddress, ...]
     rules: Tuple[SeenRule, ...] = ()
-    """Needed where a source stands for others, and to say who is to blame."""
+    """Rules of the kernel, for sources that can't be asked about, and to name the rule that is to blame."""
     local: Tuple[Tuple[Address, str], ...] = ()
-    """Destinations that this host reaches by a device that is no ENI, and that device."""
+    """(destination, device) pairs: destinations that this host reaches by a device that is no ENI."""
     gateways: Dict[str, Tuple[Address, ...]] = {}
-    """By device: the gateways that the ENI's own table may lead to."""
+    """Device -> gateways to which the ENI's own table may lead."""
     full: bool = False
-    """The primary goes by itself, too."""
+    """Whether the primary's sources must leave by the primary, too (``primary: full``)."""
     kill_switch_routes: Tuple[Route, ...] = ()
     """Main's default routes that lead nowhere: a VPN's kill-switch."""
     marks: Dict[str, int] = {}
-    """By device: the mark of connections that came in by it."""
+    """Device -> mark of the connections that came in by it."""
     no_default: FrozenSet[int] = frozenset()
     """IP versions of which main has no default route but ours: the primary, which follows main, may lead nowhere."""
 
@@ -103,7 +106,7 @@ class VerifyInput(NamedTuple):
 
 
 def quick_checks(facts: VerifyInput) -> List[Check]:
-    """``apply``'s proof: one source of each ENI and family, to the internet, its own vSwitch and one other."""
+    """``apply``'s checks: one source of each ENI and family, to the internet, its own vSwitch and one other."""
     checks: List[Check] = []
     for family, source in _askable(facts):
         checks += _targets(family, source, facts, others=1)
@@ -111,7 +114,7 @@ def quick_checks(facts: VerifyInput) -> List[Check]:
 
 
 def all_checks(facts: VerifyInput) -> List[Check]:
-    """``verify``'s proof: every source to the internet, one source of each table to everything."""
+    """``verify``'s checks: every source to the internet, one source of each table to everything."""
     checks: List[Check] = []
     local = {held.address for held in facts.addresses}
     others = len(facts.enis)
@@ -127,7 +130,7 @@ def all_checks(facts: VerifyInput) -> List[Check]:
 
 
 def unprovable(facts: VerifyInput) -> List[EniFamily]:
-    """Those of which no source can be asked: no address of theirs is on a link."""
+    """ENI families of which the kernel can be asked about no source: none of their addresses is on their link."""
     asked = {family.key for family, _ in _askable(facts)}
     return [family for family in facts.families if family.key not in asked and family.sources]
 
@@ -167,21 +170,21 @@ def judge(checks: Sequence[Check], answers: Sequence[Answer], facts: VerifyInput
 
 
 def may_be_tentative(verdicts: Sequence[Verdict]) -> bool:
-    """Whether all that is wrong may be an IPv6 address whose duplicate address detection has not ended yet."""
+    """Whether each wrong verdict may come from an IPv6 address in duplicate address detection."""
     return all(verdict.ok or verdict.target == "received" and ":" in verdict.source for verdict in verdicts)
 
 
 def shadowing_rules(facts: VerifyInput, config: Config) -> List[Tuple[Rule, str]]:
-    """Foreign rules in front of ours that catch one of our sources, and whose.
+    """Foreign rules in front of ours that catch one of our sources, each with the label of that source's ENI.
 
-    A rule that is added without a priority lands in front of the lowest one that is there. Selectors that are not known
-    here may hold.
+    A rule that is added without a priority lands in front of the lowest one that is there. Selectors that we don't know
+    count as fulfilled.
     """
     owners = {source: family.label for family in facts.families for source in family.sources}
     wide = [source for source in owners if source.prefixlen < source.max_prefixlen]
     found = []
     for rule, protocol in facts.rules:
-        if config.owns_rule(rule, protocol) or rule.priority == 0 or rule.priority >= config.priority_primary:
+        if owns_rule(rule, protocol, config) or rule.priority == 0 or rule.priority >= config.priority_primary:
             continue
         is_address = rule.src is not None and rule.src.prefixlen == rule.src.max_prefixlen
         candidates = [rule.src, *wide] if is_address and rule.src in owners else wide if is_address else owners
@@ -194,14 +197,15 @@ def shadowing_rules(facts: VerifyInput, config: Config) -> List[Tuple[Rule, str]
 
 
 def strangers(rules: Iterable[SeenRule], config: Config) -> List[Rule]:
-    """Somebody else's rules among ours, in the kernel's order; twins that differ in their protocols are one."""
+    """Foreign rules in our band of priorities, in the kernel's order; rules that differ in the protocol only are one.
+    """
     return list(dict.fromkeys(rule for rule, protocol in rules
-                              if config.owns_priority(rule.priority) and not config.owns_rule(rule, protocol)))
+                              if config.owns_priority(rule.priority) and not owns_rule(rule, protocol, config)))
 
 
 def _packet_for(rule: Rule, source: Network) -> Query:
-    """A packet of this host's own, from a source (of a prefix, from what the rule is for), that fits whatever else the
-    rule asks for."""
+    """A packet of this host's own from this source that fits all other selectors of the rule; from a prefix, the
+    address that the rule names in it."""
     match = rule.match if not rule.match.inverted else ANY
     inside = rule.src is not None and rule.src.version == source.version and rule.src.network_address in source
     src = rule.src.network_address if inside and rule.src is not None else source.network_address
@@ -211,9 +215,9 @@ def _packet_for(rule: Rule, source: Network) -> Query:
 
 
 def _askable(facts: VerifyInput) -> List[Tuple[EniFamily, Address]]:
-    """One source of each ENI and family that the kernel can be asked about.
+    """(ENI family, source) pairs: of each family one source that the kernel can be asked about.
 
-    Of IPv6 that is any, also an address of a delegated prefix that is on no link.
+    For IPv6 that is any source, also an address of a delegated prefix that is on no link.
     """
     held = {(address.dev, address.address) for address in facts.addresses}
     found = []
@@ -228,7 +232,7 @@ def _askable(facts: VerifyInput) -> List[Tuple[EniFamily, Address]]:
 
 
 def _targets(family: EniFamily, source: Address, facts: VerifyInput, others: int) -> List[Check]:
-    """What one source is asked about, the internet first; ``others``: that many other vSwitches at most."""
+    """The checks of one source, the internet first. ``others``: maximum other vSwitches."""
     eni, vswitch = family.eni, family.vswitch
     checks = [_internet(family, source, facts)]
     local = {held.address for held in facts.addresses}
@@ -250,8 +254,8 @@ def _targets(family: EniFamily, source: Address, facts: VerifyInput, others: int
 
 
 def _internet(family: EniFamily, source: Optional[Address], facts: VerifyInput) -> Check:
-    """The primary follows main, unless told otherwise, wherever that leads but for another ENI; a secondary goes by
-    itself."""
+    """The check to the internet. A secondary must leave by itself. The primary follows main wherever that leads but to
+    another ENI, unless ``primary: full``."""
     query = Query(INTERNET[family.version], source)
     if family.primary and not facts.full:
         return Check(family.eni, "internet", query, family.dev, not_by=_others(family, facts))
@@ -264,14 +268,14 @@ def _others(family: EniFamily, facts: VerifyInput) -> Tuple[str, ...]:
 
 
 def _marked(facts: VerifyInput) -> List[Check]:
-    """What bears an ENI's connection mark, of whatever source."""
+    """The checks of packets with an ENI's connection mark, whatever their source."""
     return [_internet(family, None, facts)._replace(
         target="internet, forwarded", query=Query(INTERNET[family.version], mark=facts.marks[family.dev]))
         for family in facts.families if family.dev in facts.marks]
 
 
 def some_host(network: Network, local: Set[Address]) -> Address:
-    """An address of the network that is not this host's own and not the network's first or last."""
+    """An address of the network that is neither this host's own nor the network's first or last, if there is one."""
     size = network.num_addresses
     candidates = range(1, min(size - 1, len(local) + 3)) if size > 2 else range(size)
     hosts = (network[place] for place in candidates)
@@ -279,7 +283,7 @@ def some_host(network: Network, local: Set[Address]) -> Address:
 
 
 class _Paths:
-    """Which rules match a source, in order: the packet's way, as far as the source decides it."""
+    """The rules that match a source, in order: the packet's way, as far as the source decides it."""
 
     def __init__(self, rules: Iterable[SeenRule]) -> None:
         self._by_source: Dict[Network, List[Tuple[int, Rule]]] = defaultdict(list)
@@ -306,7 +310,7 @@ class _Paths:
 
 
 def words(answer: Answer, received: bool) -> str:
-    """What the kernel's answer says."""
+    """The kernel's answer in words for an operator."""
     if answer.error:
         return os.strerror(answer.error)
     if received:
@@ -340,7 +344,7 @@ def _blame(check: Check, answer: Answer, facts: VerifyInput, config: Config) -> 
     for rule, protocol in facts.rules:
         if rule.priority == 0 or rule.table != answer.table or not rule_matches(rule, check.query):
             continue
-        if not config.owns_rule(rule, protocol) and rule.priority < config.priority_primary:
+        if not owns_rule(rule, protocol, config) and rule.priority < config.priority_primary:
             return _Blame("somebody else's rule comes first", evidence=str(rule))
         break
     if answer.table == MAIN:

@@ -1,4 +1,4 @@
-"""What the kernel tells of an earlier decision, where metadata can't be asked. PURE."""
+"""An earlier decision, read back from the kernel's routes and rules, for when metadata is not asked. PURE."""
 
 from collections import Counter
 from typing import List, Optional, Sequence, Set
@@ -16,8 +16,8 @@ from eni_bootstrap.model.kernel import MAIN, Address, Hop, Network, Route, Snaps
 def recall(snapshot: Snapshot, config: Config) -> Decision:
     """The ENIs that have a table of ours, as far as their routes and rules describe them.
 
-    A table is the ENI's whose routes are in it; only where it has none, its sources tell whose it is: another link may
-    bear one of them, too.
+    A table belongs to the ENI whose routes are in it. Only where it has no routes, its sources decide: another link may
+    carry one of them, too.
     """
     memory = Memory(snapshot, config)
     enis: List[Eni] = []
@@ -32,7 +32,7 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
         local = [rule.src for rule in memory.own_rules if rule.src and rule.src.network_address in addresses]
         for table in [table for table in memory.tables_of(link.name, local) if table not in taken][:1]:
             taken.add(table)
-            led = {rule.src for rule in memory.own_rules if rule.table == table and rule.src}
+            led = memory.led_to(table)
             # What the link holds inside a vSwitch of the table should be led there, too, whether it is or not.
             own_routes = [route for route in memory.own_routes if route.table == table]
             blocks = [route.dst for route in own_routes
@@ -52,15 +52,15 @@ def recall(snapshot: Snapshot, config: Config) -> Decision:
     enis.sort(key=lambda eni: (not eni.primary, natural(eni.dev)))
     families.sort(key=lambda family: (not family.primary, natural(family.dev), family.version))
     return Decision(tuple(enis), tuple(families), rules=tuple(memory.own_rules), routes=tuple(memory.own_routes),
-                    ways=tuple(egresses(families, (), memory)))
+                    ways=tuple(egresses(families, (), {}, memory)))
 
 
 def _subnet(
     dev: str, sources: Sequence[Network], routes: Sequence[Route], defaults: Sequence[Route], near: Sequence[Network]
 ) -> Subnet:
-    """One IP version, by the ENI's sources and the routes of its table.
+    """The subnet of one IP version, from the ENI's sources and the routes of its table.
 
-    ``defaults``: main's. ``near``: what is on-link with the addresses of the link, which tells the vSwitch from a
+    ``defaults``: main's default routes. ``near``: the prefixes of the link's addresses, which tell the vSwitch from a
     user's on-link route that holds the source as well. A link that is down has lost its routes; then its first source
     stands for the vSwitch and the gateway.
     """
@@ -74,10 +74,10 @@ def _subnet(
 
 
 def _gateway(dev: str, routes: Sequence[Route], defaults: Sequence[Route]) -> Optional[Address]:
-    """The gateway of the table's default route.
+    """The gateway of the table's default route; None where no route of the table has a gateway.
 
-    The primary's table has none, but copies of the user's routes by other gateways: then the one that main's default
-    has, or else most of the table's routes; of several such ones the lowest.
+    The primary's table has no default route, but copies of the user's routes by other gateways. Then it is the gateway
+    of main's default route, or else of most of the table's routes; of several such gateways the lowest.
     """
     ways = Counter(_via(dev, routes))
     for gateway in _via(dev, [route for route in routes if route.is_default] + list(defaults)):
@@ -87,5 +87,5 @@ def _gateway(dev: str, routes: Sequence[Route], defaults: Sequence[Route]) -> Op
 
 
 def _via(dev: str, routes: Sequence[Route]) -> List[Address]:
-    """The gateways of these routes by the device."""
+    """The gateways of these routes that are reached by the device."""
     return [hop.gateway for route in routes for hop in route.hops if hop.dev == dev and hop.gateway is not None]

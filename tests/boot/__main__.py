@@ -64,6 +64,8 @@ class Program:
     def run(self) -> int:
         wheres = [where for where in self._wheres() if self._possible(where)]
         self._build({where.suite for where in wheres})
+        if self.parsed.images:
+            return int(any(where.suite not in self.images for where in wheres))
         wheres = [where for where in wheres if where.suite in self.images]
         folder = tempfile.mkdtemp(prefix="lab-{}-".format(os.getpid()), dir=self.parsed.cache)
         try:
@@ -238,6 +240,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--kind", action="append", choices=list(TOOLS), help="only this one, of everything")
     parser.add_argument("--manager", action="append", choices=list(MANAGERS), help="only this one, of everything")
     parser.add_argument("--cache", default=_cache(), metavar="DIR", help="images are kept there (%(default)s)")
+    parser.add_argument("--images", action="store_true", help="only build the images that are not there yet")
     parser.add_argument("--list", action="store_true", help="what is promised, and where it is tried")
     parser.add_argument("case", nargs="*", metavar="CASE", help="only these: " + ", ".join(names))
     parsed = parser.parse_args(arguments)

@@ -1,0 +1,109 @@
+"""ENIs that the configuration leaves alone."""
+
+import pytest
+
+from eni_bootstrap.model.changes import Record
+from eni_bootstrap.model.eni import SickInterface
+from eni_bootstrap.model.kernel import LinkGroup
+from eni_bootstrap.plan.diff import Before, plan
+from tests.build import CONFIG, ETH1, ETH2, PRIMARY, address, interface, link, mac, subnet, two_enis
+from tests.fakes import FakeKernel
+from tests.unit.desired.test_cni import child, decided, devs, said_of
+
+THREE = (PRIMARY, ETH1._replace(vswitch_id="vsw-one"), ETH2._replace(vswitch_id="vsw-two"))
+
+
+def three():
+    return two_enis(links=[link(0), link(1), link(2)])
+
+
+@pytest.mark.parametrize("word", [
+    "eth1", "ETH1", mac(1), mac(1).upper(), "eni-1", "vsw-one", "*1", "eth[1]", "vsw-o??"])
+def test_an_eni_is_named_by_whatever_it_has(word):
+    made = decided(three(), *THREE, config=CONFIG._replace(ignore=(word,)))
+    assert devs(made) == ["eth0", "eth2"] and "eni-1" in said_of(made, "eth1")
+    made = decided(three(), *THREE, config=CONFIG._replace(only=(word,)))
+    assert devs(made) == ["eth0", "eth1"] and "as the configuration says" in said_of(made, "eth2")
+
+
+@pytest.mark.parametrize("config", [
+    CONFIG._replace(ignore=("*",)), CONFIG._replace(only=("eth7",)), CONFIG._replace(ignore=("eth1", "eth2")),
+    CONFIG._replace(only=("eth1", "eth2"), ignore=("eni-*",)),
+])
+def test_the_primary_is_never_left_alone(config):
+    """With no other ENI there is nothing to be set up, though."""
+    made = decided(three(), *THREE, config=config)
+    assert devs(made) == ["eth0"] and not made.rules and made.skipped == {"eth1", "eth2"}
+
+
+def test_who_names_the_primary_is_told():
+    made = decided(three(), *THREE, config=CONFIG._replace(ignore=("eth0", "eth2")))
+    assert devs(made) == ["eth0", "eth1"]
+    assert [remark for remark in made.remarks if "primary" in remark and "ignore" in remark]
+
+
+def test_an_unfit_eni_is_left_alone_too():
+    """Then it is no error, and nothing is waited for."""
+    for config in (CONFIG._replace(ignore=("vsw-one",)), CONFIG._replace(only=("vsw-two",))):
+        assert decided(two_enis(links=[link(0), link(2)]), *THREE, config=config).unready == ()
+
+
+def test_an_eni_whose_vswitch_metadata_has_lost_keeps_what_it_has():
+    config = CONFIG._replace(only=("vsw-one",))
+    sick = SickInterface("eni-1", mac(1), False, "no gateway", True)
+    assert decided(three(), PRIMARY, THREE[2], sick=[sick], config=config).unready
+    assert not decided(three(), PRIMARY, THREE[2], sick=[sick], config=CONFIG._replace(only=("eth2",))).unready
+
+
+class TestWhatWasSetUpBefore:
+    """The ENI was one of ours until now."""
+
+    def before(self):
+        world = two_enis(links=[link(0), link(1), link(2)])
+        return FakeKernel(world).apply(plan(decided(world, *THREE), world, Record(), CONFIG).changes)
+
+    def changes(self, world, made=Record(), in_use=frozenset(), config=CONFIG._replace(ignore=("eth1",))):
+        wanted = decided(world, *THREE, config=config, made=made)
+        return plan(wanted, world, made, config, Before(in_use=in_use)).changes
+
+    def test_rules_routes_and_group_go_and_the_others_stay(self):
+        world = self.before()
+        after = FakeKernel(world).apply(self.changes(world, Record(groups=(LinkGroup("eth1", 7),))))
+        fresh = two_enis(links=[link(0), link(1), link(2)])
+        whole = FakeKernel(fresh).apply(self.changes(fresh))
+        assert set(after.rules) == set(whole.rules) and set(after.routes) == set(whole.routes)
+        assert [each.group for each in after.links] == [CONFIG.group, 7, CONFIG.group]
+        assert self.changes(after, Record(groups=(LinkGroup("eth0", 0), LinkGroup("eth2", 0)))) == ()
+
+    def test_a_group_that_udev_gave_goes_too(self):
+        fresh = two_enis(links=[link(0), link(1, group=CONFIG.group), link(2)])
+        assert "ip link set dev eth1 group 0" in map(str, self.changes(fresh))
+
+    def test_a_group_of_somebody_else_stays(self):
+        fresh = two_enis(links=[link(0), link(1, group=9), link(2)])
+        assert not [change for change in self.changes(fresh) if "dev eth1 group" in str(change)]
+
+    def test_the_group_of_a_link_that_is_not_listed_yet_stays(self):
+        """It may be one that is just being bound."""
+        fresh = two_enis(links=[link(0), link(1), link(2), link(3, group=CONFIG.group)])
+        assert not [change for change in self.changes(fresh) if "eth3" in str(change)]
+
+    def test_the_address_and_the_link_go_back_unless_somebody_uses_them(self):
+        made = Record(frozenset(["eth1", "eth2"]), (), frozenset([address("eth1", "172.16.20.20/24")]))
+        world = self.before()
+        back = {"ip -4 address del 172.16.20.20/24 dev eth1", "ip link set dev eth1 down"}
+        assert back <= set(map(str, self.changes(world, made)))
+        assert not back & set(map(str, self.changes(world, made, {"eth1"})))
+        assert not back & set(map(str, self.changes(
+            world._replace(links=world.links + (child("macvlan", 1),)), made, config=CONFIG)))
+
+    def test_what_is_ours_goes_while_another_eni_is_lost(self):
+        """What nobody claims may be the lost one's; what is led to by this one's sources is not."""
+        world = self.before()._replace(links=[link(0), link(1)])
+        config = CONFIG._replace(ignore=("eth1",))
+        lost_one = interface(3, subnet("172.16.30.0/24", "172.16.30.30"))
+        made = decided(world, PRIMARY, ETH1, lost_one, config=config)
+        found = [str(change) for change in plan(made, world, Record(), config).changes]
+        assert "ip -4 rule del from 172.16.20.20 lookup 1001 priority 7200 protocol 235" in found
+        assert "ip -4 route del unreachable default table 1001 metric 4294967295 proto 235" in found
+        assert not [change for change in found if "1002" in change]
