@@ -23,11 +23,13 @@ class Finding(NamedTuple):
     evidence: str = ""
     """What shows it, as the system prints it: a rule, a route, a file."""
 
+    # Size: the fields of a finding but its severity, and nothing else.
     @classmethod
     def error(cls, code: str, cause: str, cure: str = "", eni: str = "", family: int = 0, evidence: str = ""
               ) -> "Finding":
         return cls(code, ERROR, cause, cure, eni, family, evidence)
 
+    # Size: the fields of a finding but its severity, and nothing else.
     @classmethod
     def remark(cls, code: str, cause: str, cure: str = "", eni: str = "", family: int = 0, evidence: str = ""
                ) -> "Finding":
