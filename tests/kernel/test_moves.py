@@ -54,7 +54,8 @@ def test_an_address_that_moves_from_an_unlisted_eni_is_the_new_owner_s(make_vpc,
     assert str(vpc.address("eth1")) in sources_led_to(vpc, 1001), "the rest of it stays until its link goes"
 
 
-def test_a_refused_gateway_costs_its_eni_only_also_when_links_have_changed_places(make_vpc, make_agent):
+def change_places(make_vpc, make_agent):
+    """A host that is set up; then eth1 and eth2 have each other's name. Their MACs and addresses by the old names."""
     vpc = make_vpc(make_tree(3, vswitches="own"))
     agent = make_agent(vpc)
     agent("apply")
@@ -64,6 +65,11 @@ def test_a_refused_gateway_costs_its_eni_only_also_when_links_have_changed_place
         vpc.detach(name, listed=True)
     vpc.attach(macs["eth1"], name="eth2", os="up")
     vpc.attach(macs["eth2"], name="eth1", os="up")
+    return vpc, agent, macs, addresses
+
+
+def test_a_refused_gateway_costs_its_eni_only_also_when_links_have_changed_places(make_vpc, make_agent):
+    vpc, agent, macs, addresses = change_places(make_vpc, make_agent)
     macs_of(vpc.tree)[macs["eth1"]]["gateway"] = "172.16.20.255"  # the kernel takes no broadcast address
     result = agent("apply")
     assert result.code == 1 and macs["eth1"] in result.out
@@ -72,15 +78,7 @@ def test_a_refused_gateway_costs_its_eni_only_also_when_links_have_changed_place
 
 
 def test_a_sick_eni_keeps_what_it_has_when_a_well_one_has_its_name(make_vpc, make_agent):
-    vpc = make_vpc(make_tree(3, vswitches="own"))
-    agent = make_agent(vpc)
-    agent("apply")
-    macs = {name: vpc.nics[name].mac for name in ("eth1", "eth2")}
-    addresses = {name: str(vpc.address(name)) for name in macs}
-    for name in macs:
-        vpc.detach(name, listed=True)
-    vpc.attach(macs["eth1"], name="eth2", os="up")
-    vpc.attach(macs["eth2"], name="eth1", os="up")
+    vpc, agent, macs, addresses = change_places(make_vpc, make_agent)
     macs_of(vpc.tree)[macs["eth1"]]["gateway"] = "rubbish"
     result = agent("apply")
     assert result.code == 1 and macs["eth1"] in result.out

@@ -1,5 +1,6 @@
 """The whole command line on a Windows that is a fake: what is there before, what after, and what is said."""
 
+import contextlib
 import json
 
 import pytest
@@ -488,6 +489,15 @@ def test_what_windows_refuses_is_said_and_looked_at_again(instance):
     assert not instance.state["routes"] and instance.windows.persistent == {(V4, 6, "172.16.12.253"): 9}
 
 
+def killed(instance, command, steps):
+    """A run that dies after so many commands to Windows, or ends if it has fewer."""
+    instance.windows.commands.clear()
+    instance.windows.kill_after = steps
+    with contextlib.suppress(Killed):
+        instance(command)
+    instance.windows.kill_after = None
+
+
 @pytest.mark.parametrize("steps", range(3))
 def test_a_run_that_is_killed_after_any_command_is_finished_by_the_next(instance, steps):
     def story(kill_at=None):
@@ -501,13 +511,7 @@ def test_a_run_that_is_killed_after_any_command_is_finished_by_the_next(instance
                 lambda: (instance.windows.unplug(7), instance.list(PRIMARY, ETH1)))):
             change()
             if kill_at is not None:
-                instance.windows.commands.clear()
-                instance.windows.kill_after = kill_at
-                try:
-                    instance("apply")
-                except Killed:
-                    pass
-                instance.windows.kill_after = None
+                killed(instance, "apply", kill_at)
             assert instance("apply").code == 0
             worlds.append((instance.windows.state(), ours(instance)))
         assert instance("remove").code == 0
@@ -526,13 +530,7 @@ def test_a_removal_that_is_killed_is_finished_by_the_next(instance, steps):
     instance.list(PRIMARY, ETH1, ETH2)
     before = instance.windows.state()
     instance("apply")
-    instance.windows.commands.clear()
-    instance.windows.kill_after = steps
-    try:
-        instance("remove")
-    except Killed:
-        pass
-    instance.windows.kill_after = None
+    killed(instance, "remove", steps)
     assert instance("remove").code == 0 and instance.windows.state() == before
 
 
