@@ -10,7 +10,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' Makefile | expand -t 10
 
 unit:  ## what needs neither namespaces nor packages, with few random examples: seconds
-	EFFORT=0.2 $(RUN) $(AT_ONCE) -m "not kernel and not once" tests/unit tests/windows
+	EFFORT=0.1 $(RUN) -n 4 --dist worksteal -m "not kernel and not once" tests/unit tests/windows
 
 kernel:  ## what runs on a real kernel, in network namespaces: minutes
 	$(RUN) $(AT_ONCE) tests/kernel tests/lab
