@@ -209,7 +209,7 @@ def _play(lab: Lab) -> None:
 
 @contextmanager
 def _tidy() -> Iterator[None]:
-    """Clear away when told to end, too."""
+    """Have the lab cleared away also when the process is told to end."""
     before = [(number, signal.signal(number, signal.default_int_handler))
               for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
     try:
@@ -227,7 +227,7 @@ def _make_tree(parsed: argparse.Namespace) -> Tree:
 
 
 def _read_tree(path: str) -> Tree:
-    """A saved one; in any case what the lab can build."""
+    """A metadata tree out of a file, checked for what the lab can build."""
     tree, _ = dump.load(path)
     try:
         instance = read(tree)
@@ -241,7 +241,7 @@ def _read_tree(path: str) -> Tree:
 
 
 def _reason(error: Exception) -> str:
-    """NetlinkError is no OSError and has the number and the sentence as its arguments."""
+    """An error's sentence. NetlinkError is no OSError and has the number and the sentence as its arguments."""
     return str(error) if isinstance(error, OSError) else str(error.args[-1] if error.args else error)
 
 

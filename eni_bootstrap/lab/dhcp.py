@@ -33,7 +33,7 @@ class Lease(NamedTuple):
 
 
 def is_request(packet: wire.Packet) -> bool:
-    """Whether this goes to a DHCP server."""
+    """Whether the packet goes to a DHCP server."""
     return packet.version == 4 and packet.proto == wire.UDP and packet.ports[1] == SERVER
 
 

@@ -183,7 +183,7 @@ class _EchoServer:
 
 
 def _answer_from(ancillary: Tuple[int, int, bytes]) -> Tuple[int, int, bytes]:
-    """From "arrived at this address by this device" to "send from this address, by whatever way"."""
+    """The control message that arrived, made into one that chooses its address as the answer's source."""
     level, kind, data = ancillary
     if level == socket.IPPROTO_IPV6:
         return level, kind, data[:16] + struct.pack("I", 0)
@@ -220,7 +220,7 @@ def _socket(
 
 
 def raw_socket(namespace: Namespace, version: int) -> socket.socket:
-    """For echo requests of one's own."""
+    """A socket for echo requests of one's own."""
     return _socket(namespace, version, socket.SOCK_RAW, None, None)
 
 
@@ -232,7 +232,7 @@ def echoed(version: int, data: bytes, identifier: bytes) -> Optional[bytes]:
 
 
 def echo_request(version: int, identifier: bytes, nonce: bytes) -> bytes:
-    """The kernel adds the checksum to ICMPv6 by itself."""
+    """An echo request; the kernel adds ICMPv6's checksum by itself."""
     if version == 6:
         return b"\x80\0\0\0" + identifier + b"\0\x01" + nonce
     rest = identifier + b"\0\x01" + nonce

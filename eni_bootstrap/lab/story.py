@@ -37,7 +37,7 @@ class Question(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What became of it, by what went over the links."""
+    """What became of a question, by the packets on the links."""
 
     question: Question
     answered: Tuple[bool, ...]
@@ -70,7 +70,7 @@ class Run(NamedTuple):
 
 
 def sample(items: Sequence[Item], most: int) -> List[Item]:
-    """The first ones and the last one."""
+    """The first items and the last one."""
     return list(items) if len(items) <= most else list(items[:most - 1]) + list(items[-1:])
 
 
@@ -140,7 +140,7 @@ def way(trace: Trace) -> str:
 
 
 def extent(asked: Sequence[Question], nics: Mapping[str, Eni]) -> str:
-    """What was left out; nothing when all was asked."""
+    """A note on what was left out; empty when all was asked."""
     devs = {question.dev for question in asked}
     addresses = sum(len(subnet.addresses) for eni in nics.values() for subnet in eni.subnets)
     if len(asked) == addresses:
@@ -149,7 +149,7 @@ def extent(asked: Sequence[Question], nics: Mapping[str, Eni]) -> str:
 
 
 def quote(run: Run) -> str:
-    """A program's output as it was, shortened in the middle."""
+    """A program's output, shortened in the middle."""
     lines = run.output.rstrip("\n").split("\n") if run.output.strip() else []
     if len(lines) > _QUOTE:
         first, last = _ENDS

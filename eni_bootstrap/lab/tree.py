@@ -45,7 +45,7 @@ class Eni(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """What a tree tells."""
+    """The instance that a metadata tree describes."""
 
     primary: str
     """The primary ENI's MAC."""
@@ -62,7 +62,7 @@ def macs_of(tree: Tree) -> Dict[str, Tree]:
 
 
 def read(tree: Tree) -> Instance:
-    """The instance. Raises ``ValueError`` for what is no tree of one."""
+    """The tree's instance. Raises ``ValueError`` for what is no tree of an instance."""
     primary = _mac(tree.get("mac"))
     if not primary:
         raise ValueError("mac names no primary ENI")
@@ -91,7 +91,7 @@ def read(tree: Tree) -> Instance:
 
 
 def _mac(text: Any) -> str:
-    """As the kernel writes it; empty for what is none."""
+    """A MAC as the kernel writes it; empty for what is none."""
     if not isinstance(text, str):
         return ""
     parts = re.split("[:-]", text.strip(" \r\n/").lower())
@@ -179,7 +179,7 @@ def _all(parse: Callable[[str], Any], leaves: Tree, name: str) -> List[Any]:
 
 
 def _words(leaves: Tree, name: str) -> List[str]:
-    """A leaf's words; none where it is missing or empty."""
+    """The words of a leaf; none where it is missing or empty."""
     leaf = leaves.get(name)
     texts = leaf if isinstance(leaf, list) else [] if leaf is None else [leaf]
     if not all(isinstance(text, str) for text in texts):

@@ -420,7 +420,7 @@ def _lease(subnet: Subnet) -> Lease:
 
 
 def _metric(version: int, number: int) -> int:
-    """As cloud-init has it for IPv4: 100, 200, 300 …; IPv6 begins at the kernel's own 1024."""
+    """A default route's metric, as cloud-init has it: IPv4 100, 200, 300 …; IPv6 begins at the kernel's own 1024."""
     return 100 * (number + 1) if version == 4 else 1024 + 100 * number
 
 

@@ -29,7 +29,7 @@ _DHCP_PORTS = {67, 68, 546, 547}
 
 
 def mac(text: str) -> bytes:
-    """``ee:ff:…`` as it is on the wire."""
+    """The six bytes of ``ee:ff:…``."""
     return bytes.fromhex(text.replace(":", ""))
 
 
@@ -81,7 +81,7 @@ class Packet(NamedTuple):
 
     @property
     def ports(self) -> Tuple[int, int]:
-        """Source and destination; zeros where there are none."""
+        """Source and destination port; zeros where there are none."""
         if self.proto in _PORTS and len(self.data) >= self.payload + 4:
             sport, dport = struct.unpack_from("!HH", self.data, self.payload)
             return sport, dport
@@ -115,11 +115,11 @@ class Packet(NamedTuple):
         return self.proto == UDP and set(self.ports) <= _DHCP_PORTS
 
     def with_src(self, address: Address) -> "Packet":
-        """The same from another IPv4 address, all checksums right."""
+        """The packet from another IPv4 address, all checksums right."""
         return self._readdressed(12, self.src, address)._replace(src=address)
 
     def with_dst(self, address: Address) -> "Packet":
-        """The same to another IPv4 address, all checksums right."""
+        """The packet to another IPv4 address, all checksums right."""
         return self._readdressed(16, self.dst, address)._replace(dst=address)
 
     def _readdressed(self, offset: int, old: Address, new: Address) -> "Packet":
@@ -147,7 +147,7 @@ class Packet(NamedTuple):
 
 
 def parse(data: bytes) -> Optional[Packet]:
-    """None for what is no whole IP packet. Behind IPv6 extension headers nothing is seen."""
+    """A packet's parts; None for what is no whole IP packet. Behind IPv6 extension headers nothing is seen."""
     if len(data) >= 20 and data[0] >> 4 == 4:
         length, fragment = struct.unpack_from("!2xH2xH", data)
         header = (data[0] & 15) * 4

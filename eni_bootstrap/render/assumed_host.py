@@ -79,7 +79,7 @@ class Outline(NamedTuple):
 
     @property
     def device_less(self) -> List[Route]:
-        """The routes that no ENI's device has: fences, and what is no ENI's."""
+        """The routes that belong to no ENI's device: fences, and what is no ENI's."""
         return [route for member in self.members for route in member.routes if not route.hops] + list(self.routes)
 
     @property
@@ -164,7 +164,7 @@ def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> 
 
 
 def comments(said: Iterable[str], mark: str = "#", indent: str = "") -> List[str]:
-    """Each in as many lines as it takes, in a format whose comments begin with the mark."""
+    """Comment lines for each text, in a format whose comments begin with the mark."""
     return [line for each in said for line in textwrap.wrap(
         each, WIDTH, initial_indent=indent + mark + " ", subsequent_indent=indent + mark + "  ",
         break_long_words=False, break_on_hyphens=False)]
@@ -180,7 +180,7 @@ def not_expressed(rules: Iterable[Rule], config: Config) -> List[str]:
 
 
 def also_sent(config: Config) -> List[str]:
-    """What to say where the rules of access entries come and go with an ENI."""
+    """A note for formats in which the rules of access entries come and go with an ENI."""
     if not any(entry.via for entry in config.entries):
         return []
     return ["NOT EXPRESSED: meanwhile what access entries send by the ENI is not refused either: it goes as main says."]
@@ -238,19 +238,19 @@ def _links(listing: Listing, names: Mapping[str, str]) -> List[Link]:
 
 
 def _subnets(listing: Listing, links: Sequence[Link]) -> List[Tuple[Link, Subnet]]:
-    """Of those that are whole."""
+    """The subnets of the listed ENIs, each with its ENI's link."""
     by_mac = {eni.mac: eni for eni in listing.interfaces}
     return [(link, subnet) for link in links if link.mac in by_mac for subnet in by_mac[link.mac].subnets]
 
 
 def _leased(link: Link, subnet: Subnet) -> List[LinkAddress]:
-    """The address that DHCP gives."""
+    """The address that DHCP gives to an ENI."""
     return [LinkAddress(link.name, address, subnet.vswitch.prefixlen if subnet.version == 4 else 128, leased=True)
             for address in subnet.addresses[:1]]
 
 
 def _default(link: Link, subnet: Subnet, metric: int) -> SeenRoute:
-    """As a DHCP client makes it, or a router advertisement."""
+    """An ENI's default route, as a DHCP client or a router advertisement makes it."""
     way = (Hop(link.name, subnet.gateway),)
     if subnet.version == 6:
         return SeenRoute(Route(MAIN, EVERYWHERE[6], way, metric=IPV6_METRIC), _BY_ADVERTISEMENT, True)

@@ -25,7 +25,7 @@ class Known(NamedTuple):
 
 
 def _configured(render: Callable[[Outline, Config], List[File]]) -> Callable[[Known], List[File]]:
-    """No files where there is nothing to say: with one ENI all is well as it is."""
+    """The files of a network manager; none where there is one ENI, which works without them."""
 
     def files(known: Known) -> List[File]:
         outline = configured(known.listing, known.names, known.config)

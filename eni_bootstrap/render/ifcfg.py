@@ -14,7 +14,7 @@ _PATH = "/etc/sysconfig/network-scripts/{}-{}"
 
 
 def render(outline: Outline, config: Config) -> List[File]:
-    """The files; what belongs to no ENI goes with the first, the primary unless that one is left out."""
+    """The files; what belongs to no ENI is in the first ENI's: the primary's unless that one is left out."""
     files: List[File] = []
     for member in outline.members:
         others = outline if member is outline.members[0] else outline._replace(routes=(), rules=())
@@ -30,7 +30,7 @@ def render(outline: Outline, config: Config) -> List[File]:
 
 
 def _notes(member: Member, version: int, config: Config) -> List[str]:
-    """What these files can't say."""
+    """Notes on what these files can't say."""
     notes = ["For network-scripts; where NetworkManager reads such files, use the format networkmanager."]
     if member.eni.primary:
         return notes

@@ -20,7 +20,7 @@ _SECRET = 0o600
 
 
 def render(outline: Outline, config: Config) -> List[File]:
-    """The file."""
+    """The one netplan file."""
     lines = comments(outline.headline) + [
         "# For netplan with systemd-networkd, which it has on servers.",
         "network:", "  version: 2", "  ethernets:"]

@@ -16,7 +16,7 @@ files that match a link the first one is taken, whole (systemd.network(5))."""
 
 
 def render(outline: Outline, config: Config) -> List[File]:
-    """The files; an ENI's holds for the link with its MAC, whatever its name."""
+    """The files; an ENI's file matches the link by its MAC, whatever its name."""
     lines = comments(outline.headline) + [
         "# For systemd 248 or newer. What belongs to no device: it stays while an ENI's link is down.",
         "# It takes the place of another file for lo, if there is one.",

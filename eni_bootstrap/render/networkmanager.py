@@ -24,7 +24,7 @@ _PRIORITY = 100
 
 
 def render(outline: Outline, config: Config) -> List[File]:
-    """The files; each holds for the link with this MAC, whatever its name."""
+    """The files; a profile matches the link by its MAC, whatever its name."""
     return [_profile(member, outline, config) for member in outline.members]
 
 

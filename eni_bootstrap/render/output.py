@@ -10,7 +10,7 @@ from eni_bootstrap.render.assumed_host import MADE_BY, File
 
 
 def text(files: Sequence[File]) -> str:
-    """The text of one file as it is; of several files with their paths between them."""
+    """One file's text as it is; several files' texts with their paths between them."""
     if not files:
         return "# nothing is needed: no secondary ENI can be set up\n"
     if len(files) == 1:

@@ -291,7 +291,7 @@ class _Lines:
 
     @property
     def _primary_dev(self) -> str:
-        """Also of one that is left out: what main has by it counts."""
+        """The primary's device, also where that ENI is left out: what main has by it counts."""
         devs = [eni.dev for eni in self._primary] + [member.dev for member in self._decision.unready if member.primary]
         return devs[0] if devs else ""
 
@@ -324,7 +324,7 @@ class _Lines:
         return " ".join(["off", dev, "rule", "-{}".format(rule.version), *map(shlex.quote, str(rule).split())])
 
     def address(self, held: LinkAddress) -> str:
-        """The ENI's first may be somebody else's business, a DHCP client's; the others are wanted in any case."""
+        """An address; an ENI's first one may be a DHCP client's business, the others are wanted in any case."""
         first = any(held.address in subnet.addresses[:1] for eni in self._decision.enis for subnet in eni.subnets)
         words = "{}/{}".format(held.address, held.prefix_length)
         if held.address.version == 6:
@@ -333,7 +333,7 @@ class _Lines:
                         "-{}".format(held.address.version), shlex.quote(words))
 
     def primary_defaults(self) -> List[str]:
-        """Asked of the primary's families, as long as there are secondaries and it has no default of its own anyway."""
+        """The primary's default routes: only where there are secondaries and it has no default of its own."""
         if not self._decision.rules or self._config.primary == "full":
             return []
         versions = {rule.version for rule in self._decision.rules}
@@ -371,7 +371,7 @@ class _Lines:
         return lines + ["    addresses", "fi", "exit $failed"]
 
     def _on(self, dev: str, *words: str) -> str:
-        """What is no ENI's is for everybody."""
+        """A line of the script: an ENI's line runs where that ENI is there, any other line runs always."""
         return " ".join((["on", dev] if dev in self._macs else []) + list(words))
 
     def _vswitch(self, dev: str) -> Network:

@@ -153,7 +153,7 @@ def powershell(listing: Listing, config: Config) -> List[File]:
 
 
 def left_out(listing: Listing, config: Config) -> List[Finding]:
-    """What can't be had on whatever Windows."""
+    """What the configuration asks for and no Windows can have."""
     return _chosen(listing, config)[1]
 
 
@@ -198,14 +198,14 @@ def _powershell(listing: Listing, config: Config) -> str:
 
 
 def _remarks(listing: Listing, config: Config) -> Tuple[List[Eni], List[str]]:
-    """The ENIs that can be set up, and what is to be said of the others."""
+    """The ENIs that can be set up, and remarks on the others."""
     fit, problems, left = _chosen(listing, config)
     return fit, ["LEFT OUT: " + finding.text if finding.eni else finding.text for finding in problems] + [
         member.finding.text for member in left]
 
 
 def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[Finding], List[SkippedEni]]:
-    """The ENIs that can be set up, as far as it can be told without a host; what can't be had; what is not wanted."""
+    """The ENIs that can be set up, as far as metadata tells; what can't be had; what is not wanted."""
     enis = [Eni(interface, Link(0, "", interface.mac), "") for interface in listing.interfaces]
     sick = [UnreadyEni(each.eni_id, each.mac, each.primary, each.reason, each.transient) for each in listing.sick]
     fit, unready = refuse_stealing(sorted(enis, key=lambda eni: not eni.primary), sick, ())
@@ -217,7 +217,7 @@ def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[Finding],
 
 
 def _shared(enis: Sequence[Eni]) -> List[Address]:
-    """IPv4 gateways that several ENIs have."""
+    """The IPv4 gateways that several ENIs share."""
     seen: Set[Address] = set()
     shared: List[Address] = []
     for gateway in [subnet.gateway for eni in enis for subnet in eni.subnets if subnet.version == 4]:
@@ -260,7 +260,7 @@ def _hash(name: str, mac: str, gateways: Sequence[str]) -> str:
 
 
 def _dashed(mac: str) -> str:
-    """As Get-NetAdapter shows it."""
+    """A MAC as Get-NetAdapter shows it: 00-16-3E-0E-00-01."""
     return mac.replace(":", "-").upper()
 
 

@@ -134,7 +134,7 @@ def defaults_of(index: int, version: int, snapshot: Snapshot) -> List[WindowsRou
 
 
 def not_here(config: Config) -> List[Finding]:
-    """What the configuration asks for and Windows has nothing to do it with."""
+    """Findings on what the configuration asks for and Windows can't do."""
     usual = Config()
     asked = {
         "access": config.entries, "balance": config.spreads, "connection-marks": config.connection_marks,
@@ -153,7 +153,7 @@ def not_here(config: Config) -> List[Finding]:
 
 
 def _in_words(member: UnreadyEni, links: Sequence[Link]) -> UnreadyEni:
-    """What ``pair`` says of links, in this system's words."""
+    """The ENI with what ``pair`` says of its link in Windows' word for it: adapter."""
     own = [link.name for link in links if link.mac == member.mac]
     if member.subnets and not own:
         return member._replace(reason="no adapter has this MAC", cure="see whether it is still being bound")

@@ -84,12 +84,12 @@ def _check_root(parsed: argparse.Namespace) -> None:
 
 
 def _place() -> str:
-    """In Program Files, where only administrators may write; %ProgramData% is everybody's."""
+    """The program's folder in Program Files, where only administrators may write; %ProgramData% is everybody's."""
     return os.path.join(os.environ.get("ProgramFiles") or r"C:\Program Files", "eni-bootstrap", _PROGRAM)
 
 
 def _copy(program: str, place: str) -> None:
-    """Whole or not at all."""
+    """Copy a file whole or not at all."""
     try:
         os.makedirs(os.path.dirname(place), exist_ok=True)
         if os.path.exists(place) and os.path.samefile(program, place):
@@ -101,7 +101,7 @@ def _copy(program: str, place: str) -> None:
 
 
 def _foreign_program(place: str) -> str:
-    """Names a file that is there and is not ours."""
+    """The name of a file that is there and is not ours."""
     if not os.path.lexists(place):
         return ""
     try:
@@ -114,7 +114,7 @@ def _foreign_program(place: str) -> str:
 
 
 def _shown_task() -> bytes:
-    """The definition of the task of our name; nothing where there is none."""
+    """The definition of the task with our name; empty where there is none."""
     code, shown = powershell.tool(["schtasks.exe", "/Query", "/TN", task.NAME, "/XML"])
     return b"" if code else shown
 

@@ -54,11 +54,11 @@ class WindowsRoute(NamedTuple):
 
     @property
     def key(self) -> Tuple[Network, int, Address]:
-        """What Windows takes for the route's identity: two with one key can't both be in a store."""
+        """The route's identity for Windows: two routes with one key can't both be in a store."""
         return self.dst, self.ifindex, self.gateway
 
     def on(self, dev: str) -> Route:
-        """The same in the words of all other systems."""
+        """This route as the model's ``Route``, on the device with this name."""
         return Route(MAIN, self.dst, (Hop(dev, self.gateway),), metric=self.metric)
 
 
@@ -71,7 +71,7 @@ class Recorded(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """Whose the folder of the record and the configuration is."""
+    """Who owns the folder of the record and the configuration."""
 
     trusted: bool
     """It belongs to the system or its administrators."""
@@ -100,13 +100,13 @@ class Snapshot(NamedTuple):
 
     @property
     def metrics(self) -> Dict[Tuple[int, int], int]:
-        """Of each interface, by index and IP version."""
+        """The metric of each interface, by index and IP version."""
         return {(each.ifindex, each.version): each.metric for each in self.interfaces}
 
     def effective(self, route: WindowsRoute) -> int:
-        """By what Windows compares: the smaller one wins."""
+        """The metric that Windows compares: the smaller one wins."""
         return route.metric + self.metrics.get((route.ifindex, route.version), 0)
 
     def index_of(self, guid: str) -> Optional[int]:
-        """The present index of this adapter, if it is there."""
+        """The present index of the adapter with this GUID; none where it is not there."""
         return next((each.ifindex for each in self.adapters if each.guid == guid), None)

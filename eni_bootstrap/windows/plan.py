@@ -69,12 +69,12 @@ def plan(listing: Listing, decision: Decision, snapshot: Snapshot, recorded: Seq
 
 
 def _place(entry: Recorded) -> Tuple[str, Network, Address]:
-    """What it is for, whatever its index and metric."""
+    """What a route is for, whatever its index and metric."""
     return entry.guid, entry.route.dst, entry.route.gateway
 
 
 def withdrawal(snapshot: Snapshot, recorded: Sequence[Recorded]) -> Plan:
-    """The removal of all that is ours."""
+    """The plan that removes all that is ours."""
     known = placed(recorded, snapshot).keys()
     return Plan(tuple(change for entry in owned(recorded, snapshot)
                       for change in _removal(entry.route, known, snapshot)), tuple(recorded))
@@ -113,7 +113,7 @@ def _is_asleep(entry: Recorded, ours: Sequence[Recorded], snapshot: Snapshot) ->
 
 def _making(made: WindowsRoute, ours: AbstractSet[Key], known: AbstractSet[WindowsRoute], snapshot: Snapshot, dev: str
             ) -> List[RouteChange]:
-    """What puts it into both stores; nothing where somebody else's is in force instead."""
+    """The changes that put a route into both stores; none where somebody else's is in force instead."""
     active, persistent = (next((route for route in store if route.key == made.key), None)
                           for store in (snapshot.active, snapshot.persistent))
     if made.key not in ours:
@@ -138,7 +138,7 @@ def _removal(route: WindowsRoute, known: AbstractSet[WindowsRoute], snapshot: Sn
 
 
 def _is_over(entry: Recorded, listing: Listing, decision: Decision, snapshot: Snapshot) -> bool:
-    """Whether a route of ours that is not wanted has to go; an ENI that can't be set up keeps what it has."""
+    """Whether a route of ours is unwanted and has to go; an ENI that can't be set up keeps what it has."""
     adapter = next((each for each in snapshot.adapters if each.guid == entry.guid), None)
     if adapter is None:
         listed = {each.mac for each in listing.interfaces} | {each.mac for each in listing.sick}

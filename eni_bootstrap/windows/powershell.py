@@ -42,7 +42,7 @@ def tool(command: Sequence[str], timeout: float = 60.0) -> Tuple[int, bytes]:
 
 
 def system_program(*path: str) -> str:
-    """Its full path: what the search path finds first may be anybody's."""
+    """A system program's full path: what the search path finds first may be anybody's."""
     return os.path.join(os.environ.get("SystemRoot") or r"C:\Windows", "System32", *path)
 
 

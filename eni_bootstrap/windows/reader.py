@@ -52,12 +52,12 @@ def value(text: str) -> Any:
 
 
 def snapshot(text: str) -> Snapshot:
-    """What the reading script printed."""
+    """The snapshot that the reading script printed."""
     return snapshot_of(value(text))
 
 
 def snapshot_of(found: Any) -> Snapshot:
-    """The same, as JSON has it."""
+    """The snapshot out of parsed JSON."""
     try:
         adapters = tuple(_adapter(row) for row in _rows(found["adapters"]))
         names = {adapter.ifindex: adapter.name for adapter in adapters}
@@ -78,7 +78,7 @@ def snapshot_of(found: Any) -> Snapshot:
 
 
 def errors(text: str, count: int) -> List[str]:
-    """What became of so many changes: empty, or the error."""
+    """The results of so many changes: empty, or the error."""
     found = _list(value(text))
     if len(found) != count or not all(isinstance(each, str) for each in found):
         raise BootstrapError("PowerShell has answered to {} changes: {}".format(count, text[:200]))
@@ -86,7 +86,7 @@ def errors(text: str, count: int) -> List[str]:
 
 
 def answers(text: str, count: int) -> List[Answer]:
-    """What Windows has answered to so many questions."""
+    """Windows' answers to so many questions."""
     found = _list(value(text))
     try:
         made = [_answer(row) for row in found]
@@ -112,7 +112,7 @@ def _adapter(row: Any) -> Adapter:
 
 
 def _mac(text: str) -> str:
-    """00-16-3E-0E-00-01, 00163E0E0001 or 00:16:3e:0e:00:01; of what is no Ethernet address nothing."""
+    """A MAC out of 00-16-3E-0E-00-01, 00163E0E0001 or 00:16:3e:0e:00:01; empty for what is no Ethernet address."""
     digits = re.sub(r"[-:.]", "", text).lower()
     if not re.match(r"[0-9a-f]*$", digits):
         raise ValueError("{!r} is no hardware address".format(text))
@@ -138,7 +138,7 @@ def _route(row: Any) -> WindowsRoute:
 
 
 def _ip(text: str) -> Address:
-    """Without the zone that link-local addresses may have."""
+    """An IP address without the zone that link-local addresses may have."""
     return ip_address(text.split("%")[0])
 
 

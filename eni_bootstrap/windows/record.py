@@ -37,7 +37,7 @@ _REPARSE_POINT = 0x400  # FILE_ATTRIBUTE_REPARSE_POINT: a link or a junction
 
 
 class Record(NamedTuple):
-    """What is written down."""
+    """What is written down between runs."""
 
     routes: Tuple[Recorded, ...] = ()
     missed: FrozenSet[str] = frozenset()
@@ -85,7 +85,7 @@ def secure(found: Folder, tool: Tool) -> None:
 
 
 def _discard(path: str) -> None:
-    """Whatever it is; what is no file is put aside."""
+    """Remove a file; put aside what is no file."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def _content() -> bytes:
 
 
 def _patiently(do: Callable[[], Result]) -> Result:
-    """Its result, once Windows allows it."""
+    """Call until Windows allows it; the call's result."""
     for _ in range(_TRIES - 1):
         try:
             return do()

@@ -83,12 +83,12 @@ READ = _FRAME.format("""\
 
 
 def quoted(text: object) -> str:
-    """As a string that PowerShell takes literally."""
+    """A text as a string that PowerShell takes literally."""
     return "'{}'".format(str(text).replace("'", "''"))
 
 
 def command(verb: str, route: WindowsRoute, store: str = BOTH) -> str:
-    """What does it to the route: ``add``, ``set`` (its metric) or ``remove``. Fit to be pasted."""
+    """The command for one route: ``add``, ``set`` (its metric) or ``remove``. It can be pasted."""
     words = [_CMDLETS[verb], "-DestinationPrefix", quoted(route.dst), "-InterfaceIndex", str(int(route.ifindex)),
              "-NextHop", quoted(route.gateway)]
     if verb != "remove":
@@ -102,7 +102,7 @@ _CMDLETS = {"add": "New-NetRoute", "set": "Set-NetRoute", "remove": "Remove-NetR
 
 
 def change(commands: Iterable[str]) -> str:
-    """Runs all of them; prints a list with "" or the error for each."""
+    """A script that runs all commands; it prints a list with "" or the error for each."""
     lines = ["        try {{ {} | Out-Null; '' }} catch {{ [string]$_.Exception.Message }}".format(each)
              for each in commands]
     return _FRAME.format("    Say @(\n{}\n    )".format("\n".join(lines)))

@@ -88,7 +88,7 @@ def is_ours(definition: bytes) -> bool:
 
 
 def is_guarded(path: str, environment: Mapping[str, str]) -> bool:
-    """Whether it lies where only administrators may write."""
+    """Whether the path is below a folder where only administrators may write."""
     names = ("ProgramFiles", "ProgramFiles(x86)", "ProgramW6432", "SystemRoot")
     return any(is_below(path, environment[name]) for name in names if environment.get(name))
 
@@ -99,5 +99,5 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def _argument(text: str) -> str:
-    """Quoted where it has blanks; paths can't have quotation marks."""
+    """An argument, quoted where it has blanks; paths can't have quotation marks."""
     return '"{}"'.format(text) if " " in text else text
