@@ -224,6 +224,7 @@ def test_a_machine_that_can_not_have_a_lab(capfd, monkeypatch):
     assert "the simulated VPC does not work on this machine: [Errno 30] Read-only file system" in capfd.readouterr().err
 
 
+@pytest.mark.clock
 def test_the_example_of_a_configuration_is_shown_with_all_that_is_in_it(capfd, tmp_path):
     path = tmp_path / "example.yaml"
     path.write_text(config_file.EXAMPLE)
