@@ -146,12 +146,16 @@ def make(world: Context, changes: Sequence[Change], refusals: Optional[Refusals]
 def refusal(failure: Failure, decision: Optional[Decision] = None) -> Finding:
     """Names the ENI whose table or device it is."""
     item = failure.change.item
-    whose = next((eni.label for eni in decision.enis if _is_about(item, eni, decision.table_of(eni.dev))), "") \
-        if decision else ""
+    whose = _label(item, decision) if decision else ""
     family = item.version if isinstance(item, (Route, Rule)) else \
         item.address.version if isinstance(item, LinkAddress) else 0
     return Finding.error("change-refused", "the kernel refuses '{}'".format(failure.change), "", whose, family,
                          failure.reason)
+
+
+def _label(item: Item, decision: Decision) -> str:
+    """The label of the ENI whose table or device it is; empty: of none."""
+    return next((eni.label for eni in decision.enis if _is_about(item, eni, decision.table_of(eni.dev))), "")
 
 
 def _is_about(item: Item, eni: Eni, table: int) -> bool:
@@ -167,10 +171,9 @@ def concerns(item: Item, eni: Eni, decision: Decision) -> bool:
 
 def in_place(todo: Plan, decision: Decision) -> List[Finding]:
     return [Finding.remark(
-        "route-in-place", "somebody else's route is in the place of ours and stays", "", next(
-            (eni.label for eni in decision.enis if _is_about(conflict.wanted, eni, decision.table_of(eni.dev))), ""),
-        conflict.wanted.version, "{} (ours: {})".format(conflict.present, conflict.wanted))
-        for conflict in todo.conflicts]
+        "route-in-place", "somebody else's route is in the place of ours and stays", "",
+        _label(conflict.wanted, decision), conflict.wanted.version,
+        "{} (ours: {})".format(conflict.present, conflict.wanted)) for conflict in todo.conflicts]
 
 
 def among_ours(rules: Sequence[SeenRule], config: Config, named: Sequence[Rule] = ()) -> List[Finding]:
