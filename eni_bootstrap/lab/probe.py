@@ -8,14 +8,19 @@ import threading
 import time
 from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import Iterator, List, Optional, Tuple, Union
+from typing import Callable, Iterator, List, Optional, Tuple, Union
 
 from eni_bootstrap.lab import wire
 from eni_bootstrap.lab.namespace import Namespace
 from eni_bootstrap.model.kernel import Address
 
-TIMEOUT = 0.7
+TIMEOUT = 5.0
+"""Seconds. An answer takes a millisecond, or as long as other work holds the processors. Whoever expects silence gives
+a shorter time."""
 ECHO_PORT = 7
+
+_AGAIN = 0.5
+"""Seconds until a datagram without an answer is sent once more: a full queue drops it. TCP does so by itself."""
 
 Where = Union[str, Address]
 
@@ -37,19 +42,16 @@ def ping(
     to = ip_address(str(dst))
     identifier, nonce = os.urandom(2), os.urandom(8)
     with _socket(namespace, to.version, socket.SOCK_RAW, src, device) as pinging:
-        started = time.monotonic()
-        try:
+
+        def send() -> None:
             pinging.sendto(echo_request(to.version, identifier, nonce), (str(to), 0))
-            while True:
-                left = started + timeout - time.monotonic()
-                if left <= 0:
-                    return None
-                pinging.settimeout(left)
-                data, source = pinging.recvfrom(_DATAGRAM)
-                if echoed(to.version, data, identifier) == nonce and _same(source[0], to):
-                    return (time.monotonic() - started) * 1000
-        except _NO_ANSWER:
-            return None
+
+        def is_answer() -> bool:
+            data, source = pinging.recvfrom(_DATAGRAM)
+            return echoed(to.version, data, identifier) == nonce and _same(source[0], to)
+
+        started = time.monotonic()
+        return (time.monotonic() - started) * 1000 if _answered(pinging, send, is_answer, timeout) else None
 
 
 def tcp(
@@ -61,7 +63,15 @@ def tcp(
     timeout: float = TIMEOUT,
 ) -> bool:
     """Did a TCP connection come about, and did it echo?"""
-    return _echoes(socket.SOCK_STREAM, namespace, dst, port, src, device, timeout)
+    nonce = os.urandom(8)
+    with _socket(namespace, ip_address(str(dst)).version, socket.SOCK_STREAM, src, device) as talking:
+        talking.settimeout(timeout)
+        try:
+            talking.connect((str(dst), port))
+            talking.sendall(nonce)
+            return talking.recv(_DATAGRAM) == nonce
+        except _NO_ANSWER:
+            return False
 
 
 def udp(
@@ -73,22 +83,32 @@ def udp(
     timeout: float = TIMEOUT,
 ) -> bool:
     """Did a datagram come back from the address and port that it was sent to?"""
-    return _echoes(socket.SOCK_DGRAM, namespace, dst, port, src, device, timeout)
-
-
-# Size: what the socket API wants to know of one exchange.
-def _echoes(
-    kind: int, namespace: Namespace, dst: Where, port: int, src: Optional[Where], device: Optional[str], timeout: float
-) -> bool:
     nonce = os.urandom(8)
-    with _socket(namespace, ip_address(str(dst)).version, kind, src, device) as talking:
-        talking.settimeout(timeout)
+    with _socket(namespace, ip_address(str(dst)).version, socket.SOCK_DGRAM, src, device) as talking:
         try:
             talking.connect((str(dst), port))
-            talking.sendall(nonce)
-            return talking.recv(_DATAGRAM) == nonce
         except _NO_ANSWER:
             return False
+        return _answered(talking, lambda: talking.send(nonce), lambda: talking.recv(_DATAGRAM) == nonce, timeout)
+
+
+def _answered(asking: socket.socket, send: Callable[[], object], is_answer: Callable[[], bool], timeout: float) -> bool:
+    """Does ``is_answer``, which receives, get what it wants in time? Until then ``send`` sends again and again."""
+    end = time.monotonic() + timeout
+    try:
+        while time.monotonic() < end:
+            send()
+            again = min(end, time.monotonic() + _AGAIN)
+            while time.monotonic() < again:
+                asking.settimeout(max(again - time.monotonic(), 0.001))  # 0 means without blocking
+                try:
+                    if is_answer():
+                        return True
+                except socket.timeout:
+                    pass
+    except _NO_ANSWER:
+        pass
+    return False
 
 
 @contextmanager

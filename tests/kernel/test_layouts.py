@@ -435,7 +435,7 @@ def test_who_chooses_no_source_is_answered_for_by_main(vpc, make_agent):
     applied(vpc, make_agent(vpc))
     with probe.echo_server(vpc.instance, pktinfo=False):
         assert probe.udp(vpc.client, vpc.eips["eth0"])
-        assert not probe.udp(vpc.client, vpc.eips["eth1"])
+        assert not probe.udp(vpc.client, vpc.eips["eth1"], timeout=0.3)
         assert probe.tcp(vpc.client, vpc.eips["eth1"])
 
 

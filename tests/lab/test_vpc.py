@@ -264,7 +264,7 @@ def test_udp_without_packet_info_answers_from_the_wrong_address(vpc):
     ip(vpc, f"-4 rule add from {ETH1} lookup 1001")
     with probe.echo_server(vpc.instance, pktinfo=False):
         assert probe.udp(vpc.client, vpc.eips["eth0"])
-        assert not probe.udp(vpc.client, vpc.eips["eth1"])
+        assert not probe.udp(vpc.client, vpc.eips["eth1"], timeout=0.3)
     with probe.echo_server(vpc.instance, address=ETH1, pktinfo=False):
         assert probe.udp(vpc.client, vpc.eips["eth1"])
 
@@ -274,7 +274,7 @@ def test_servers_and_clients_bound_to_a_device(vpc):
     with probe.echo_server(vpc.instance, device="eth1"):
         assert probe.tcp(vpc.client, vpc.eips["eth1"])
         assert probe.udp(vpc.client, vpc.eips["eth1"])
-        assert not probe.tcp(vpc.client, vpc.eips["eth0"])
+        assert not probe.tcp(vpc.client, vpc.eips["eth0"], timeout=0.3)
     with probe.echo_server(vpc.client), vpc.fabric.capture() as seen:
         for ask in QUESTIONS.values():
             assert ask(vpc.instance, vpc.client.ipv4, device="eth1")
