@@ -51,7 +51,7 @@ def execute(world: Context, view: Observation) -> Tuple[List[Change], List[Findi
     done_too, failures_too = make(world, rest, refusals)
     done += done_too
     failures += failures_too
-    undone = set(todo.addresses).difference(done)
+    undone = set(todo.addresses).difference(change for change in done if isinstance(change.item, LinkAddress))
     settled = record.after(made, done, config.group, undone)
     if any(change.verb != "remove" and isinstance(change.item, LinkAddress) for change in done):
         settled = record.with_seen(settled, done, world.kernel.seen_addresses())
@@ -135,7 +135,7 @@ def make(world: Context, changes: Sequence[Change], refusals: Optional[Refusals]
             LOG.debug("%s", change)
         failed = world.kernel.apply(todo) if todo else []
         refused = {failure.change for failure in failed}
-        done += [change for change in todo if change not in refused]
+        done += [change for change in todo if change not in refused] if refused else todo
         failures += failed
         for change in [*waiting, *refused]:
             LOG.debug("not done: %s", change)

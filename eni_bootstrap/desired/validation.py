@@ -71,7 +71,7 @@ def _theft(interface: NetworkInterface, primaries: Set[Network], taken: Set[Netw
     """
     for subnet in interface.subnets:
         for address in subnet.addresses:
-            if not any(address in block for block in (subnet.vswitch,) + subnet.vpc):
+            if address not in subnet.vswitch and not any(address in block for block in subnet.vpc):
                 return "metadata gives it {}, which is outside its vSwitch {}".format(address, subnet.vswitch)
         for prefix in subnet.prefixes:
             inside = prefix.network_address in subnet.vswitch and prefix.prefixlen >= subnet.vswitch.prefixlen

@@ -5,7 +5,7 @@ from typing import Iterable, Iterator, List, Tuple
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.changes import Change, Item
-from eni_bootstrap.model.kernel import MAIN, LinkAddress, LinkGroup, LinkSetting, LinkUp, Route, Rule
+from eni_bootstrap.model.kernel import MAIN, LinkGroup, LinkSetting, LinkUp, Route, Rule
 
 
 class Order:
@@ -46,10 +46,12 @@ def steps(changes: Iterable[Change]) -> Iterator[List[Change]]:
 def _place(item: Item) -> Tuple[int, int]:
     """Rank and, among rules for everybody, the priority: each is made after those that are asked before it."""
     rank = _rank(item)
-    return rank, item.priority if isinstance(item, Rule) and rank == _FOR_EVERYBODY else 0
+    return rank, item.priority if rank == _FOR_EVERYBODY and isinstance(item, Rule) else 0
 
 
 def _rank(item: Item) -> int:
+    if isinstance(item, Rule):  # asked first: of a rule for each address there are the most
+        return _rule_rank(item)
     if isinstance(item, LinkGroup):
         return 0
     if isinstance(item, (LinkUp, LinkSetting)):
@@ -62,8 +64,10 @@ def _rank(item: Item) -> int:
         if item.table == MAIN:
             return 4  # after the primary's own default, which may be needed because of it
         return 2 if all(hop.gateway is None for hop in item.hops) else 3
-    if isinstance(item, LinkAddress):
-        return 12
+    return 12  # an address
+
+
+def _rule_rank(item: Rule) -> int:
     if item.suppress_prefixlength is not None:
         return 7 if item.src is not None else 8  # what must come before main's specific routes, and those
     if item.action != "lookup":

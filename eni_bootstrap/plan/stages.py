@@ -24,6 +24,8 @@ def staged(todo: Plan) -> Tuple[Plan, bool]:
     But a source's old rule, and the table that it leads to, goes only when its new rule is there, which leads to a
     table that is whole.
     """
+    if not todo.removals:
+        return todo, False
     again = {change.item for change in todo.rules}  # the same rules with another mark
     stale = {change.item.table for change in todo.removals
              if isinstance(change.item, Rule) and change.item.action == "lookup" and change.item not in again}
