@@ -61,10 +61,11 @@ def _take_over(world: Context, report: Report) -> Report:
         wrong = {verdict.subject for verdict in after.verdicts if not verdict.ok}
         well = {eni.dev for eni in view.decision.enis if eni.dev in still and eni.label not in wrong}
         lines, unwritten = rc_local.comment_out(world.root, [line for line in found.lines if line.devs <= well])
-        moved = prove.moved(before, prove.ways(world, view), view)
+        now = prove.ways(world, view)
+        lost = prove.ways_lost(prove.moved(before, now, view), now)
     said = [finding for finding in report.findings if finding.severity == ERROR]
     said += [refusal(failure, view.decision) for failure in failures]
-    said += [*after.findings, *moved]
+    said += [*after.findings, *lost]
     said += [Finding.error("typed-put-back", "what was typed for it is back: without it not every look-up was as it "
                            "should be", eni=eni.label) for eni in worse if back]
     said += [*unread, *unwritten, *_left(found)]

@@ -15,7 +15,9 @@ from eni_bootstrap.model.changes import TABLE, Change, Failure, Item, Plan, Reco
 from eni_bootstrap.model.eni import Eni
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.finding import Finding
-from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Route, Rule, SeenRule, Snapshot
+from eni_bootstrap.model.kernel import (
+    MAIN, PROTOCOL_KERNEL, LinkAddress, LinkGroup, LinkUp, Route, Rule, SeenRule, Snapshot,
+)
 from eni_bootstrap.plan.order import steps
 from eni_bootstrap.plan.stages import Refusals, families_of, sparing, staged
 from eni_bootstrap.verify.checks import strangers
@@ -40,7 +42,8 @@ def execute(world: Context, view: Observation) -> Tuple[List[Change], List[Findi
     refusals = Refusals(todo.removals)
     done, failures = make(world, todo.links + todo.routes, refusals)
     # A copy of a user's route is nobody's condition; a default whose place is taken is.
-    missing = [failure.change.item for failure in failures if isinstance(failure.change.item, Route)]
+    missing = [failure.change.item for failure in failures
+               if isinstance(failure.change.item, Route) and not _is_copy(failure.change.item, view.snapshot, config)]
     missing += [conflict.wanted for conflict in todo.conflicts if conflict.wanted.is_default]
     rest = todo.rules + todo.addresses + todo.removals
     refused = families_of(missing, decision)
@@ -51,7 +54,8 @@ def execute(world: Context, view: Observation) -> Tuple[List[Change], List[Findi
     done_too, failures_too = make(world, rest, refusals)
     done += done_too
     failures += failures_too
-    undone = set(todo.addresses).difference(change for change in done if isinstance(change.item, LinkAddress))
+    undone = set(todo.links + todo.addresses).difference(
+        change for change in done if isinstance(change.item, (LinkUp, LinkAddress)))
     settled = record.after(made, done, config.group, undone)
     if any(change.verb != "remove" and isinstance(change.item, LinkAddress) for change in done):
         settled = record.with_seen(settled, done, world.kernel.seen_addresses())
@@ -61,6 +65,14 @@ def execute(world: Context, view: Observation) -> Tuple[List[Change], List[Findi
         change.verb == "remove" and isinstance(change.item, LinkAddress)
         or isinstance(change.item, LinkGroup) and change.item.group != config.group for change in done)
     return done, [refusal(failure, decision) for failure in failures], again
+
+
+def _is_copy(route: Route, snapshot: Snapshot, config: Config) -> bool:
+    """Whether a route of an ENI's table is there because somebody has one like it in main."""
+    return route.table != MAIN and not route.is_default and bool(route.hops) and any(
+        (theirs.table, theirs.dst, theirs.metric) == (MAIN, route.dst, route.metric)
+        and set(route.devs()) <= set(theirs.devs()) and protocol not in (PROTOCOL_KERNEL, config.protocol)
+        for theirs, protocol, _ in snapshot.routes)
 
 
 def mark(world: Context, members: Sequence[Marked], made: Record, snapshot: Snapshot

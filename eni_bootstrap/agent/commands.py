@@ -5,7 +5,7 @@ from typing import List
 from eni_bootstrap.agent import observe, prove
 from eni_bootstrap.agent.apply import among_ours, in_place, make, mark, refusal, see_steps, see_table
 from eni_bootstrap.agent.observe import Context, Observation
-from eni_bootstrap.agent.platform import LinuxPlatform, heed_removal
+from eni_bootstrap.agent.platform import LinuxPlatform
 from eni_bootstrap.agent.reconcile import Removed, reconcile
 from eni_bootstrap.agent.report import REMOVED, Report
 from eni_bootstrap.agent.waiting import findings_of
@@ -24,8 +24,11 @@ from eni_bootstrap.verify.installed import recall
 
 def apply(world: Context) -> Report:
     """Set up all ENIs that are ready; go on while others that are worth waiting for may come; then prove."""
+    if not world.config.unattended:
+        record.clear_removed_flag()  # once: whoever runs remove from now on means this run, too
+    elif record.removed_flag():  # before metadata is asked: it may not be there
+        return Report(findings=(REMOVED,))
     try:
-        heed_removal(world)  # before metadata is asked: it may not be there
         done = reconcile(LinuxPlatform(world), world.deadline, world.config, world.sleep)
     except Removed:
         return Report(findings=(REMOVED,))

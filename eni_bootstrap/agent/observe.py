@@ -135,6 +135,8 @@ def _look_by(config: Config, former: Sequence[Config], world: Context, seen: _Re
     groups = {link.group for link in links} - {config.group}
     asked = {setting[:2] for setting in decision.settings} | {done.setting[:2] for done in made.settings}
     settings = world.kernel.settings(asked) if asked else ()
+    held = {setting[:2] for setting in settings}  # none of a link that has gone since it was listed
+    decision = decision._replace(settings=tuple(each for each in decision.settings if each[:2] in held))
     whole, snapshot = whole._replace(settings=settings), snapshot._replace(settings=settings)
     found = tuple(each.numbering for each in former
                   if each.group in groups

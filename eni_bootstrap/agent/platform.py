@@ -11,7 +11,7 @@ from eni_bootstrap.kernel import record
 from eni_bootstrap.model.changes import Change
 from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.finding import Finding
-from eni_bootstrap.model.kernel import Route
+from eni_bootstrap.model.kernel import Answer, Route
 
 RETRIES = 3
 """Immediate retries, beside one for each ENI, which may wait for the next one's table: who is overtaken more often is
@@ -23,6 +23,8 @@ class LinuxPlatform(Platform):
 
     def __init__(self, world: Context) -> None:
         self._world = world
+        self._moved: Dict[str, Answer] = {}
+        """The ways that this run has moved, as they were before."""
 
     def listing(self) -> Listing:
         return observe.ask_listing(self._world)
@@ -31,7 +33,8 @@ class LinuxPlatform(Platform):
         return record.lock(self._world.deadline, self._world.sleep)
 
     def observe(self, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]]) -> Observation:
-        heed_removal(self._world)
+        if record.removed_flag():
+            raise Removed
         return observe.look(self._world, listing, address_wait_expired)
 
     def removes(self, observation: Observation) -> bool:
@@ -48,7 +51,8 @@ class LinuxPlatform(Platform):
             back, said = _give_back(world, observation, takers)
             done, wrong = done + back, wrong + said
             after = prove.ways(world, observation)
-        return Round(observation, (*done, *steps), (*refused, *wrong, *prove.moved(before, after, observation)), again)
+        self._moved = prove.moved({**before, **self._moved}, after, observation)
+        return Round(observation, (*done, *steps), (*refused, *wrong, *prove.ways_lost(self._moved, after)), again)
 
     def missed(self) -> FrozenSet[str]:
         return record.load(()).missed
@@ -56,8 +60,8 @@ class LinuxPlatform(Platform):
     def note_missed(self, observation: Observation) -> None:
         missed = frozenset(member.mac for member in observation.decision.unready if member.transient)
         if missed != observation.made.missed:
-            links = observation.snapshot.links
             with self.lock():
+                links = self._world.kernel.links()  # other runs may have recorded new ones since the look
                 record.save(record.load(links)._replace(missed=missed), links)
 
     def retries(self, decision: Decision) -> int:
@@ -73,11 +77,3 @@ def _give_back(world: Context, view: Observation, takers: Dict[Change, str]) -> 
         "see why main's better one does not work, then run apply", labels[change.item.hops[0].dev],
         change.item.version, str(change.item)) for change, way in takers.items() if isinstance(change.item, Route)]
     return back, said + [refusal(failure, view.decision) for failure in failures]
-
-
-def heed_removal(world: Context) -> None:
-    """A manual apply clears the removed flag; an unattended one stops if it is set: raises ``Removed``."""
-    if not world.config.unattended:
-        record.clear_removed_flag()
-    elif record.removed_flag():
-        raise Removed

@@ -77,13 +77,18 @@ def ways(world: Context, view: Observation) -> Dict[str, Answer]:
     return dict(zip(queries, world.kernel.ask(list(queries.values()))))
 
 
-def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: Observation) -> List[Finding]:
-    """Problems that must never be: a way that was the primary's, or a VPN's, is another one now."""
+def moved(before: Dict[str, Answer], after: Dict[str, Answer], view: Observation) -> Dict[str, Answer]:
+    """Those of the ways ``before`` that were the primary's, or a VPN's, and are other ones now. It must never be."""
     secondaries = {eni.dev for eni in view.decision.enis if not eni.primary}
+    return {what: way for what, way in before.items()
+            if way.dev and way.dev not in secondaries and what in after
+            and (way.dev, way.gateway) != (after[what].dev, after[what].gateway)}
+
+
+def ways_lost(moved: Dict[str, Answer], after: Dict[str, Answer]) -> List[Finding]:
+    """A problem for each way that was ``moved``."""
     return [Finding.error("way-moved", "the way to {} was by {} and is now by {}".format(
-        what, way.dev, after[what].dev or "nothing"))
-            for what, way in before.items() if way.dev and way.dev not in secondaries
-            and (way.dev, way.gateway) != (after[what].dev, after[what].gateway)]
+        what, way.dev, after[what].dev or "nothing")) for what, way in moved.items()]
 
 
 def takers(before: Dict[str, Answer], after: Dict[str, Answer], done: Sequence[Change]) -> Dict[Change, str]:

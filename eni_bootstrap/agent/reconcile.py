@@ -12,7 +12,7 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing
-from eni_bootstrap.model.errors import MetadataError
+from eni_bootstrap.model.errors import BootstrapError, MetadataError
 from eni_bootstrap.model.finding import Finding
 
 LOG = logging.getLogger(__name__)
@@ -104,7 +104,10 @@ def reconcile(platform: Platform, deadline: Deadline, config: Config, sleep: Cal
             LOG.warning("%s; what was waited for is given up", error)
             break
         changes.extend(done.changes)
-    platform.note_missed(done.observation)
+    try:
+        platform.note_missed(done.observation)
+    except BootstrapError as error:  # all is done by now, and this would only spare the next run its waiting
+        LOG.warning("%s; the next run will wait for the same ENIs again", error)
     return done._replace(changes=tuple(changes))
 
 
@@ -112,18 +115,16 @@ def _round(platform: Platform, patience: Patience) -> Round:
     """Observe and execute once.
 
     Something is removed only when two listings in a row agree: a listing that was cut short looks like one from which
-    an ENI or an address has gone.
+    an ENI or an address has gone. One that is older than another run's work is not acted upon.
+
+    The service is asked without the lock: who waits for it must not keep others, or ``remove``, from their work.
     """
-    # Asked before the lock is taken: who waits for the service must not keep others from their work.
-    listing = platform.listing()
-    with platform.lock() as waited:
-        if waited:
-            listing = platform.listing()
-        observation = platform.observe(listing, patience.over())
-        while platform.removes(observation):
-            confirmed = platform.listing()
-            if confirmed == listing:
-                break
-            listing = confirmed
-            observation = platform.observe(listing, patience.over())
-        return platform.execute(observation)
+    listing, agreed = platform.listing(), False
+    while True:
+        with platform.lock() as waited:
+            if not waited:
+                observation = platform.observe(listing, patience.over())
+                if agreed or not platform.removes(observation):
+                    return platform.execute(observation)
+        newer = platform.listing()
+        listing, agreed = newer, newer == listing

@@ -35,6 +35,7 @@ class MainTable:
         self._protocol = config.protocol
         self._missing = config.metric_missing
         self._specific: Dict[str, List[SeenRoute]] = defaultdict(list)
+        self._held = {held.address for held in snapshot.addresses}
         for seen in snapshot.routes:
             route = seen.route
             if route.table != MAIN:
@@ -70,7 +71,7 @@ class MainTable:
         closed: Dict[Network, Route] = {}
         for route, protocol, expires in self._specific.get(family.dev, ()):
             if protocol not in (PROTOCOL_KERNEL, self._protocol) and not expires:
-                hops = tuple(hop._replace(weight=1) for hop in route.hops if hop.dev == family.dev)
+                hops = tuple(self._copied(hop) for hop in route.hops if hop.dev == family.dev)
                 if not any(hop.other for hop in hops):
                     found.append(route._replace(table=family.table, hops=hops))
                 elif route.dst not in closed or route.metric < closed[route.dst].metric:
@@ -83,6 +84,14 @@ class MainTable:
         neighbours = [near for route in own for hop in route.hops for near in neighbour(family.table, hop)]
         return Copies(neighbours + own, len(found) > most, {
             refusal: route for refusal, route in fences.items() if route.version == family.version})
+
+    def _copied(self, hop: Hop) -> Hop:
+        """The hop as a copy has it, alone in its route.
+
+        A gateway that is this host's own address means that the destination is directly on the link: main takes it as
+        that, while the kernel refuses it with ``onlink``, which the copy needs (fib_check_nh, kernel 6.18).
+        """
+        return hop._replace(weight=1, gateway=None if hop.gateway in self._held else hop.gateway)
 
     def others_defaults(self, version: int, devs: AbstractSet[str]) -> List[Route]:
         """The default routes of an IP version without those of ours that go by these devices only."""

@@ -44,7 +44,7 @@ def select(listing: Listing, snapshot: Snapshot, record: Record, memory: Memory,
             allowed, unready, snapshot.links, snapshot.addresses, memory, networks)
     up, admin_down = free, []  # type: List[Eni], List[UnreadyEni]
     if config.unattended:
-        up, admin_down = leave_admin_down(free, snapshot.links, record.ups | record.seen_up)
+        up, admin_down = leave_admin_down(free, snapshot.links, record.seen_up)
     secondaries = {eni.dev: eni.link.name for eni in allowed if not eni.primary}
     secondaries.update((member.dev, member.link) for member in unready if member.link and not member.primary)
     skipped = ignored + contained

@@ -359,7 +359,8 @@ class Kernel:
             attributes += _via(route.hops[0], route.version)
         elif route.hops:
             attributes.append(("RTA_MULTIPATH", [
-                {"oif": self._indexes[hop.dev], "hops": hop.weight - 1, "flags": _ONLINK if route.onlink else 0,
+                {"oif": self._indexes[hop.dev], "hops": hop.weight - 1,
+                 "flags": _ONLINK if route.onlink and hop.gateway is not None else 0,
                  "attrs": _via(hop, route.version)} for hop in route.hops]))
         if route.prefsrc is not None:
             attributes.append(("RTA_PREFSRC", str(route.prefsrc)))

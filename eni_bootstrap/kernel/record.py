@@ -219,21 +219,23 @@ def before(
 
 
 def after(made: Record, changes: Sequence[Change], group: int, undone: Iterable[Change] = ()) -> Record:
-    """The record after these changes were made: without what they undid, and without addresses that were not added
-    (``undone``)."""
-    not_ours = {change.item for change in undone if change.verb == "add" and isinstance(change.item, LinkAddress)}
+    """The record after these changes were made: without what they undid, and without addresses that were not added and
+    links that were not brought up (``undone``)."""
+    not_ours = {change.item for change in undone if change.verb == "add"}
     removed = [change.item for change in changes if change.verb == "remove"]
     removed += [change.item._replace(deprecated=True) for change in changes
                 if change.verb == "replace" and isinstance(change.item, LinkAddress)]
     restored = {change.item.dev for change in changes
                 if isinstance(change.item, LinkGroup) and change.item.group != group}
+    ups = {change.item.dev for change in changes if change.verb != "remove" and isinstance(change.item, LinkUp)}
     downs = {item.dev for item in removed if isinstance(item, LinkUp)}
+    still_down = {item.dev for item in not_ours if isinstance(item, LinkUp)}
     left = made.addresses - not_ours - {item for item in removed if isinstance(item, LinkAddress)}
     return _with_addresses(made, left)._replace(
-        ups=made.ups - downs,
+        ups=made.ups - downs - still_down,
         groups=tuple(former for former in made.groups if former.dev not in restored),
         settings=tuple(done for done in made.settings if done.setting._replace(value=done.former) not in removed),
-        seen_up=made.seen_up - downs,
+        seen_up=(made.seen_up | ups) - downs,
     )
 
 

@@ -191,7 +191,8 @@ class Route(NamedTuple):
         return self.text()
 
     def text(self, more: Sequence[str] = (), each: Sequence[str] = ()) -> str:
-        """The route in iproute2's words. ``more``: further words; ``each``: further words for each hop."""
+        """The route in iproute2's words. ``more``: further words; ``each``: further words for each hop
+        with a gateway."""
         words = [] if self.kind == "unicast" else [self.kind]
         words.append("default" if self.is_default else str(self.dst))
         if len(self.hops) == 1:
@@ -206,7 +207,7 @@ class Route(NamedTuple):
         words += ["{} {}".format(name, value) for name, value in self.options]
         if len(self.hops) < 2:
             return " ".join(words + [*each, *more])
-        ways = [" ".join(["nexthop", str(hop), *each]) for hop in self.hops]
+        ways = [" ".join(["nexthop", str(hop), *(each if hop.gateway is not None else ())]) for hop in self.hops]
         return " ".join(words + [*more, *ways])  # iproute2 wants them last
 
 

@@ -101,6 +101,8 @@ def client(config: Config, deadline: Deadline, every_leaf: bool = False) -> Meta
 
 def apply(world: Context) -> Report:
     """Set up all ENIs that are ready; go on while others that are worth waiting for may come; then prove."""
+    if not world.config.unattended:
+        _heed_no_removal(world)
     try:
         done = reconcile(WindowsPlatform(world), world.deadline, world.config, world.sleep)
     except Removed:
@@ -206,7 +208,7 @@ class WindowsPlatform(Platform):
 
     def observe(self, listing: Listing, address_wait_expired: FrozenSet[Tuple[str, int]]) -> _View:
         view = _look(self._world, listing)
-        if record.load().is_taken_back(view.snapshot.boot) and self._world.config.unattended:
+        if record.load().is_taken_back(view.snapshot.boot):
             raise Removed
         return view
 
@@ -214,10 +216,7 @@ class WindowsPlatform(Platform):
         return any(change.verb == "remove" for change in observation.plan.changes)
 
     def execute(self, observation: _View) -> Round:
-        kept = record.load()
-        if kept.taken_back is not None:
-            kept = kept._replace(taken_back=None)
-            record.save(kept)
+        kept = _without_removal()
         done, refused = _make(self._world, observation.plan, observation.snapshot, kept)
         return Round(observation, tuple(done), tuple(refused), bool(refused))
 
@@ -238,6 +237,21 @@ class WindowsPlatform(Platform):
         """The decision without addresses for which the last run waited in vain: an adapter may have none for good."""
         return decision._replace(unaddressed=tuple(
             family for family in decision.unaddressed if family.eni.mac not in missed))
+
+
+def _heed_no_removal(world: Context) -> None:
+    """A person's apply is newer than the last ``remove``; whoever runs that from now on means this run, too."""
+    with record.lock(world.deadline, world.sleep):
+        _without_removal()
+
+
+def _without_removal() -> record.Record:
+    """The record, which says from now on that nothing is taken back."""
+    kept = record.load()
+    if kept.taken_back is not None:
+        kept = kept._replace(taken_back=None)
+        record.save(kept)
+    return kept
 
 
 def _listing(world: Context) -> Listing:

@@ -1,5 +1,6 @@
 """Killed at any moment: nothing leaves by a way that is neither the old nor the new one, and the next run ends it."""
 
+import contextlib
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from eni_bootstrap.kernel import kernel as kernel_door, record
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab.vpc import METADATA, Vpc, macs_of, make_tree
 from eni_bootstrap.model.deadline import Deadline
-from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, Rule
+from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, LinkUp, Rule
 from tests import oracle
 from tests.agent import Agent
 from tests.effort import one_in, times
@@ -347,6 +348,35 @@ def test_killed_at_random_moments_and_run_again(seed, make_agent):
                 at = there
     assert hits >= 4, "hardly a run was killed before its end"
     assert not [name for name in os.listdir(agent.directory) if name not in ("lock", "state.json", "taken-back")]
+
+
+# whether a person has taken a link down
+
+
+UNATTENDED = Config(unattended=True)
+
+
+def test_a_link_that_a_killed_run_has_only_announced_is_brought_up_by_the_timer(left_down):
+    class Deadly(Kernel):
+        def apply(self, changes):
+            if any(isinstance(change.item, LinkUp) for change in changes):
+                raise Killed()
+            return super().apply(changes)
+
+    with left_down.instance:
+        deadly = Deadly()
+        with contextlib.closing(deadly), pytest.raises(Killed):
+            commands.apply(commands.Context(lambda: deepcopy(left_down.tree), deadly, Deadline(10), UNATTENDED))
+    run(left_down, config=UNATTENDED)
+    assert oracle.table_of(left_down, "eth2") == 1002 and of_eth2(left_down)
+
+
+def test_a_link_that_a_person_takes_down_right_after_our_run_stays_down(left_down):
+    run(left_down, config=UNATTENDED)
+    oracle.ip(left_down, "link set eth2 down")
+    run(left_down, config=UNATTENDED)
+    link, = oracle.show(left_down, "link show dev eth2")
+    assert "UP" not in link["flags"]
 
 
 # whose an address is

@@ -30,9 +30,12 @@ def wanderers(seen, address):
 
 
 def take_down(vpc, dev):
-    """The address stays usable, as a keepalived or a container would have it: IPv6 ones go with their link."""
+    """The address stays usable, as a keepalived or a container would have it: IPv6 ones go with their link.
+
+    Without ``nodad`` it is tentative on lo, too, till a worker of the kernel comes to it.
+    """
     vpc.set_link(dev, False)
-    ip(vpc, "address add {}/128 dev lo".format(vpc.address(dev, 6)))
+    ip(vpc, "address add {}/128 dev lo nodad".format(vpc.address(dev, 6)))
 
 
 # links

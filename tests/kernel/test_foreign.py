@@ -242,6 +242,21 @@ def test_the_users_own_routes_through_an_eni_hold_for_its_sources(vpc, make_agen
     assert not come and len(gone) == 3 and all("10.20.0.0/16" in line for line in gone)
 
 
+@pytest.mark.parametrize("words, hops", [
+    ("via 172.16.20.10 dev eth1", [None]),
+    ("nexthop via 172.16.20.9 dev eth1 nexthop via 172.16.20.10 dev eth1", ["172.16.20.9", None]),
+], ids=["alone", "one of two"])
+def test_a_gateway_that_is_the_hosts_own_address_means_on_the_link(vpc, make_agent, words, hops):
+    """The old way of saying it, which main takes and ``onlink`` does not."""
+    agent = make_agent(vpc)
+    ip(vpc, "route add 198.18.5.0/24 " + words)
+    assert agent("apply").code == 0 and agent("verify").code == 0
+    copy, = [route for route in routes(vpc, 1001) if route["dst"] == "198.18.5.0/24"]
+    assert [hop.get("gateway") for hop in copy.get("nexthops", [copy])] == hops
+    assert "nothing to do" in agent("plan").out
+    assert_every_eni_answers(vpc, asks=[probe.ping])
+
+
 def test_the_users_more_specific_routes_through_the_primary_hold_for_it(vpc, make_agent):
     """Inside another ENI's vSwitch, where the primary would otherwise go by its own gateway."""
     ip(vpc, "route add 172.16.20.64/26 via 172.16.10.9 dev eth0")

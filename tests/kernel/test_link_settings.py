@@ -3,10 +3,11 @@
 import pytest
 
 from eni_bootstrap.agent import commands
+from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab.vpc import Vpc, macs_of, make_tree
 from tests.kernel.test_addresses import Configured, run_step
 from tests.kernel.test_crash import Killed
-from tests.oracle import assert_every_eni_answers, difference, ip, kernel, show, watch
+from tests.oracle import OUTSIDE, assert_every_eni_answers, difference, ip, kernel, leaves_by, show, watch
 from tests.unit.host.test_units import ASKED
 
 NAMES = ("rp_filter", "arp_ignore", "arp_announce")
@@ -127,6 +128,22 @@ def test_killed_at_any_message_the_settings_are_known(make_agent, monkeypatch):
                 run_step(vpc, ASKED, told)
             run_step(vpc, ASKED, lambda change: None, commands.remove)
             assert settings(vpc) == before
+
+
+def test_an_eni_that_is_unplugged_while_it_is_looked_at_is_nobody_else_s_trouble(host, monkeypatch):
+    """After its link was listed, before its settings are read."""
+    text = "links: [{eni: eth2, mtu: 1400, rp-filter: 2}]\n"
+    vpc, agent = host(text, make_tree())
+    read = Kernel.settings
+
+    def unplugged(self, asked):
+        if "eth2" in vpc.nics:
+            vpc.detach("eth2")
+        return read(self, asked)
+
+    monkeypatch.setattr(Kernel, "settings", unplugged)
+    run_step(vpc, text, lambda change: None)
+    assert "eth2" not in vpc.nics and leaves_by(vpc, vpc.address("eth1"), OUTSIDE[4]) == "eth1"
 
 
 def test_pasting_the_plan_sets_them_too(host):

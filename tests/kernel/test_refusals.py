@@ -8,6 +8,7 @@ import pytest
 
 from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config.settings import Config
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.kernel.socket import Message, Reply, Socket
 from eni_bootstrap.model.deadline import Deadline
@@ -70,8 +71,8 @@ def has(*words):
 
 
 def run(vpc, text=USUAL, command=commands.apply):
-    """One run of the agent that does not wait for long."""
-    config, problems = config_file.read(text.encode())
+    """One run of the agent that does not wait for long. ``text``: the configuration's, or the configuration."""
+    config, problems = config_file.read(text.encode()) if isinstance(text, str) else (text, [])
     assert not problems
     config = config._replace(address_wait=0.2)
     with vpc.instance:
@@ -115,6 +116,40 @@ def test_a_source_s_old_rule_stays_until_the_new_one_stands(host, refuse, before
     run(host, before)
     run(host, after)
     assert sorted(configuration(host)) == sorted(ended) and ways(host) == old
+
+
+def test_an_eni_needs_no_copy_of_a_route_of_the_users(host, refuse):
+    ip(host, "route add 10.99.0.0/16 via 172.16.20.9 dev eth1")
+    refused = refuse(has("route add 10.99.0.0/16", "table 1001"))
+    report = run(host)
+    assert len(refused) == 1 and len(report.problems) == 1 and refused[0] in report.problems[0]
+    assert leaves_by(host, host.address("eth1"), OUTSIDE[4]) == "eth1"
+    refuse()
+    assert not run(host).problems
+    assert lookup(host, host.address("eth1"), "10.99.0.1")["gateway"] == "172.16.20.9"
+
+
+@BOTH
+def test_an_eni_does_need_its_own_routes(host, refuse, version):
+    refused = refuse(lambda command: "-{} route".format(version) in command and "default" in command
+                     and "table 1001" in command and "unreachable" not in command)
+    assert run(host).problems and refused
+    assert not [rule for rule in rules(host, version) if rule.get("table") == "1001"]
+
+
+def test_a_link_that_the_kernel_would_not_bring_up_is_tried_again_by_the_timer(make_vpc, make_agent, refuse,
+                                                                               monkeypatch):
+    """A person has not taken it down."""
+    vpc = make_vpc(os={"eth1": "down"})
+    monkeypatch.setenv("RUNTIME_DIRECTORY", make_agent(vpc).directory)
+    unattended = Config(unattended=True)
+    refused = refuse(has("link set dev eth1 up"))
+    for _ in range(2):
+        del refused[:]
+        assert [problem for problem in run(vpc, unattended).problems if refused[0] in problem]
+    refuse()
+    assert not run(vpc, unattended).problems
+    assert leaves_by(vpc, vpc.address("eth1"), OUTSIDE[4]) == "eth1"
 
 
 def test_where_the_kernel_refuses_a_new_table_s_rule_the_old_table_stays_whole(host, refuse):

@@ -445,6 +445,14 @@ def test_who_types_apply_wants_it_again(instance):
     assert instance.state["taken_back"] is None
 
 
+def test_a_removal_while_apply_waits_is_the_last_word(instance):
+    instance.list(PRIMARY, ETH1, ETH2)
+    instance.while_waiting = [lambda: instance("remove")]
+    done = instance("apply")
+    assert done.code == 0 and "remove has taken back" in done.out and not instance.windows.persistent
+    assert instance("apply", "--unattended").code == 0 and not instance.windows.persistent
+
+
 def test_without_rights_nothing_is_tried(instance):
     instance.windows.elevated = False
     for command in ("apply", "remove", "install", "uninstall"):
