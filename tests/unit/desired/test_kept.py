@@ -8,7 +8,7 @@ from eni_bootstrap.model.eni import SickInterface
 from eni_bootstrap.model.kernel import LinkGroup
 from eni_bootstrap.plan.diff import plan
 from tests.build import (
-    CONFIG, DHCP, ETH1, KERNEL, MAIN, PRIMARY, RA, address, decision, interface, link, mac, net, route, snapshot,
+    CONFIG, DHCP, ETH1, KERNEL, MAIN, OURS, PRIMARY, RA, address, decision, interface, link, mac, net, route, snapshot,
     subnet, two_enis,
 )
 from tests.fakes import FakeKernel
@@ -114,3 +114,13 @@ def test_of_two_enis_in_one_bond_the_first_keeps_it_whoever_is_sick(lacks):
     devs = {member.eni_id: member.dev for member in made.unready}
     assert devs.pop("eni-1", "bond0") == "bond0" and devs == {"eni-2": "eth2"}
     assert "bond0" not in made.kept_devs or 1 in lacks
+
+
+def test_what_is_listed_is_not_said_to_be_gone():
+    """Where two links have the ENI's MAC, it can't be told which one it is."""
+    ours = [(route(1001, "172.16.20.0/24", "eth1"), OURS)]
+    for interfaces, sick in (([PRIMARY, ETH1], []), ([PRIMARY], [SickInterface("eni-1", mac(1), False, "x", True)])):
+        made = decision(two_enis(ours, links=[link(0), link(1), link(1, "eth7")._replace(ifindex=9)]), *interfaces,
+                        sick=sick)
+        assert (1001, 4) in made.kept_tables and "eth1" in made.kept_devs
+        assert made.remarks == ()
