@@ -49,8 +49,9 @@ Commands = Any
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the command of these arguments. Returns the exit code (0, 1, 2, 3, 4; 130 when interrupted)."""
+    parser = _parser()
     try:
-        parsed = _parser().parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments))
+        parsed = parser.parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments, parser))
     except SystemExit as stop:  # argparse has said what is wrong, or has shown its help
         return stop.code if isinstance(stop.code, int) else 2
     _set_up_log(logging.DEBUG if parsed.verbose else logging.WARNING if parsed.unattended else logging.INFO)
@@ -210,15 +211,25 @@ def _show_config(parsed: argparse.Namespace) -> int:
     return 0 if output.write(text) else 1
 
 
-def _with_default_command(arguments: List[str]) -> List[str]:
+def _with_default_command(arguments: List[str], parser: argparse.ArgumentParser) -> List[str]:
     """The arguments with the command first, ``apply`` where none is named; options may come before or behind it."""
-    if any(argument in ("-h", "--help", "--version") for argument in arguments):
+    if "--version" in arguments:
         return arguments
-    names = list(COMMANDS) + ["demo", "install", "uninstall", "config", "metadata", "render"]
+    parsers = _parsers_by_command(parser)
+    valued = {option for each in parsers.values() for action in each._actions if action.nargs != 0
+              for option in action.option_strings}
+    is_value = False
     for place, argument in enumerate(arguments):
-        if argument in names:
+        if argument in parsers and not is_value:
             return [argument] + arguments[:place] + arguments[place + 1:]
-    return ["apply"] + arguments
+        # argparse takes an abbreviated option, too; a single - is no option but standard input.
+        is_value = len(argument) > 2 and any(option.startswith(argument) for option in valued)
+    return arguments if {"-h", "--help"}.intersection(arguments) else ["apply"] + arguments
+
+
+def _parsers_by_command(parser: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentParser]:
+    """The parser of each command. argparse tells them, and a parser's options, in no public place."""
+    return next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
 
 
 def _seconds(text: str) -> float:

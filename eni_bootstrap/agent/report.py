@@ -32,7 +32,7 @@ class Report(NamedTuple):
         """The devices of all ENIs, also of those that could not be set up, and their children."""
         if self.decision is None:
             return frozenset()
-        own = {dev for eni in self.decision.enis for dev in (eni.dev, eni.link.name)}
+        own = {dev for each in (self.decision.enis, self.decision.unready) for eni in each for dev in eni.devs}
         return self.decision.kept_devs.union(own, self.decision.children)
 
     @property

@@ -55,7 +55,11 @@ def kept(chosen: Selection, families: Sequence[EniFamily], snapshot: Snapshot, m
 
 def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[LinkAddress], memory: Memory
               ) -> Tuple[List[Tuple[str, List[int]]], List[Finding]]:
-    """Devices that metadata no longer lists and that have tables of ours, with these tables; and remarks."""
+    """Devices of no listed ENI that have tables of ours, with these tables; and remarks on those that are not listed.
+
+    Where several links have a listed ENI's MAC, none of them is known to be its device.
+    """
+    macs = {member.mac for group in (chosen.enis, chosen.unready) for member in group}
     listed = {dev for group in (chosen.enis, chosen.unready, chosen.skipped) for member in group for dev in member.devs}
     found = []
     remarks = []
@@ -64,6 +68,7 @@ def _unlisted(chosen: Selection, links: Sequence[Link], addresses: Sequence[Link
             link.name, _held(link.name, addresses), by_name=False)
         if tables:
             found.append((link.name, tables))
+        if tables and link.mac not in macs:
             remarks.append(Finding.remark(
                 "eni-not-listed", "metadata does not list it any more, and what was set up for it stays until the link "
                 "goes", eni="{} ({})".format(link.name, link.mac)))

@@ -28,9 +28,9 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unrea
 
     for sick in listing.sick:
         own = own_links(sick.mac, links)
-        dev = own[0].name if len(own) == 1 else ""
+        link, dev = (own[0].name, _device(own[0], by_index)) if len(own) == 1 else ("", "")
         unready.append(UnreadyEni(sick.eni_id, sick.mac, sick.primary, sick.reason, sick.transient, dev,
-                                  vswitch_id=sick.vswitch_id, version=sick.version, link=dev,
+                                  vswitch_id=sick.vswitch_id, version=sick.version, link=link,
                                   vswitches=sick.vswitches))
     for interface in listing.interfaces:
         own = own_links(interface.mac, links)
@@ -46,14 +46,27 @@ def pair(listing: Listing, links: Sequence[Link]) -> Tuple[List[Eni], List[Unrea
             give_up(interface, "{} is a port of the {} {}, which routes by itself: left alone".format(
                 own[0].name, carrier.kind or "device", carrier.name), dev=own[0].name)
             continue
-        enis.append(Eni(interface, own[0], carrier.name))
+        enis.append(Eni(interface, own[0], _device(own[0], by_index)))
 
     enis.sort(key=lambda eni: (not eni.primary, natural(eni.link.name)))
-    first: Dict[str, Eni] = {}
+    first = _first_of_each_device(enis, unready)
+    unready = [member if first.get(member.dev, member).mac == member.mac else member._replace(dev=member.link)
+               for member in unready]
     for eni in enis:
-        if first.setdefault(eni.dev, eni) is not eni:
+        if first[eni.dev].mac != eni.mac:
             give_up(eni.interface, "{} already carries {}".format(eni.dev, first[eni.dev].label), dev=eni.link.name)
-    return [eni for eni in enis if first[eni.dev] is eni], unready
+    return [eni for eni in enis if first[eni.dev].mac == eni.mac], unready
+
+
+def _first_of_each_device(enis: Sequence[Eni], unready: Sequence[UnreadyEni]) -> Dict[str, Union[Eni, UnreadyEni]]:
+    """Device -> the ENI that has it: of several ports' ENIs the first. A sick one counts: what it has stays."""
+    claims: List[Tuple[str, Union[Eni, UnreadyEni]]] = [(eni.link.name, eni) for eni in enis]
+    claims += [(member.link, member) for member in unready if member.dev]
+    claims.sort(key=lambda claim: (not claim[1].primary, natural(claim[0])))
+    found: Dict[str, Union[Eni, UnreadyEni]] = {}
+    for _, eni in claims:
+        found.setdefault(eni.dev, eni)
+    return found
 
 
 _CARRIERS = ("bond", "bridge", "team")
@@ -66,6 +79,12 @@ def _carrier(link: Link, by_index: Mapping[int, Link]) -> Link:
     while link.master in by_index:
         link = by_index[link.master]
     return link
+
+
+def _device(link: Link, by_index: Mapping[int, Link]) -> str:
+    """The name of the device by which an ENI's routes go: its own link, or the bond, bridge or team over it."""
+    carrier = _carrier(link, by_index)
+    return carrier.name if carrier.kind in _CARRIERS else link.name
 
 
 def own_links(mac: str, links: Sequence[Link]) -> List[Link]:

@@ -183,7 +183,7 @@ class UnreadyEni(NamedTuple):
     transient: bool
     """Whether it may become ready by itself, so that waiting makes sense."""
     dev: str = ""
-    """Its device, where there is one."""
+    """Its device, where there is one: as an ``Eni``'s."""
     subnets: Tuple[Subnet, ...] = ()
     """Its subnets by metadata, where these are whole."""
     admin_down: bool = False
@@ -192,7 +192,7 @@ class UnreadyEni(NamedTuple):
     version: int = 0
     """The one address family that can't be set up, 4 or 6; 0: the whole ENI."""
     link: str = ""
-    """The name of its own link, where there is one; ``dev`` may be the bond or bridge that carries it."""
+    """The name of its own link, where there is one."""
     vswitches: Tuple[Network, ...] = ()
     """As in ``SickInterface``."""
     cure: str = ""
@@ -205,7 +205,8 @@ class UnreadyEni(NamedTuple):
 
     @property
     def devs(self) -> Tuple[str, ...]:
-        return (self.dev,) if self.dev else ()
+        """As an ``Eni``'s; none where it has no link."""
+        return tuple(dict.fromkeys(filter(None, (self.dev, self.link))))
 
     @property
     def label(self) -> str:

@@ -137,7 +137,7 @@ def configured(listing: Listing, names: Mapping[str, str], config: Config) -> Ou
         tuple(each for each in decision.routes if owners.of(each) == eni.dev),
         tuple(each for each in decision.rules if owners.of(each) == eni.dev)) for eni in decision.enis)
     devs = {eni.dev for eni in decision.enis}
-    said = headline(decision, listing, names)
+    said = headline(decision, names)
     if decision.marked:
         said += ("NOT EXPRESSED, so that connections are not marked: the table of nftables that the format ip has.",)
     said += ("NOT EXPRESSED, so that connections are not spread: {}.".format(", ".join(spreads)),) if spreads else ()
@@ -151,7 +151,7 @@ def _beside(held: LinkAddress) -> LinkAddress:
     return held._replace(prefix_length=held.address.max_prefixlen)
 
 
-def headline(decision: Decision, listing: Listing, names: Mapping[str, str]) -> Tuple[str, ...]:
+def headline(decision: Decision, names: Mapping[str, str]) -> Tuple[str, ...]:
     """The headline of a file: where it comes from, what was assumed, what is left out."""
     said = [ORIGIN]
     guessed = [eni for eni in decision.enis if eni.mac not in names]

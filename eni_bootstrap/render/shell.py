@@ -248,7 +248,7 @@ def render(listing: Listing, names: Mapping[str, str], config: Config) -> List[F
     parts["routes"] += [lines.route(route, "near") for route in near if route not in decision.routes]
     parts["routes"] += lines.primary_defaults()
     parts["rules"] += [lines.refusal(dev, rule) for dev, rule in _refusals(decision, listing, names, config)]
-    text = ["#!/bin/sh"] + comments([*headline(decision, listing, names), *_USE]) + [lines.head()]
+    text = ["#!/bin/sh"] + comments([*headline(decision, names), *_USE]) + [lines.head()]
     for name in ("links", "routes", "rules", "addresses"):
         text += ["{}() {{".format(name)] + ["    " + line for line in parts[name] or [":"]] + ["}", ""]
     text += lines.tail(ruleset(decision.marked, config))

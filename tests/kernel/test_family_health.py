@@ -145,6 +145,61 @@ def test_the_primary_is_sick_in_one_family(make_vpc, make_agent, sick, well, ins
     assert agent("remove").code == 0 and kernel(vpc) == before
 
 
+# an ENI behind a master
+
+
+@pytest.fixture
+def bridged(make_vpc):
+    """Three ENIs with both address families; eth1 is a port of br0, which has its addresses and default routes."""
+    vpc = make_vpc(make_tree(ipv6=True, vswitches="own"), os={"eth1": "down"})
+    vpc.instance.sysctl("net/ipv6/conf/default/accept_dad", 0)
+    for command in ("link add br0 type bridge", "link set eth1 master br0", "link set eth1 up", "link set br0 up"):
+        ip(vpc, command)
+    for version, length, metric in ((4, 24, 200), (6, 128, 1200)):
+        ip(vpc, "address add {}/{} dev br0".format(vpc.address("eth1", version), length))
+        ip(vpc, "-{} route add default via {} dev br0 onlink metric {}".format(
+            version, vpc.subnet("eth1", version).gateway, metric))
+    return vpc
+
+
+@pytest.mark.parametrize("leaves", [["ipv6-gateway"], ["gateway"], ["gateway", "ipv6-gateway"]],
+                         ids=["IPv6", "IPv4", "the ENI"])
+@pytest.mark.parametrize("config", ["", "access:\n  - {from: [10.99.0.0/16, 'fd99::/64'], via: eth1}\n"],
+                         ids=["", "with an entry"])
+def test_what_a_sick_eni_behind_a_bridge_has_stays(bridged, make_agent, tmp_path, leaves, config):
+    vpc, agent, path = bridged, make_agent(bridged), tmp_path / "eni-bootstrap.yaml"
+    path.write_text(config)
+    before = kernel(vpc)
+    assert agent("apply", "--config", path).code == 0
+    assert {table_of(vpc, "br0", version) for version in (4, 6)} == {1001}
+    there = kernel(vpc)
+    lacks(vpc, "eth1", *leaves)
+    for _ in range(2):
+        result = agent("apply", "--config", path, *SHORT)
+        assert "0 things changed" in result.out and kernel(vpc) == there, result.out
+        assert result.code == 1 and names(result, "br0", leaves[0]), result.out
+        assert "does not list it" not in result.out and "no ENI is named" not in result.out
+    for version in (4, 6):
+        assert_works(vpc, "eth1", version)
+    lacks(vpc, "eth1")
+    assert "0 things changed" in agent("apply", "--config", path).out and agent("verify", "--config", path).code == 0
+    assert agent("remove", "--config", path).code == 0 and kernel(vpc) == before
+
+
+@FAMILIES
+def test_on_a_first_run_the_other_family_behind_a_bridge_is_set_up(bridged, make_agent, sick, well):
+    vpc, agent = bridged, make_agent(bridged)
+    lacks(vpc, "eth1", GATEWAY[sick])
+    result = agent("apply", *SHORT)
+    assert result.code == 1 and names(result, "br0", GATEWAY[sick]), result.out
+    assert (table_of(vpc, "br0", well), table_of(vpc, "br0", sick)) == (1001, None)
+    assert_works(vpc, "eth1", well)
+    assert "group 60235" in ip(vpc, "link show br0") and "group default" in ip(vpc, "link show eth1")
+    lacks(vpc, "eth1")
+    assert agent("apply").code == 0 and agent("verify").code == 0
+    assert_works(vpc, "eth1", sick)
+
+
 # numbers
 
 

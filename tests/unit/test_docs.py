@@ -165,7 +165,7 @@ def test_the_parser_accepts_every_command_line(page, capsys):
         if len(arguments) == 1 and arguments[0] in names:
             continue  # a command by its name, maybe without what it needs
         try:
-            cli._parser().parse_args(cli._with_default_command(arguments))
+            cli._parser().parse_args(cli._with_default_command(arguments, cli._parser()))
         except SystemExit as stop:
             assert stop.code == 0, (arguments, capsys.readouterr().err)
 

@@ -194,6 +194,13 @@ def test_one_that_is_here_and_not_whole_is_still_an_error():
     assert not decided(two_enis(links=[link(0)]), PRIMARY, sick=[sick], networks=[TERWAY]).unready
 
 
+def test_a_sick_one_behind_a_bond_whose_child_containers_have_is_left_alone():
+    sick = SickInterface("eni-1", mac(1), False, "no gateway", True)
+    bond = link(1, "bond0", kind="bond")._replace(ifindex=50)
+    made = decided(two_enis(links=[link(0), link(1, master=50), bond, child("ipvlan", 48)]), PRIMARY, sick=[sick])
+    assert not made.unready and "child0" in said_of(made, "bond0") and made.used == {"bond0", "eth1"}
+
+
 def test_the_primary_without_a_link_is_an_error_everywhere():
     assert decided(two_enis(links=[link(1)]), networks=[TERWAY]).unready
 

@@ -77,6 +77,45 @@ def test_a_sick_eni_is_found_by_its_mac():
     assert (unready[0].dev, unready[0].reason, unready[0].transient) == ("eth1", "no gateway", True)
 
 
+def a_sick(number, primary=False):
+    return SickInterface("eni-{}".format(number), mac(number), primary, "no gateway", True)
+
+
+@pytest.mark.parametrize("kind", ["bond", "bridge", "team"])
+def test_a_sick_eni_s_device_is_the_master_as_a_well_one_s(kind):
+    links = [link(0), link(1, master=9), link(1, "master0", kind=kind)._replace(ifindex=9)]
+    _, (sick,) = paired([PRIMARY], links, [a_sick(1)])
+    (_, well), _ = paired([PRIMARY, ETH1], links)
+    assert (sick.dev, sick.link, sick.devs, sick.label) == (well.dev, well.link.name, well.devs, well.label)
+    assert sick.devs == ("master0", "eth1") == well.unready("refused").devs
+
+
+def test_a_sick_eni_s_device_is_the_outermost_master():
+    bond = link(1, "bond0", kind="bond", master=10)._replace(ifindex=9)
+    bridge = link(1, "br0", kind="bridge")._replace(ifindex=10)
+    _, (sick,) = paired([PRIMARY], [link(0), link(1, master=9), bond, bridge], [a_sick(1)])
+    assert sick.devs == ("br0", "eth1")
+
+
+@pytest.mark.parametrize("kind", ["vrf", "openvswitch", "something new"])
+def test_a_sick_eni_s_device_is_its_link_below_a_vrf_or_switch(kind):
+    master = link(9, "master0", kind=kind)._replace(ifindex=9)
+    _, (sick,) = paired([PRIMARY], [link(0), link(1, master=9), master], [a_sick(1)])
+    assert (sick.dev, sick.link, sick.devs) == ("eth1", "eth1", ("eth1",))
+
+
+@pytest.mark.parametrize("sick", [[], [1], [2], [1, 2]], ids=str)
+def test_which_of_two_enis_in_one_bond_is_set_up_does_not_depend_on_their_health(sick):
+    links = [link(0), link(1, master=9), link(2, master=9), link(1, "bond0", kind="bond")._replace(ifindex=9)]
+    enis, unready = paired(
+        [PRIMARY] + [eni for number, eni in ((1, ETH1), (2, ETH2)) if number not in sick], links, map(a_sick, sick))
+    devs = {eni.interface.eni_id: eni.dev for eni in enis}
+    devs.update((member.eni_id, member.dev) for member in unready)
+    assert devs == {"eni-0": "eth0", "eni-1": "bond0", "eni-2": "eth2"}
+    if 2 not in sick:
+        assert "bond0 already carries eni-1" in unready[-1].reason
+
+
 @pytest.mark.parametrize("claim, words", [
     (subnet("172.16.20.0/24", "172.16.20.20", "172.16.10.10", vpc=["172.16.0.0/12"]),
      "172.16.10.10/32, which is the primary ENI's"),
@@ -114,6 +153,14 @@ def test_what_the_link_of_a_badly_described_primary_holds_is_the_primary_s():
     fit, refused = refuse_stealing(enis, unready, [address("eth0", "172.16.10.10/24")])
     assert not fit and "172.16.10.10" in refused[0].reason
     assert refuse_stealing(enis, unready, [])[0] == enis
+
+
+def test_what_the_master_of_a_badly_described_primary_holds_is_the_primary_s():
+    thief = interface(1, subnet("172.16.20.0/24", "172.16.20.20", "172.16.10.10", vpc=["172.16.0.0/12"]))
+    links = [link(0, master=9), link(0, "bond0", kind="bond")._replace(ifindex=9), link(1)]
+    enis, unready = paired([thief], links, [a_sick(0, primary=True)])
+    fit, refused = refuse_stealing(enis, unready, [address("bond0", "172.16.10.10/24")])
+    assert not fit and "172.16.10.10" in refused[0].reason
 
 
 def test_the_primary_s_prefix_is_the_primary_s():

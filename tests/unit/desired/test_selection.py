@@ -55,6 +55,27 @@ def test_an_eni_whose_vswitch_metadata_has_lost_keeps_what_it_has():
     assert not decided(three(), PRIMARY, THREE[2], sick=[sick], config=CONFIG._replace(only=("eth2",))).unready
 
 
+@pytest.mark.parametrize("word", ["bond0", "eth1"])
+@pytest.mark.parametrize("lacks", [6, 0, None], ids=["IPv6 is sick", "the ENI is sick", "well"])
+def test_an_eni_behind_a_bond_has_both_names_well_or_not(word, lacks):
+    links = [link(0), link(1, master=9), link(2), link(1, "bond0", kind="bond")._replace(ifindex=9)]
+    sick = [SickInterface("eni-1", mac(1), False, "no gateway", True, lacks)] if lacks is not None else []
+    others = THREE if lacks != 0 else (PRIMARY, THREE[2])
+    made = decided(two_enis(links=links), *others, sick=sick, config=CONFIG._replace(ignore=(word,)))
+    assert devs(made) == ["eth0", "eth2"] and made.skipped == {"bond0", "eth1"} and not made.unready
+    made = decided(two_enis(links=links), *others, sick=sick, config=CONFIG._replace(only=(word,)))
+    assert devs(made) == ["eth0"] + ["bond0"] * (lacks != 0) and made.skipped == {"eth2"}
+    assert [member.dev for member in made.unready] == ["bond0"] * len(sick)
+
+
+def test_an_eni_that_is_refused_has_both_names_too():
+    absurd = interface(1, subnet("172.16.20.0/24", "8.8.8.8"))
+    links = [link(0), link(1, master=9), link(1, "bond0", kind="bond")._replace(ifindex=9)]
+    for word in ("bond0", "eth1"):
+        made = decided(two_enis(links=links), PRIMARY, absurd, config=CONFIG._replace(ignore=(word,)))
+        assert not made.unready and made.skipped == {"bond0", "eth1"}
+
+
 class TestWhatWasSetUpBefore:
     """The ENI was one of ours until now."""
 
