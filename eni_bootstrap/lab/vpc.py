@@ -283,7 +283,7 @@ class Vpc:
         A worker of the kernel blesses each new IPv6 address and adds its local route a while after the address is seen.
         """
         commands = (
-            "ip -d rule", "ip -d -6 rule", "ip -d route show table all", "ip -d -6 route show table all",
+            "ip -d rule", "ip -d -6 rule", "ip -d -4 route show table all", "ip -d -6 route show table all",
             "ip -d address",
         )
         end = time.monotonic() + _SETTLE
