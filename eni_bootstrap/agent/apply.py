@@ -75,8 +75,8 @@ def _is_copy(route: Route, snapshot: Snapshot, config: Config) -> bool:
         for theirs, protocol, _ in snapshot.routes)
 
 
-def mark(world: Context, members: Sequence[Marked], made: Record, snapshot: Snapshot
-         ) -> Tuple[List[Step], List[Finding]]:
+def mark_connections(world: Context, members: Sequence[Marked], made: Record, snapshot: Snapshot
+                     ) -> Tuple[List[Step], List[Finding]]:
     """Make the table of connection marks as it should be. Returns the steps made, and problems.
 
     The rules and routes for the marks are there by now. A mark whose rule has gone has no effect.

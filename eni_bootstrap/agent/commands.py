@@ -3,7 +3,7 @@
 from typing import List
 
 from eni_bootstrap.agent import observe, prove
-from eni_bootstrap.agent.apply import among_ours, in_place, make, mark, refusal, see_steps, see_table
+from eni_bootstrap.agent.apply import among_ours, in_place, make, mark_connections, refusal, see_steps, see_table
 from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.agent.platform import LinuxPlatform
 from eni_bootstrap.agent.reconcile import Removed, reconcile
@@ -142,7 +142,7 @@ def remove(world: Context) -> Report:
         former = observe.former_configs(made, world.config)
         snapshot = world.kernel.snapshot(links, rules, (), (), world.config, former)
         snapshot = snapshot._replace(settings=world.kernel.settings(done.setting[:2] for done in made.settings))
-        steps, wrong = mark(world, (), made, snapshot)
+        steps, wrong = mark_connections(world, (), made, snapshot)
         if made.marked or made.valid_marks:
             made = record.load(links)  # without these
         protocols = {each.protocol for each in (world.config, *former)}

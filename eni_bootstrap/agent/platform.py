@@ -3,7 +3,7 @@
 from typing import ContextManager, Dict, FrozenSet, List, Tuple
 
 from eni_bootstrap.agent import observe, prove
-from eni_bootstrap.agent.apply import execute, make, mark, refusal
+from eni_bootstrap.agent.apply import execute, make, mark_connections, refusal
 from eni_bootstrap.agent.observe import Context, Observation
 from eni_bootstrap.agent.reconcile import Platform, Removed, Round
 from eni_bootstrap.desired.decide import Decision
@@ -44,7 +44,7 @@ class LinuxPlatform(Platform):
         world = self._world
         before = prove.ways(world, observation)
         done, refused, again = execute(world, observation)
-        steps, wrong = mark(world, observation.decision.marked, observation.made, observation.snapshot)
+        steps, wrong = mark_connections(world, observation.decision.marked, observation.made, observation.snapshot)
         after = prove.ways(world, observation)
         takers = prove.takers(before, after, done)
         if takers:

@@ -118,7 +118,7 @@ def test_a_way_that_any_round_has_moved_is_named_unless_it_is_back(monkeypatch, 
     answers = iter([answer for pair in rounds for answer in pair])
     monkeypatch.setattr(linux.prove, "ways", lambda world, view: {"the internet": next(answers)})
     monkeypatch.setattr(linux, "execute", lambda world, view: ([], [], False))
-    monkeypatch.setattr(linux, "mark", lambda *arguments: ([], []))
+    monkeypatch.setattr(linux, "mark_connections", lambda *arguments: ([], []))
     view = linux.Observation(None, None, Decision((), ()), None, Config())
     view = view._replace(snapshot=type("Snapshot", (), {"rules": ()}))
     platform = linux.LinuxPlatform(None)
