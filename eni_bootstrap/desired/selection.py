@@ -74,7 +74,7 @@ def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni
             remarks.append(Finding.remark(
                 "family-off", "IPv6 is switched off on the device (sysctl disable_ipv6) and left out",
                 eni=eni.label, family=6))
-        fit.append(eni._replace(interface=interface._replace(subnets=rest)))
+        fit.append(eni.of(rest))
     return fit, unready, remarks
 
 
