@@ -14,7 +14,7 @@ def refuse_stealing(
 
     A rule is only as good as the address in it: one absurd prefix in the metadata could send all of the host's traffic
     out of a secondary ENI. Where metadata describes the primary badly, the addresses on its link (``held``) count as
-    its own. ``others``: ENIs that can't be set up.
+    its own. ``enis``: the primary first. ``others``: ENIs that can't be set up.
     """
     primaries: Set[Network] = set()
     for subnets in [eni.subnets for eni in enis if eni.primary]:
@@ -22,8 +22,7 @@ def refuse_stealing(
     for other in others:
         if other.primary:
             primaries.update(_claims(other.subnets))
-            primaries.update(network_of(own.address) for own in held
-                             if own.dev == other.dev and own.address.version in other.versions)
+            primaries.update(_held(held, other.dev, other.versions))
     fit: List[Eni] = []
     refused: List[UnreadyEni] = []
     taken: Set[Network] = set()
@@ -37,6 +36,7 @@ def refuse_stealing(
                 reason = _theft(subnet, claims, primaries, taken, wide)
             if reason:
                 reasons[subnet.version] = reason
+                primaries.update(_held(held, eni.dev, [subnet.version]) if eni.primary else ())
             else:
                 taken.update(claims)
                 wide += [network for network in claims if network.prefixlen < network.max_prefixlen]
@@ -112,6 +112,10 @@ def _theft(subnet: Subnet, claims: Sequence[Network], primaries: Set[Network], t
 def _overlap(one: Network, other: Network) -> bool:
     return one.version == other.version and (
         one.network_address in other or other.network_address in one)
+
+
+def _held(held: Sequence[LinkAddress], dev: str, versions: Sequence[int]) -> List[Network]:
+    return [network_of(own.address) for own in held if own.dev == dev and own.address.version in versions]
 
 
 def _claims(subnets: Sequence[Subnet]) -> List[Network]:

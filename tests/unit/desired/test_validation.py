@@ -110,6 +110,15 @@ def test_the_addresses_on_its_link_are_the_primary_s_in_the_families_that_metada
     assert all("the primary ENI's" in member.reason for member in bad) and bad
 
 
+@pytest.mark.parametrize("absurd", [subnet("2000::/3", "2001:db8:1:7::7"), subnet("128.0.0.0/1", "172.16.77.7")])
+def test_the_addresses_on_its_link_are_the_primary_s_in_the_families_that_are_refused(absurd):
+    held = [address("eth0", "172.16.20.20/24"), address("eth0", "2001:db8:1:2::20/64")]
+    fit, bad = refused(with_bad(BOTH, absurd), interface(1, ONE4, ONE6), held=held)
+    assert fit == {("eth0", 10 - absurd.version), ("eth1", 10 - absurd.version)}
+    assert [(member.dev, member.version) for member in bad] == [("eth0", absurd.version), ("eth1", absurd.version)]
+    assert "the primary ENI's" in bad[1].reason
+
+
 def test_what_is_refused_of_one_eni_is_free_for_another_and_what_is_not_is_taken():
     one = interface(1, ONE4, subnet("2001:db8:1:3::/64", "2001:db8:1:3::30", "2001:db8:1:9::20"))
     fit, (member,) = refused(BOTH, one, interface(2, subnet("172.16.20.0/24", "172.16.20.30"), TWO6))
