@@ -40,7 +40,7 @@ def refuse_stealing(
             else:
                 taken.update(claims)
                 wide += [network for network in claims if network.prefixlen < network.max_prefixlen]
-        rest, bad = eni.without(reasons) if reasons else (eni, [])
+        rest, bad = eni.without(reasons)
         fit += [rest] if rest else []
         refused += [member._replace(vswitches=_believed_vswitches(member)) for member in bad]
     return fit, refused

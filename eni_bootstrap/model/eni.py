@@ -115,6 +115,8 @@ class Eni(NamedTuple):
 
         Returns the ENI with the rest of its families, and what is unready: where nothing is left, the whole ENI.
         """
+        if not reasons:
+            return self, []
         rest = [subnet for subnet in self.subnets if subnet.version not in reasons]
         if not rest:
             return None, [self.unready("; ".join(reasons.values()))]
