@@ -36,8 +36,8 @@ def select(listing: Listing, snapshot: Snapshot, record: Record, memory: Memory,
     """
     paired, unpaired = pair(listing, snapshot.links)
     honest, thieves = refuse_stealing(paired, unpaired, snapshot.addresses)
-    able, without, no_ipv6 = leave_out_ipv6(honest, snapshot.links)
-    allowed, unready, ignored = leave_ignored(able, unpaired + thieves + without, config.ignore, config.only)
+    able, unable, no_ipv6 = leave_out_ipv6(honest, unpaired + thieves, snapshot.links)
+    allowed, unready, ignored = leave_ignored(able, unable, config.ignore, config.only)
     free, sick, contained = allowed, unready, []  # type: List[Eni], List[UnreadyEni], List[SkippedEni]
     if config.container_networks == "leave":
         free, sick, contained = leave_contained(
@@ -53,29 +53,56 @@ def select(listing: Listing, snapshot: Snapshot, record: Record, memory: Memory,
         (*left(up, skipped, config.ignore), *no_ipv6, *(member.finding for member in admin_down)))
 
 
-def leave_out_ipv6(enis: Sequence[Eni], links: Sequence[Link]) -> Tuple[List[Eni], List[UnreadyEni], List[Finding]]:
+def leave_out_ipv6(enis: Sequence[Eni], unready: Sequence[UnreadyEni], links: Sequence[Link]
+                   ) -> Tuple[List[Eni], List[UnreadyEni], List[Finding]]:
     """Take IPv6 from the ENIs on whose device it is switched off: the kernel would refuse every route.
 
-    Returns the ENIs, those that have nothing left, and remarks.
+    Returns the ENIs that have something left, those that can't be set up, and remarks.
     """
-    off = {link.name for link in links if not link.ipv6}
-    fit: List[Eni] = []
-    unready: List[UnreadyEni] = []
-    remarks: List[Finding] = []
+    found = leave_out(enis, unready, {(link.name, 6) for link in links if not link.ipv6})
+    bare = [eni.unready("metadata gives it IPv6 only, which is switched off on the device (sysctl disable_ipv6)",
+                        "switch it on") for eni in found.bare]
+    return found.enis, found.unready + bare, [
+        Finding.remark("family-off", "IPv6 is switched off on the device (sysctl disable_ipv6) and left out", eni=label,
+                       family=version) for label, version in found.left_out]
+
+
+class SwitchedOff(NamedTuple):
+    """ENIs without the address families that are switched off on their devices."""
+
+    enis: List[Eni]
+    bare: List[Eni]
+    """ENIs that have nothing else, by metadata."""
+    unready: List[UnreadyEni]
+    """ENIs, or one of their address families, that can't be set up for another reason."""
+    left_out: List[Tuple[str, int]]
+    """ENI and IP version of each family that is left out."""
+
+
+def leave_out(enis: Sequence[Eni], unready: Sequence[UnreadyEni], off: AbstractSet[Tuple[str, int]]) -> SwitchedOff:
+    """Take from the ENIs the address families that are switched off on their devices.
+
+    ``unready``: one address family of an ENI may be among them. Where it is switched off nobody misses it, whatever is
+    wrong with it in the metadata. ``off``: (device, IP version) pairs.
+    """
+    found = SwitchedOff([], [], [], [])
+    able = {eni.mac: eni for eni in enis}
+    for member in unready:
+        own = able.get(member.mac, member)  # a sick family has its own link for a device, not the bond over it
+        if (own.dev, member.version) in off:
+            found.left_out.append((own.label, member.version))
+        else:
+            found.unready.append(member)
+    halves = {member.mac for member in found.unready if member.version}
     for eni in enis:
-        interface = eni.interface
-        rest = tuple(subnet for subnet in interface.subnets if subnet.version == 4 or eni.dev not in off)
-        if not rest:
-            unready.append(eni.unready(
-                "metadata gives it IPv6 only, which is switched off on the device (sysctl disable_ipv6)",
-                "switch it on"))
+        rest = [subnet for subnet in eni.subnets if (eni.dev, subnet.version) not in off]
+        if rest:
+            found.enis.append(eni.of(rest))
+        elif eni.mac not in halves:
+            found.bare.append(eni)
             continue
-        if rest != interface.subnets:
-            remarks.append(Finding.remark(
-                "family-off", "IPv6 is switched off on the device (sysctl disable_ipv6) and left out",
-                eni=eni.label, family=6))
-        fit.append(eni._replace(interface=interface._replace(subnets=rest)))
-    return fit, unready, remarks
+        found.left_out.extend((eni.label, subnet.version) for subnet in eni.subnets if subnet not in rest)
+    return found
 
 
 def leave_admin_down(enis: Sequence[Eni], links: Sequence[Link], once_up: AbstractSet[str]

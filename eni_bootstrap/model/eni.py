@@ -1,6 +1,6 @@
 """ENIs as values: as the metadata service lists them, and joined with their links."""
 
-from typing import NamedTuple, Tuple
+from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import Address, Hop, Link, Network, network_of
@@ -105,6 +105,24 @@ class Eni(NamedTuple):
         interface = self.interface
         return UnreadyEni(interface.eni_id, interface.mac, interface.primary, reason, False, self.dev,
                           interface.subnets, vswitch_id=interface.vswitch_id, link=self.link.name, cure=cure)
+
+    def of(self, subnets: Sequence[Subnet]) -> "Eni":
+        """The same ENI with some of its subnets only."""
+        return self._replace(interface=self.interface._replace(subnets=tuple(subnets)))
+
+    def without(self, reasons: Mapping[int, str]) -> Tuple[Optional["Eni"], List["UnreadyEni"]]:
+        """Split off the address families that can't be set up. ``reasons``: by IP version.
+
+        Returns the ENI with the rest of its families, and what is unready: where nothing is left, the whole ENI.
+        """
+        if not reasons:
+            return self, []
+        rest = [subnet for subnet in self.subnets if subnet.version not in reasons]
+        if not rest:
+            return None, [self.unready("; ".join(reasons.values()))]
+        return self.of(rest), [
+            self.of([subnet]).unready(reasons[subnet.version])._replace(version=subnet.version)
+            for subnet in self.subnets if subnet.version in reasons]
 
 
 class EniFamily(NamedTuple):

@@ -10,7 +10,7 @@ from eni_bootstrap.model.eni import Eni, Listing, SkippedEni, Subnet, UnreadyEni
 from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.model.kernel import EVERYWHERE, Address, Link, Route
 from eni_bootstrap.render.assumed_host import ORIGIN, File, comments
-from eni_bootstrap.windows.desired import decide, is_near, not_here
+from eni_bootstrap.windows.desired import decide, not_here, reached
 from eni_bootstrap.windows.model import GATEWAY_METRIC, WORST_METRIC, Snapshot
 from eni_bootstrap.windows.scripts import quoted
 
@@ -209,10 +209,8 @@ def _chosen(listing: Listing, config: Config) -> Tuple[List[Eni], List[Finding],
     enis = [Eni(interface, Link(0, "", interface.mac), "") for interface in listing.interfaces]
     sick = [UnreadyEni(each.eni_id, each.mac, each.primary, each.reason, each.transient) for each in listing.sick]
     fit, unready = refuse_stealing(sorted(enis, key=lambda eni: not eni.primary), sick, ())
-    far = [eni for eni in fit if not eni.primary and not all(map(is_near, eni.subnets))]
-    unready = sick + unready + [
-        eni.unready("its gateway is outside its vSwitch, where Windows does not reach it") for eni in far]
-    fit, unready, left = leave_ignored([eni for eni in fit if eni not in far], unready, config.ignore, config.only)
+    fit, far = reached(fit)
+    fit, unready, left = leave_ignored(fit, sick + unready + far, config.ignore, config.only)
     return fit, not_here(config) + [member.finding for member in unready], left
 
 

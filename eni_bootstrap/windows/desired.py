@@ -13,7 +13,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.matching import pair
-from eni_bootstrap.desired.selection import leave_ignored, left as left_alone
+from eni_bootstrap.desired.selection import leave_ignored, leave_out, left as left_alone
 from eni_bootstrap.desired.validation import refuse_stealing
 from eni_bootstrap.model.eni import Eni, EniFamily, Listing, Subnet, UnreadyEni
 from eni_bootstrap.model.finding import Finding
@@ -45,8 +45,7 @@ def decide(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded], c
     fit, unready = pair(listing, links)
     unready = [_in_words(member, links) for member in unready]
     enis, thieves = refuse_stealing(fit, unready, snapshot.addresses)
-    enis, unable, found = _able(enis, snapshot)
-    unready += thieves + unable
+    enis, unready, found = _able(enis, unready + thieves, snapshot)
     enis, unready, left = leave_ignored(enis, unready, config.ignore, config.only)
     found += left_alone(enis, left, config.ignore)
     gone, said = _unlisted(listing, snapshot, recorded)
@@ -163,37 +162,38 @@ def _in_words(member: UnreadyEni, links: Sequence[Link]) -> UnreadyEni:
     return member
 
 
-def _able(enis: Sequence[Eni], snapshot: Snapshot) -> Tuple[List[Eni], List[UnreadyEni], List[Finding]]:
+def _able(enis: Sequence[Eni], unready: Sequence[UnreadyEni], snapshot: Snapshot
+          ) -> Tuple[List[Eni], List[UnreadyEni], List[Finding]]:
     """The ENIs whose adapter is in use, without the IP versions that are switched off there, and whose gateway Windows
-    can reach; the others; remarks."""
+    can reach; those that can't be set up, with the ``unready`` ones; remarks."""
+    metrics = snapshot.metrics
+    enabled = [eni for eni in enis if eni.link.up]
+    disabled = [eni.unready("the adapter is disabled", "Enable-NetAdapter switches it on")
+                for eni in enis if not eni.link.up]
+    found = leave_out(enabled, unready, {
+        (eni.dev, version) for eni in enabled for version in (4, 6) if (eni.link.ifindex, version) not in metrics})
+    # Or the adapter is so new that Windows has not bound it yet.
+    bare = [eni.unready("{} is switched off on the adapter".format(
+        " and ".join("IPv{}".format(subnet.version) for subnet in eni.subnets)))._replace(transient=True)
+        for eni in found.bare]
+    fit, far = reached(found.enis)
+    return fit, found.unready + disabled + bare + far, [Finding.remark(
+        "family-off", "IPv{} is switched off on the adapter and left out".format(version), eni=label, family=version)
+        for label, version in found.left_out]
+
+
+def reached(enis: Sequence[Eni]) -> Tuple[List[Eni], List[UnreadyEni]]:
+    """Split off the secondaries' address families whose gateway Windows does not reach."""
     fit: List[Eni] = []
     unready: List[UnreadyEni] = []
-    remarks: List[Finding] = []
     for eni in enis:
-        if not eni.link.up:
-            unready.append(eni.unready("the adapter is disabled", "Enable-NetAdapter switches it on"))
-            continue
-        rest = tuple(subnet for subnet in eni.subnets if (eni.link.ifindex, subnet.version) in snapshot.metrics)
-        off = " and ".join("IPv{}".format(subnet.version) for subnet in eni.subnets if subnet not in rest)
-        if not rest:
-            # Or the adapter is so new that Windows has not bound it yet.
-            unready.append(eni.unready("{} is switched off on the adapter".format(off))._replace(transient=True))
-            continue
-        if off:
-            remarks.append(Finding.remark(
-                "family-off", "{} is switched off on the adapter and left out".format(off), eni=eni.label))
-        far = [str(subnet.gateway) for subnet in rest if not eni.primary and not is_near(subnet)]
-        if far:
-            unready.append(eni.unready("its gateway {} is outside its vSwitch, where Windows does not reach it".format(
-                " and ".join(far))))
-            continue
-        fit.append(eni._replace(interface=eni.interface._replace(subnets=rest)))
-    return fit, unready, remarks
-
-
-def is_near(subnet: Subnet) -> bool:
-    """Whether the gateway is on-link: Windows reaches no other."""
-    return subnet.gateway in subnet.vswitch or subnet.gateway.is_link_local
+        rest, far = eni.without({
+            subnet.version: "its gateway {} is outside its vSwitch, where Windows does not reach it".format(
+                subnet.gateway) for subnet in eni.subnets
+            if not (eni.primary or subnet.gateway in subnet.vswitch or subnet.gateway.is_link_local)})
+        fit += [rest] if rest else []
+        unready += far
+    return fit, unready
 
 
 def _unlisted(listing: Listing, snapshot: Snapshot, recorded: Sequence[Recorded]) -> Tuple[List[str], List[Finding]]:

@@ -1,6 +1,8 @@
-"""What metadata lacks of one ENI, or of one of its address families, costs that family only; on the real kernel."""
+"""What metadata lacks or tells badly of one ENI, or of one of its address families, costs that family only; on the real
+kernel."""
 
 import itertools
+import time
 
 import pytest
 
@@ -198,6 +200,83 @@ def test_on_a_first_run_the_other_family_behind_a_bridge_is_set_up(bridged, make
     lacks(vpc, "eth1")
     assert agent("apply").code == 0 and agent("verify").code == 0
     assert_works(vpc, "eth1", sick)
+
+
+BAD = {4: "198.51.100.77", 6: "2001:db9::77"}
+"""Addresses outside the vSwitch and the VPC: no secondary can have them."""
+NOBODY_S = {4: "127.0.0.7", 6: "fe80::7:7"}
+"""Addresses that no ENI can have, the primary neither."""
+LIST = {4: "private-ipv4s", 6: "ipv6s"}
+
+
+def tells(vpc, dev, version, address):
+    """The metadata service gives the ENI one more address, which the cloud does not know."""
+    leaves = macs_of(vpc.tree)[vpc.nics[dev].mac]
+    quote = '"' if version == 4 else ""
+    leaves[LIST[version]] = leaves[LIST[version]].replace("]", ",{0}{1}{0}]".format(quote, address))
+
+
+@FAMILIES
+@pytest.mark.parametrize("dev", ["eth0", "eth1"])
+@pytest.mark.parametrize("os, installed", [("dhcp", False), ("down", False), ("dhcp", True), ("down", True)],
+                         ids=["dhcp, first run", "down, first run", "dhcp, later run", "down, later run"])
+def test_one_bad_address_costs_its_family_only(make_vpc, make_agent, sick, well, dev, os, installed):
+    """The address gets no rule, and what is there of its family stays."""
+    vpc = make_vpc(make_tree(ipv6=True, vswitches="own"), os=os)
+    agent = make_agent(vpc)
+    before = kernel(vpc)
+    assert not installed or agent("apply", "--timeout", 20).code == 0
+    there = configured(vpc, sick)
+    good = macs_of(vpc.tree)[vpc.nics[dev].mac][LIST[sick]]
+    tells(vpc, dev, sick, (BAD if dev != "eth0" else NOBODY_S)[sick])
+    result = agent("apply", "--timeout", 20)
+    assert result.code == 1 and ", {}): metadata gives it ".format(dev) in result.out, result
+    assert not installed or configured(vpc, sick) == there
+    for version in (4, 6):
+        assert BAD[version] not in str(configured(vpc, version))
+        assert NOBODY_S[version] not in str(rules(vpc, version))
+    assert sources_led_to(vpc, {"eth0": 1000, "eth1": 1001}[dev], well) == {str(vpc.address(dev, well))}
+    for own in ("eth1", "eth2"):
+        for version in (4, 6):
+            expected = {"eth1": 1001, "eth2": 1002}[own] if installed or (own, version) != (dev, sick) else None
+            assert table_of(vpc, own, version) == expected
+    for own, version in itertools.product(vpc.nics, (4, 6)):
+        if installed or (own, version) != (dev, sick):
+            assert_works(vpc, own, version)
+    state = kernel(vpc)
+    assert agent("apply", "--timeout", 20).code == 1 and kernel(vpc) == state
+    macs_of(vpc.tree)[vpc.nics[dev].mac][LIST[sick]] = good
+    assert agent("apply", "--timeout", 20).code == 0 and agent("verify").code == 0
+    for own, version in itertools.product(vpc.nics, (4, 6)):
+        assert_works(vpc, own, version)
+    assert agent("remove").code == 0 and kernel(vpc) == before
+
+
+@pytest.mark.parametrize("installed", [False, True], ids=["first run", "later run"])
+@pytest.mark.parametrize("is_bad", [lambda vpc: lacks(vpc, "eth1", "ipv6-gateway"),
+                                    lambda vpc: tells(vpc, "eth1", 6, BAD[6])],
+                         ids=["a leaf is missing", "an address is bad"])
+def test_nobody_misses_ipv6_that_is_switched_off(make_vpc, make_agent, is_bad, installed):
+    """A remark and exit code 0, at once, and the same rules and routes as with a complete description."""
+    vpc = make_vpc(make_tree(ipv6=True))
+    agent = make_agent(vpc)
+    assert not installed or agent("apply").code == 0
+    vpc.instance.sysctl("net/ipv6/conf/eth1/disable_ipv6", 1)
+    leaves = macs_of(vpc.tree)[vpc.nics["eth1"].mac]
+    good = dict(leaves)
+    is_bad(vpc)
+    started = time.monotonic()
+    result = agent("apply")
+    assert result.code == 0 and "IPv6 is switched off on the device" in result.out, result
+    assert time.monotonic() - started < 15, "a leaf that is missing is waited for 20 s"
+    assert table_of(vpc, "eth1", 6) is None and routes(vpc, 1001, 6) == []
+    assert_works(vpc, "eth1", 4)
+    for version in (4, 6):
+        assert_works(vpc, "eth2", version)
+    state = kernel(vpc)
+    lacks(vpc, "eth1")
+    leaves.update(good)
+    assert agent("apply").code == 0 and kernel(vpc) == state
 
 
 # numbers

@@ -256,6 +256,35 @@ def test_a_gateway_outside_the_vswitch_is_not_reached_by_windows(instance):
     assert not instance.windows.commands
 
 
+@pytest.mark.parametrize("four, six, words, route", [
+    (ETH1.subnets[0], subnet("2001:db8:1::/64", "2001:db8:1::20", gateway="2001:db8:9::1"),
+     "its gateway 2001:db8:9::1 is outside its vSwitch", (V4, 6, "172.16.12.253", 1)),
+    (ETH1.subnets[0], subnet("2001:db8:1::/64", "2001:db8:9::20"),
+     "metadata gives it 2001:db8:9::20, which is outside its vSwitch", (V4, 6, "172.16.12.253", 1)),
+    (subnet("172.16.12.0/24", "172.16.12.76", gateway="172.16.99.253"), SIX[1],
+     "its gateway 172.16.99.253 is outside its vSwitch", (V6, 6, str(SIX[1].gateway), 257)),
+    (subnet("172.16.12.0/24", "8.8.8.8"), SIX[1], "metadata gives it 8.8.8.8, which is outside its vSwitch",
+     (V6, 6, str(SIX[1].gateway), 257)),
+])
+def test_what_is_wrong_with_one_ip_version_costs_the_other_one_nothing(instance, four, six, words, route):
+    instance.windows.addresses += [(5, "2001:db8::10", 64), (6, "2001:db8:1::20", 64)]
+    instance.list(interface(0, PRIMARY.subnets[0], SIX[0], primary=True), interface(1, four, six))
+    done = instance("apply", "--unattended")
+    assert done.code == 1 and words in done.out and instance.clock.now < 2
+    assert ours(instance) == {route}
+
+
+def test_what_the_bad_ip_version_has_stays(instance):
+    instance.windows.addresses += [(5, "2001:db8::10", 64), (6, "2001:db8:1::20", 64)]
+    primary = interface(0, PRIMARY.subnets[0], SIX[0], primary=True)
+    instance.list(primary, interface(1, ETH1.subnets[0], SIX[1]))
+    instance("apply")
+    assert len(ours(instance)) == 2
+    before = instance.windows.state()
+    instance.list(primary, interface(1, ETH1.subnets[0], subnet("2001:db8:1::/64", "2001:db8:1::20", "2001:db8:9::20")))
+    assert "2001:db8:9::20, which is outside" in instance("apply").out and instance.windows.state() == before
+
+
 def test_an_adapter_without_an_address_is_waited_for(instance):
     instance.windows.plug(2, "169.254.7.7/16", "fe80::7%7/64")
     instance.list(PRIMARY, ETH1, ETH2)
@@ -291,6 +320,20 @@ def test_ipv6_that_is_unbound_is_left_out(instance):
     done = instance("apply")
     assert "IPv6 is switched off on the adapter and left out" in done.out
     assert ours(instance) == {(V4, 6, "172.16.12.253", 1)}
+
+
+@pytest.mark.parametrize("four, six, words", [
+    (subnet("172.16.12.0/24", "172.16.12.76"), subnet("2001:db8:1::/64", "2001:db8:9::20"), ""),
+    (subnet("172.16.12.0/24", "8.8.8.8"), SIX[1], "8.8.8.8, which is outside its vSwitch"),
+])
+def test_nobody_misses_ipv6_where_it_is_unbound_nor_waits_for_it(instance, four, six, words):
+    """Whatever metadata says of it, and of IPv4."""
+    instance.list(PRIMARY, interface(1, four, six))
+    del instance.windows.metrics[6, 6]
+    done = instance("apply", "--unattended")
+    assert done.code == bool(words) and words in done.out and "2001:db8:9::20" not in done.out
+    assert "IPv6 is switched off on the adapter and left out" in instance("apply").out
+    assert instance.clock.now < 2 and len(instance.windows.persistent) == (not words)
 
 
 def test_an_adapter_that_is_not_bound_yet_is_waited_for(instance):

@@ -200,13 +200,13 @@ def test_ipv6_that_is_switched_off_on_a_device_is_left_out_there():
     both = interface(1, ETH1.subnets[0], subnet("2001:db8::/64", "2001:db8::5"))
     only = interface(2, subnet("2001:db8:1::/64", "2001:db8:1::5"))
     links = [link(0, ipv6=False), link(1, ipv6=False), link(2, ipv6=False)]
-    fit, unready, remarks = leave_out_ipv6(paired([PRIMARY, both, only], links)[0], links)
+    fit, unready, remarks = leave_out_ipv6(paired([PRIMARY, both, only], links)[0], [], links)
     assert [(eni.dev, [of.version for of in eni.interface.subnets]) for eni in fit] == [("eth0", [4]), ("eth1", [4])]
     assert [member.dev for member in unready] == ["eth2"] and "switched off" in unready[0].reason
     assert [(remark.eni, remark.family) for remark in remarks] == [(fit[1].label, 6)], \
         "a device that has no IPv6 anyway is not worth a word"
     links = [link(0), link(1), link(2)]
-    assert leave_out_ipv6(paired([PRIMARY, both, only], links)[0], links)[1:] == ([], [])
+    assert leave_out_ipv6(paired([PRIMARY, both, only], links)[0], [], links)[1:] == ([], [])
 
 
 def test_eth2_comes_before_eth10():

@@ -2,11 +2,14 @@
 
 import pytest
 
+from eni_bootstrap.agent.waiting import Patience
 from eni_bootstrap.model.changes import Record
+from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import SickInterface
-from eni_bootstrap.model.kernel import LinkGroup
+from eni_bootstrap.model.finding import Finding
+from eni_bootstrap.model.kernel import Link, LinkGroup
 from eni_bootstrap.plan.diff import Before, plan
-from tests.build import CONFIG, ETH1, ETH2, PRIMARY, address, interface, link, mac, subnet, two_enis
+from tests.build import CONFIG, ETH1, ETH2, PRIMARY, address, decision, interface, link, mac, subnet, two_enis
 from tests.fakes import FakeKernel
 from tests.unit.desired.test_cni import child, decided, devs, said_of
 
@@ -128,3 +131,71 @@ class TestWhatWasSetUpBefore:
         assert "ip -4 rule del from 172.16.20.20 lookup 1001 priority 7200 protocol 235" in found
         assert "ip -4 route del unreachable default table 1001 metric 4294967295 proto 235" in found
         assert not [change for change in found if "1002" in change]
+
+
+# an address family that is switched off on the device
+
+
+SIX = subnet("2001:db8:1:2::/64", "2001:db8:1:2::20")
+NO_IPV6 = [link(0), link(1, ipv6=False)]
+LEFT_OUT = Finding.remark(
+    "family-off", "IPv6 is switched off on the device (sysctl disable_ipv6) and left out",
+    eni="eni-1 ({}, eth1)".format(mac(1)), family=6)
+
+
+def sick_in(version):
+    return SickInterface("eni-1", mac(1), False, "a gateway is missing", True, version)
+
+
+def is_waited_for(made):
+    return Patience(Deadline(60), CONFIG).worth(made)
+
+
+@pytest.mark.parametrize("eth1, sick", [
+    (interface(1, *ETH1.subnets, SIX), []),
+    (ETH1, [sick_in(6)]),
+    (interface(1, *ETH1.subnets, subnet("2001:db8:1:2::/64", "2001:db8:1:9::20")), []),
+    (interface(1, *ETH1.subnets, subnet("2000::/3", "2001:db8:1:2::20")), []),
+], ids=["complete", "a leaf is missing", "an address is outside", "too wide"])
+def test_nobody_misses_ipv6_where_it_is_switched_off_whatever_metadata_says_of_it(eth1, sick):
+    made = decision(two_enis(links=NO_IPV6), PRIMARY, eth1, sick=sick)
+    assert made.unready == () and made.findings == (LEFT_OUT,)
+    assert made.kept_families == frozenset() and made.table_of("eth1") == 1001 and not is_waited_for(made)
+    assert LEFT_OUT not in decision(two_enis(), PRIMARY, eth1, sick=sick).findings
+
+
+def test_what_is_there_of_it_goes_as_with_a_complete_description():
+    world = two_enis()
+    both = interface(1, *ETH1.subnets, SIX)
+    world = FakeKernel(world).apply(plan(decision(world, PRIMARY, both), world, Record(), CONFIG).changes)
+    world = world._replace(links=tuple(NO_IPV6))
+    complete, lacking = (plan(decision(world, PRIMARY, eth1, sick=sick), world, Record(), CONFIG).changes
+                         for eth1, sick in ((both, []), (ETH1, [sick_in(6)])))
+    assert complete == lacking and [change for change in complete if "-6 rule del" in str(change)]
+
+
+@pytest.mark.parametrize("ipv4, sick, words", [
+    ([], [sick_in(4)], "a gateway is missing"),
+    ([subnet("172.16.20.0/24", "8.8.8.8")], [], "8.8.8.8, which is outside its vSwitch"),
+])
+def test_an_eni_whose_ipv4_is_sick_has_not_ipv6_only(ipv4, sick, words):
+    made = decision(two_enis(links=NO_IPV6), PRIMARY, interface(1, *ipv4, SIX), sick=sick)
+    (member,) = made.unready
+    assert words in member.reason and member.version == 4 and is_waited_for(made) == bool(sick)
+    assert made.findings == (LEFT_OUT,) and made.kept_families == {("eth1", 4)}
+
+
+def test_of_an_eni_that_is_sick_as_a_whole_nothing_is_left_out():
+    made = decision(two_enis(links=NO_IPV6), PRIMARY, sick=[sick_in(0)])
+    assert [member.version for member in made.unready] == [0] and LEFT_OUT not in made.findings
+
+
+def test_the_device_is_the_bond_where_there_is_one():
+    """systemd-networkd switches IPv6 off on the ports of a bond, which have no addresses."""
+    bond = Link(9, "bond0", mac(1), kind="bond")
+    for link_off, version in ((link(1, master=9, ipv6=False), 6), (link(1, master=9), 0)):
+        world = two_enis(links=[link(0), link_off, bond._replace(ipv6=bool(version))])
+        made = decision(world, PRIMARY, ETH1, sick=[sick_in(6)])
+        assert [member.version for member in made.unready] == ([6] if version else [])
+        assert [(found.code, "bond0)" in found.eni) for found in made.findings] == (
+            [] if version else [("family-off", True)])

@@ -49,6 +49,14 @@ def test_what_can_t_be_is_said(windows):
     assert "somebody else's default route is in the place of ours" in text
 
 
+@pytest.mark.parametrize("on_the_host", [True, False])
+def test_a_gateway_that_windows_does_not_reach_costs_its_ip_version_only(windows, on_the_host):
+    far = subnet("2001:db8:1::/64", "2001:db8:1::20", gateway="2001:db8:9::1")
+    text, lines = commands(PRIMARY, interface(1, ETH1.subnets[0], far), windows=windows if on_the_host else None)
+    assert "its gateway 2001:db8:9::1 is outside its vSwitch, where Windows does not reach it" in text
+    assert "172.16.12.253" in lines[-1] and not [line for line in lines if "netsh" in line]
+
+
 def test_without_the_host_the_script_finds_the_interface_itself():
     text, lines = commands(PRIMARY, ETH1)
     assert lines == [
