@@ -253,7 +253,11 @@ def _defaults(eni: Eni, subnet: Subnet, base: int, snapshot: Snapshot, recorded:
         for each in others if each.ahead and not each.in_place]
     present = next((route for route in ours if route.key == wanted.key), None)
     if present is None and (others or not is_ready):
-        return Defaults(None, tuple(found))
+        # By the gateway of before, where it has moved meanwhile.
+        present = next((route for route in ours if (route.ifindex, route.version) == (index, version)), None)
+        if present is None:
+            return Defaults(None, tuple(found))
+        wanted = present
     if metric > WORST_METRIC:
         found.append(Finding.error(
             "metric-too-large", "its IPv{} default route would have to have metric {} to be worse than the primary's, "

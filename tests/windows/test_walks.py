@@ -5,7 +5,7 @@ import tempfile
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as some
 
 from tests.build import interface, subnet
@@ -153,6 +153,7 @@ class Walk:
 
 @settings(max_examples=times(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some.lists(STEPS, max_size=12))
+@example([("list", set()), ("gateway", 3), ("metric", 0, 4, 16), ("type", 3, False, 0, False), ("list", set(ENIS))])
 def test_whatever_happens(steps):
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch = pytest.MonkeyPatch()
