@@ -9,14 +9,14 @@ AT_ONCE = -n 4 --dist loadgroup
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' Makefile | expand -t 10
 
-unit:  ## what needs neither namespaces nor packages, with few random examples: seconds
+unit:  ## what the code does, without namespaces and packages, with few random examples: seconds
 	EFFORT=0.1 $(RUN) -n 4 --dist worksteal -m "not kernel and not once" tests/unit tests/windows
 
 kernel:  ## what runs on a real kernel, in network namespaces: minutes
 	$(RUN) $(AT_ONCE) tests/kernel tests/lab
 
-lint:  ## mypy --strict and flake8
-	$(RUN) tests/unit/test_linters.py
+lint:  ## mypy --strict, flake8, and the rules for sources and pages
+	$(RUN) -n 4 -m once tests/unit
 
 all:  ## every test, as CI runs them on the newest Python
 	$(RUN) $(AT_ONCE)

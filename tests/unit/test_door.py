@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -107,14 +108,36 @@ def test_it_is_not_said_to_those_who_do_not_want_these_tests(tmp_path):
     assert done.returncode == 5 and "namespaces" not in done.stdout
 
 
-@pytest.mark.once
-def test_make_tells_what_it_can_do():
-    """By default; each target with its line."""
+def make(*arguments):
+    """What make prints."""
     if shutil.which("make") is None:
         assert not os.environ.get("CI"), "make is not installed, although CI is set"
         pytest.skip("make is not installed")
-    said = subprocess.run(["make", "-s"], cwd=ROOT, stdout=subprocess.PIPE, check=True, universal_newlines=True).stdout
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # make lint runs this
+    return subprocess.run(["make", "-s"] + list(arguments), cwd=ROOT, env=ours, stdout=subprocess.PIPE, check=True,
+                          universal_newlines=True).stdout
+
+
+@pytest.mark.once
+def test_make_tells_what_it_can_do():
+    """By default; each target with its line."""
+    said = make()
     with open(os.path.join(ROOT, "Makefile")) as file:
         targets = re.search(r"^\.PHONY: (.*)$", file.read(), re.M).group(1).split()
     assert [line.split()[0] for line in said.splitlines()] == targets
     assert all(len(line.split()) > 2 for line in said.splitlines())
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("folder", ["tests/unit", "tests/windows"])
+def test_each_test_without_a_kernel_is_in_make_unit_or_in_make_lint(folder):
+    """Who has run both finds nothing of it broken in CI."""
+    commands = [shlex.split(line) for line in make("-n", "unit", "lint").splitlines()]
+    assert len(commands) == 2
+    chosen = ["({})".format(words[words.index("-m") + 1]) for words in commands if folder in words]
+    assert chosen
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--collect-only", folder,
+         "-m", "not ({})".format(" or ".join(chosen))],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    assert done.returncode == 5, done.stdout  # it has collected none
