@@ -1,6 +1,6 @@
 """Who may import whom: the folders of the house, and the one door to each library.
 
-The table is the one of ARCHITECTURE.md.
+The tables are those of ARCHITECTURE.md.
 """
 
 import ast
@@ -198,3 +198,29 @@ def test_the_table_is_the_one_of_the_book():
     rows = [[cell.strip() for cell in line.split("|")] for line in lines]
     told = {re.sub(r"[`/]", "", row[0]): " ".join(re.findall(r"[\w]+", row[2])) for row in rows if len(row) == 4}
     assert told == {folder: others for folder, others in MAY_IMPORT.items()}
+
+
+STEPS = {
+    "observe": "metadata/ kernel/ agent/observe.py",
+    "decide": "desired/",
+    "plan": "plan/",
+    "apply": "agent/apply.py kernel/",
+    "prove": "verify/ agent/prove.py",
+}
+"""The steps of a run, in order, and where each is."""
+
+
+def test_the_book_says_where_each_step_is():
+    with open(os.path.join(ROOT, "ARCHITECTURE.md")) as book:
+        rows = re.findall(r"^\| (\w+) \| (`.*?) \|", book.read().split("\n## ")[0], re.MULTILINE)
+    assert [(step, " ".join(re.findall(r"`(.+?)`", places))) for step, places in rows] == list(STEPS.items())
+    places = " ".join(STEPS.values()).split()
+    assert [place for place in places if not os.path.exists(os.path.join(PACKAGE, place))] == []
+
+
+def test_the_book_calls_pure_what_is_pure():
+    with open(os.path.join(ROOT, "ARCHITECTURE.md")) as book:
+        text = book.read()
+    (rule,) = re.findall(r"\*\*One rule: (.*?) are pure\.", text, re.DOTALL)
+    marked = re.findall(r"^\| `(\w+)/` \| .*\(pure\) \|", text, re.MULTILINE)
+    assert re.findall(r"`(\w+)/`", rule) == marked == [folder for folder in PURE if folder not in ("model", "config")]
