@@ -13,6 +13,7 @@ from eni_bootstrap import cli
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host import install as host_install, installer, units as unit_files
+from eni_bootstrap.metadata.parser import LEAVES, VSWITCH_ID
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
 from tests import docs
@@ -255,6 +256,12 @@ def test_the_page_of_routing_has_the_numbers_that_are_used():
     for name in config._fields:
         if name.startswith(("priority_", "table_", "protocol", "group", "copies")):
             assert any(first <= getattr(config, name) <= last for first, last in spans), name
+
+
+def test_the_page_of_metadata_has_the_leaves_that_are_read():
+    table = docs.read("docs/metadata.md").split("\n| Leaf of an ENI |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+    assert {leaf for row in rows for leaf in spans(row)} == LEAVES | {VSWITCH_ID}
 
 
 # packages and files
