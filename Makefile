@@ -30,6 +30,9 @@ walks:  ## long: twenty times as many random examples, walks, and moments to be 
 	EFFORT=20 $(RUN) $(AT_ONCE) tests/unit/test_properties.py tests/windows/test_walks.py \
 	    tests/kernel/test_properties.py tests/kernel/test_crash.py tests/kernel/test_numbers.py
 
+docs:  ## writes what the commands say now into the samples of the pages, and names those that it changed
+	$$(tests/venv $(PYTHON))/bin/python -m tests.docs --write
+
 bench:  ## how fast, as ratios on this machine; wants it for itself
 	$$(tests/venv $(PYTHON))/bin/python -m tests.bench
 
@@ -39,4 +42,4 @@ boot:  ## boots every system that we know in a simulated VPC (root)
 pythons:  ## the part without namespaces, and a wheelhouse, on Pythons of Debian sid (root)
 	tests/pythons
 
-.PHONY: help unit kernel lint all one walks bench boot pythons
+.PHONY: help unit kernel lint all one walks docs bench boot pythons

@@ -256,7 +256,7 @@ def test_the_page_of_routing_has_the_numbers_that_are_used():
             if name.startswith(("priority_", "table_", "protocol", "group", "copies"))}
     missing = ["{} {}".format(name, number) for name, number in used.items()
                if not [first for first, last in spans if first <= number <= last]]
-    assert missing == [], "docs/routing.md does not have these numbers of config/settings.py"
+    assert missing == [], "docs/routing.md does not have " + ", ".join(missing)
 
 
 def test_the_page_of_metadata_has_the_leaves_that_are_read():
@@ -299,6 +299,11 @@ def test_every_file_that_is_installed_is_in_the_page():
 def test_no_unit_is_named_that_is_not_there():
     units = {os.path.basename(file.path) for file in unit_files.packaged(["x"])}
     assert set(re.findall(r"\beni-bootstrap[\w-]*\.(?:service|socket|timer)\b", WHOLE)) <= units
+
+
+def test_no_command_is_told_that_only_one_python_has():
+    """tests/venv names an environment after the Python's version."""
+    assert re.findall(r"\.venv-tests/\S*", WHOLE) == []
 
 
 def test_make_knows_what_contributors_are_told():
