@@ -1,6 +1,6 @@
 # The contributor's commands. PYTHON=python3.9 make …: on another Python. All of them make their environment themselves.
-PYTHON = python3
-# A single test; what has no folder and no dot is looked for in all files.
+PYTHON ?= python3
+# A single test; a name without a folder is looked for in all files: a function's or a class's.
 T =
 # Four at once, on however few processors: the tests wait as much as they compute.
 RUN = tests/run $(PYTHON) -q
@@ -21,9 +21,10 @@ lint:  ## mypy --strict, flake8, and the rules for sources and pages
 all:  ## every test, as CI runs them on the newest Python
 	$(RUN) $(AT_ONCE)
 
-one:  ## a single test: make one T=tests/unit/plan/test_diff.py::test_x, or T=test_x
+one:  ## a single test: make one T=tests/unit/plan/test_diff.py::test_x, T=test_x or T=TestX
 	@test -n "$(T)" || { echo 'which one? make one T=test_x'; exit 2; }
-	@case "$(T)" in */*) set -- "$(T)" ;; *) set -- $$(grep -rlw "def $(T)" tests) -k "$(T)" ;; esac; \
+	@case "$(T)" in */*) set -- "$(T)" ;; \
+	    *) set -- $$(grep -rlwE --include='*.py' "(def|class) $(T)" tests) -k "$(T)" ;; esac; \
 	    [ "$$1" != -k ] || { echo 'no test has the name $(T)'; exit 2; }; $(RUN) "$$@"
 
 walks:  ## long: twenty times as many random examples, walks, and moments to be killed at

@@ -288,7 +288,7 @@ def test_what_to_install_is_what_ci_installs():
         installed = re.search(r"apt-get -qq install (.*?)>", script.read(), re.DOTALL).group(1).split()
     asked = [words[2:] for words in programs(WHOLE) if words[:2] == ["apt", "install"]]
     packages = {word for words in asked for word in words if not word.startswith("./")}
-    assert {"python3-venv", "iproute2", "nftables"} == packages <= set(installed)
+    assert {"python3-venv", "iproute2", "nftables", "make"} == packages <= set(installed)
 
 
 def test_every_file_that_is_installed_is_in_the_page():
