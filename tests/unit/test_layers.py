@@ -209,6 +209,12 @@ def test_the_decision_reads_in_a_minute():
     assert not changing.intersection(node.attr for node in inner if isinstance(node, ast.Attribute))
 
 
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("desired.")])
+def test_the_decision_reads_no_settings_of_links(module):
+    """``Snapshot.settings`` is filled after it, as only the decision tells which are asked for."""
+    assert not re.search(r"snapshot\.settings\b", text(module))
+
+
 def test_the_table_is_the_one_of_the_book():
     """ARCHITECTURE.md has each folder in a row: its name, its promise, what it may import, whether a boot loads it."""
     with open(os.path.join(ROOT, "ARCHITECTURE.md")) as book:
