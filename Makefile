@@ -37,7 +37,7 @@ docs:  ## writes what the commands say now into the samples of the pages, and na
 bench:  ## how fast, as ratios on this machine; wants it for itself
 	$$(tests/venv $(PYTHON))/bin/python -m tests.bench
 
-boot:  ## boots every system that we know in a simulated VPC (root)
+boot:  ## boots every Debian suite that we know in a simulated VPC (root)
 	PYTHON=$(PYTHON) tests/boot/run --all
 
 pythons:  ## the part without namespaces, and a wheelhouse, on Pythons of Debian sid (root)

@@ -10,6 +10,10 @@ import sys
 import pytest
 
 from tests.agent import ROOT
+from tests.boot.__main__ import EVERYTHING
+from tests.boot.image import SUITES
+from tests.boot.machine import KINDS
+from tests.boot.managers import MANAGERS
 
 TEST = "tests/lab/test_dhcp.py::test_each_eni_is_leased_its_primary_address"
 """One that wants a kernel."""
@@ -170,3 +174,10 @@ def test_make_one_finds_it(name, found):
 def test_make_takes_another_python():
     for said in (make("-n", "unit", PYTHON="python3.9"), make("-n", "unit", "PYTHON=python3.9")):
         assert "tests/run python3.9 " in said
+
+
+def test_every_suite_is_booted():
+    """One that only has an image would be tried by nobody."""
+    assert {where.suite for where in EVERYTHING} == set(SUITES)
+    assert {where.kind for where in EVERYTHING} == set(KINDS)
+    assert {where.manager for where in EVERYTHING} == set(MANAGERS)
