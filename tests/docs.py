@@ -1,7 +1,7 @@
 """The documentation's samples: what a page shows is what its commands say in a simulated VPC.
 
     python -m tests.docs            # names the samples that say something else by now; exit code 1
-    python -m tests.docs --write    # puts into the pages what the commands say now
+    python -m tests.docs --write    # puts into the pages what the commands say now: make docs
 
 It takes network namespaces, as the kernel tests do. A sample is a fenced block behind a comment that names its world
 (``WORLDS``), and what has happened there before, as a shell command that the page does not show:

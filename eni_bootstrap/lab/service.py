@@ -9,7 +9,7 @@ import socketserver
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
 from urllib.parse import unquote, urlsplit
 
 TOKEN_PATH = "/latest/api/token"
@@ -139,6 +139,8 @@ class MetadataService:
         self.stopping = threading.Event()
         self._open: Set[socket.socket] = set()
         self._ending: Set[socket.socket] = set()
+        self.clock: Callable[[], float] = time.monotonic
+        """The seconds by which tokens expire."""
         self._tokens: Dict[str, "_Token"] = {}
         self._lock = threading.RLock()
         self._thread: Optional[threading.Thread] = None
@@ -236,13 +238,13 @@ class MetadataService:
             return Answer(400)
         seconds = float(ttl) if self.faults.token_seconds is None else self.faults.token_seconds
         token = f"token-{len(self._tokens) + 1}"
-        self._tokens[token] = _Token(time.monotonic() + seconds, self.faults.token_uses)
+        self._tokens[token] = _Token(self.clock() + seconds, self.faults.token_uses)
         return Answer(200, token)
 
     def _refusal(self, token: Optional[str]) -> Optional[Answer]:
         if token is None:
             return Answer(403) if self.faults.hardened else None
-        return None if token in self._tokens and self._tokens[token].use() else Answer(401)
+        return None if token in self._tokens and self._tokens[token].use(self.clock()) else Answer(401)
 
     def _instead(self, path: str) -> Optional[Answer]:
         ready = [answers for end, answers in self.faults.instead.items() if answers and path.endswith(end)]
@@ -340,10 +342,10 @@ class _Token:
         self.expires = expires
         self.uses = uses
 
-    def use(self) -> bool:
+    def use(self, now: float) -> bool:
         if self.uses is not None:
             self.uses -= 1
-        return time.monotonic() < self.expires and (self.uses is None or self.uses >= 0)
+        return now < self.expires and (self.uses is None or self.uses >= 0)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):

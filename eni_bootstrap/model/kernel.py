@@ -365,7 +365,8 @@ class Snapshot(NamedTuple):
     """In the kernel's order, IPv4 first."""
     routes: Tuple[SeenRoute, ...]
     settings: Tuple[LinkSetting, ...] = ()
-    """The settings that the configuration asks for, or that we changed before."""
+    """The settings that the configuration asks for, or that we changed before. Empty while deciding: only the decision
+    tells which these are, so that they are read after it, for the plan."""
     seen: Tuple[SeenAddress, ...] = ()
     """The addresses, with protocol and time, which tell whose they are."""
 

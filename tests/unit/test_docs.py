@@ -13,6 +13,7 @@ from eni_bootstrap import cli
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host import install as host_install, installer, units as unit_files
+from eni_bootstrap.metadata.parser import LEAVES, VSWITCH_ID
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
 from tests import docs
@@ -251,10 +252,17 @@ def test_the_page_of_routing_has_the_numbers_that_are_used():
     page = docs.read("docs/routing.md").replace(",", "")
     spans = [(int(first), int(last)) for first, last in re.findall(r"\b(\d{4})–(\d{4})\b", page)]
     spans += [(int(number), int(number)) for number in re.findall(r"\b\d+\b", page)]
-    config = Config()
-    for name in config._fields:
-        if name.startswith(("priority_", "table_", "protocol", "group", "copies")):
-            assert any(first <= getattr(config, name) <= last for first, last in spans), name
+    used = {name: number for name, number in Config()._asdict().items()
+            if name.startswith(("priority_", "table_", "protocol", "group", "copies"))}
+    missing = ["{} {}".format(name, number) for name, number in used.items()
+               if not [first for first, last in spans if first <= number <= last]]
+    assert missing == [], "docs/routing.md does not have " + ", ".join(missing)
+
+
+def test_the_page_of_metadata_has_the_leaves_that_are_read():
+    table = docs.read("docs/metadata.md").split("\n| Leaf of an ENI |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+    assert {leaf for row in rows for leaf in spans(row)} == LEAVES | {VSWITCH_ID}
 
 
 # packages and files
@@ -280,7 +288,7 @@ def test_what_to_install_is_what_ci_installs():
         installed = re.search(r"apt-get -qq install (.*?)>", script.read(), re.DOTALL).group(1).split()
     asked = [words[2:] for words in programs(WHOLE) if words[:2] == ["apt", "install"]]
     packages = {word for words in asked for word in words if not word.startswith("./")}
-    assert {"python3-venv", "iproute2", "nftables"} == packages <= set(installed)
+    assert {"python3-venv", "iproute2", "nftables", "make"} == packages <= set(installed)
 
 
 def test_every_file_that_is_installed_is_in_the_page():
@@ -291,6 +299,11 @@ def test_every_file_that_is_installed_is_in_the_page():
 def test_no_unit_is_named_that_is_not_there():
     units = {os.path.basename(file.path) for file in unit_files.packaged(["x"])}
     assert set(re.findall(r"\beni-bootstrap[\w-]*\.(?:service|socket|timer)\b", WHOLE)) <= units
+
+
+def test_no_command_is_told_that_only_one_python_has():
+    """tests/venv names an environment after the Python's version."""
+    assert re.findall(r"\.venv-tests/\S*", WHOLE) == []
 
 
 def test_make_knows_what_contributors_are_told():

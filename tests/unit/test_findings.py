@@ -8,7 +8,7 @@ import pytest
 
 import eni_bootstrap
 from eni_bootstrap.agent.report import Report
-from eni_bootstrap.agent.text import apply_text, as_json
+from eni_bootstrap.agent.text import apply_text, as_json, plan_text
 from eni_bootstrap.model.finding import Finding
 from eni_bootstrap.verify.checks import Verdict
 from tests import docs
@@ -64,6 +64,15 @@ def test_a_report_has_one_list_and_its_views():
     assert apply_text(report).splitlines()[1:] == [
         "WRONG: eni-1: 172.16.20.10 to internet: by eth0, wanted by eth1; somebody else's rule comes first: "
         "from all lookup 7; run apply", "remark: " + RULE.text, "PROBLEM: " + WRONG.text]
+
+
+def test_the_page_says_how_each_severity_is_printed():
+    report = Report(findings=(RULE, WRONG), verdicts=(FAILED,))
+    printed = [line.split(" ")[0] for line in apply_text(report).splitlines()[1:]]
+    printed += [" ".join(line.split(" ")[:2]) for line in plan_text(report).splitlines()[1:]]
+    assert printed == ["WRONG:", "remark:", "PROBLEM:", "# remark:", "# problem:"]
+    told = re.findall(r"`([^`]+) …`", docs.read("docs/findings.md").split("\n## ")[0])
+    assert sorted(told) == sorted(printed)
 
 
 def test_json_has_the_promised_keys_and_the_findings():

@@ -1,6 +1,6 @@
 """Who may import whom: the folders of the house, and the one door to each library.
 
-The table is the one of ARCHITECTURE.md.
+The tables are those of ARCHITECTURE.md.
 """
 
 import ast
@@ -52,6 +52,16 @@ EXCEPTIONS = {
 DOORS = {"pyroute2": {"kernel.kernel"}, "requests": {"metadata.client"}, "tenacity": {"metadata.retry"},
          "yaml": {"config.file"}}
 
+PROGRAMS = {
+    "kernel.nft": "nft",
+    "host.install": "systemctl, eni-bootstrap --version",
+    "host.zipapp": "a Python that compiles the single file",
+    "lab.demo": "the agent; a shell with --keep",
+    "lab.namespace": "for the demo, and for the tests",
+    "windows.powershell": "PowerShell",
+}
+"""Who starts other programs, and which; README.md and SECURITY.md name those of Linux."""
+
 WORLDLY = {"socket", "os", "subprocess", "time", "threading", "requests", "tenacity", "pyroute2", "fcntl", "logging",
            "msvcrt", "shutil", "tempfile", "zipfile", "ctypes"}
 
@@ -66,10 +76,15 @@ def modules():
     return sorted(found)
 
 
+def text(module):
+    """A module's source."""
+    with open(os.path.join(PACKAGE, *module.split(".")) + ".py") as source:
+        return source.read()
+
+
 @functools.lru_cache(None)
 def _nodes(module):
-    with open(os.path.join(PACKAGE, *module.split(".")) + ".py") as source:
-        return [node for node in ast.walk(ast.parse(source.read())) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return [node for node in ast.walk(ast.parse(text(module))) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
 def imports(module):
@@ -149,6 +164,11 @@ def test_each_library_has_one_door(library):
     assert users == DOORS[library]
 
 
+def test_nobody_else_starts_a_program():
+    starting = re.compile(r"\bimport subprocess$|\bos\.(system|popen|exec|spawn|posix_spawn|fork)|\bimport pty$", re.M)
+    assert {module for module in modules() if starting.search(text(module))} == set(PROGRAMS)
+
+
 @pytest.mark.parametrize("module", [name for name in modules() if name.split(".")[0] in PURE])
 def test_pure_folders_touch_no_world(module):
     assert not {name.split(".")[0] for name in imports(module)} & WORLDLY - EXCEPTIONS.get(module, set())
@@ -167,10 +187,8 @@ def test_a_boot_loads_only_what_it_needs():
 @pytest.mark.parametrize("module", modules())
 def test_a_function_can_be_read_at_once(module):
     """At most 60 lines and 6 parameters, or a line that begins with «# Size: » right above, which says why."""
-    with open(os.path.join(PACKAGE, *module.split(".")) + ".py") as source:
-        text = source.read()
-    lines = text.split("\n")
-    for node in ast.walk(ast.parse(text)):
+    lines = text(module).split("\n")
+    for node in ast.walk(ast.parse(text(module))):
         if isinstance(node, ast.FunctionDef):
             every = node.args.args + node.args.kwonlyargs
             given = [argument.arg for argument in every if argument.arg not in ("self", "cls")]
@@ -191,6 +209,12 @@ def test_the_decision_reads_in_a_minute():
     assert not changing.intersection(node.attr for node in inner if isinstance(node, ast.Attribute))
 
 
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("desired.")])
+def test_the_decision_reads_no_settings_of_links(module):
+    """``Snapshot.settings`` is filled after it, as only the decision tells which are asked for."""
+    assert not re.search(r"snapshot\.settings\b", text(module))
+
+
 def test_the_table_is_the_one_of_the_book():
     """ARCHITECTURE.md has each folder in a row: its name, its promise, what it may import, whether a boot loads it."""
     with open(os.path.join(ROOT, "ARCHITECTURE.md")) as book:
@@ -198,3 +222,29 @@ def test_the_table_is_the_one_of_the_book():
     rows = [[cell.strip() for cell in line.split("|")] for line in lines]
     told = {re.sub(r"[`/]", "", row[0]): " ".join(re.findall(r"[\w]+", row[2])) for row in rows if len(row) == 4}
     assert told == {folder: others for folder, others in MAY_IMPORT.items()}
+
+
+STEPS = {
+    "observe": "metadata/ kernel/ agent/observe.py",
+    "decide": "desired/",
+    "plan": "plan/",
+    "apply": "agent/apply.py kernel/",
+    "prove": "verify/ agent/prove.py",
+}
+"""The steps of a run, in order, and where each is."""
+
+
+def test_the_book_says_where_each_step_is():
+    with open(os.path.join(ROOT, "ARCHITECTURE.md")) as book:
+        rows = re.findall(r"^\| (\w+) \| (`.*?) \|", book.read().split("\n## ")[0], re.MULTILINE)
+    assert [(step, " ".join(re.findall(r"`(.+?)`", places))) for step, places in rows] == list(STEPS.items())
+    places = " ".join(STEPS.values()).split()
+    assert [place for place in places if not os.path.exists(os.path.join(PACKAGE, place))] == []
+
+
+def test_the_book_calls_pure_what_is_pure():
+    with open(os.path.join(ROOT, "ARCHITECTURE.md")) as book:
+        page = book.read()
+    (rule,) = re.findall(r"\*\*One rule: (.*?) are pure\.", page, re.DOTALL)
+    marked = re.findall(r"^\| `(\w+)/` \| .*\(pure\) \|", page, re.MULTILINE)
+    assert re.findall(r"`(\w+)/`", rule) == marked == [folder for folder in PURE if folder not in ("model", "config")]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eni_bootstrap.metadata.parser import LEAVES, parse_interfaces
+from eni_bootstrap.metadata.parser import LEAVES, VSWITCH_ID, parse_interfaces
 from eni_bootstrap.model.eni import Listing, NetworkInterface, SickInterface, Subnet
 from eni_bootstrap.model.errors import NotReady
 
@@ -340,6 +340,42 @@ def test_an_answer_that_contradicts_itself_is_not_ready(answer, reason):
     with pytest.raises(NotReady) as caught:
         parse_interfaces(answer)
     assert reason in str(caught.value)
+
+
+class Asked(dict):
+    """An ENI's leaves that write down what they are asked for: by its name, nothing else tells what is read."""
+
+    names = set()
+
+    def get(self, name, default=None):
+        self.names.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name):
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name):
+        self.names.add(name)
+        return super().__contains__(name)
+
+    def __iter__(self):
+        pytest.fail("the parser goes through all leaves of an ENI, and so reads what the client does not fetch")
+
+    keys = values = items = __iter__
+
+
+def test_every_leaf_that_is_read_is_fetched(monkeypatch):
+    """Where the service is asked leaf by leaf the client fetches ``LEAVES``, and a saved tree has no others.
+
+    With a name that is missing there no ENI has that leaf, and nobody is told. A name that is not read is fetched in
+    vain.
+    """
+    monkeypatch.setattr(Asked, "names", set())
+    for leaves in [SECOND_LEAVES, {}] + [dict(SECOND_LEAVES, **{leaf: value}) for leaf in SECOND_LEAVES
+                                         for value in (None, "<html>")]:
+        parse_interfaces(tree({PRIMARY: PRIMARY_LEAVES, SECOND: Asked(leaves)}))
+    assert Asked.names == LEAVES | {VSWITCH_ID}
 
 
 TOKENS = st.sampled_from(
