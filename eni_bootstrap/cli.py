@@ -13,9 +13,8 @@ from eni_bootstrap.agent.text import (
     adoption_plan_text, adoption_text, apply_text, as_json, plan_text, remove_text, status_text, unattended_text,
     verify_text,
 )
-from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config import loader
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.metadata import dump
 from eni_bootstrap.model import output
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
@@ -71,7 +70,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _work(parsed: argparse.Namespace) -> int:
     agent = _agent()
-    config = config_file.settings(parsed)
+    config = loader.settings(parsed)
     report = agent.report(parsed, config)
     if parsed.json:
         text = json.dumps(as_json(report), indent=1) + "\n"
@@ -107,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="for the whole run (default %(default)g)")
     asking.add_argument("--metadata-url", metavar="URL", help="default " + Config().metadata_url)
     asking.add_argument("--config", metavar="FILE", default="", help="default {}, if it is there".format(
-        config_file.PATH))
+        loader.PATH))
     common.add_argument("--json", action="store_true", help="print the result as JSON")
     parser = argparse.ArgumentParser(
         prog="eni-bootstrap", description="Makes every elastic network interface (ENI) of an Alibaba Cloud ECS "
@@ -146,13 +145,15 @@ def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _metadata(parsed: argparse.Namespace) -> int:
-    return 0 if output.write(dump.text(_agent().metadata(config_file.settings(parsed)))) else 1
+    from eni_bootstrap.metadata import dump  # no part of a boot
+    return 0 if output.write(dump.text(_agent().metadata(loader.settings(parsed)))) else 1
 
 
 def _render(parsed: argparse.Namespace) -> int:
     """Render; where a metadata file is given, nothing of this machine counts."""
-    from eni_bootstrap.render import formats, output as render_output  # no part of a boot
-    config = config_file.settings(parsed)
+    from eni_bootstrap.metadata import dump  # no part of a boot
+    from eni_bootstrap.render import formats, output as render_output
+    config = loader.settings(parsed)
     found = dump.read(parsed.metadata) if parsed.metadata is not None else _agent().metadata(config)
     files, problems = formats.render(parsed.format, found, config)
     if parsed.output is None:
@@ -195,14 +196,15 @@ def _add_config_parser(commands: Commands) -> None:
     text = "the configuration file: check it, show an example, or its JSON Schema"
     parser = commands.add_parser("config", help=text, description=text)
     parser.add_argument("what", choices=("check", "example", "schema"))
-    parser.add_argument("file", nargs="?", default=config_file.PATH, help="to check (default %(default)s)")
+    parser.add_argument("file", nargs="?", default=loader.PATH, help="to check (default %(default)s)")
     parser.add_argument("-v", "--verbose", action="store_true", help="log each step")
     parser.set_defaults(run=_show_config)
 
 
 def _show_config(parsed: argparse.Namespace) -> int:
+    from eni_bootstrap.config import file as config_file  # most hosts have none
     if parsed.what == "check":
-        config_file.load(parsed.file)
+        loader.load(parsed.file)
         text = "{}: nothing is wrong\n".format(parsed.file)
     elif parsed.what == "schema":
         text = json.dumps(config_file.json_schema(), indent=1) + "\n"

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import re
-from typing import Callable, Dict, Iterator, List, NamedTuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, NamedTuple
 
 from eni_bootstrap.agent import commands
 from eni_bootstrap.agent.observe import Context
@@ -15,14 +15,16 @@ from eni_bootstrap.desired.matching import pair
 from eni_bootstrap.host.cni_config import container_networks
 from eni_bootstrap.host.competitors import competing_agents
 from eni_bootstrap.host.network_managers import look
-from eni_bootstrap.kernel import record, wakeup_filter
+from eni_bootstrap.kernel import record
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.metadata.client import MetadataClient, client_of, consistent
-from eni_bootstrap.metadata.dump import Saved
 from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import PROTOCOL_KERNEL
+
+if TYPE_CHECKING:
+    from eni_bootstrap.metadata.dump import Saved
 
 OLDEST_KERNEL = (4, 17)
 """The oldest kernel: since then rules carry a protocol, by which we know ours."""
@@ -95,8 +97,9 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
         asking.close()
 
 
-def metadata(config: Config) -> Saved:
+def metadata(config: Config) -> "Saved":
     """The metadata tree, and the names of the links. Raises ``MetadataError``."""
+    from eni_bootstrap.metadata.dump import Saved  # no part of a boot
     deadline = Deadline(config.timeout)
     asking = _client(config, deadline, every_leaf=True)
     kernel = Kernel()
@@ -131,7 +134,11 @@ def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None
 
     During the run all changes of others do, so that nothing is missed; after it those that concern the ENIs found.
     """
-    handed = wakeup_filter.passed() if config.unattended else None
+    if not config.unattended:
+        yield lambda report: None
+        return
+    from eni_bootstrap.kernel import wakeup_filter
+    handed = wakeup_filter.passed()
     if handed is None:
         yield lambda report: None
         return

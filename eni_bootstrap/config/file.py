@@ -1,14 +1,11 @@
 """The configuration file: YAML in, a ``Config`` out, or all problems with it, each with its line.
 
-Only this file knows YAML; it imports the library when there is a configuration file. It reads the part of YAML that
+Only this file knows YAML; it is imported when there is a configuration file. It reads the part of YAML that
 people write by hand: mappings, lists and words. It refuses anchors and aliases, by which a small file becomes a huge
 one, tags, and several documents. A word is what is written there: no octal numbers, no sexagesimal MACs.
 """
 
-import os
 import re
-import sys
-from argparse import Namespace
 from ipaddress import IPv6Network, collapse_addresses, ip_address
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
@@ -20,49 +17,17 @@ from eni_bootstrap.config.settings import BOUNDS, ENTRIES, TAKEN_PROTOCOLS, Conf
 from eni_bootstrap.model.errors import UsageError
 from eni_bootstrap.model.kernel import CLOUD_SERVICES, EVERYWHERE, Network, bytes_of
 
-PATH = "/etc/eni-bootstrap.yaml" if sys.platform != "win32" else os.path.join(
-    os.environ.get("ProgramData") or r"C:\ProgramData", "eni-bootstrap", "eni-bootstrap.yaml")
-
-_LARGEST = 1 << 20
+LARGEST = 1 << 20
 """Maximum bytes of a file: a thousand entries with comments are a tenth of that."""
 _DEEPEST = 10
 """Maximum lists and mappings inside each other: the schema has four."""
 
 
-def load(path: str = "", base: Config = Config()) -> Config:
-    """``base`` with the settings of the file; without a path, of the usual file if it is there.
-
-    Raises ``UsageError``, whose message has a line for each problem.
-    """
-    if not path and not os.path.lexists(PATH):
-        return base
-    name = path or PATH
-    try:
-        with open(name, "rb") as handle:
-            data = handle.read(_LARGEST + 1)
-    except PermissionError:
-        raise UsageError("{}: it has to be readable for everybody: the service is no root".format(name))
-    except OSError as error:
-        raise UsageError("{}: {}".format(name, error.strerror))
-    found, problems = read(data, base)
-    if found is None:
-        raise UsageError("\n".join("{}:{}: {}".format(name, problem.line, problem) for problem in problems))
-    return found
-
-
-def settings(parsed: Namespace) -> Config:
-    """The settings of a run: those of the file, and the command line's in front of them. Raises as ``load``."""
-    config = load(parsed.config)._replace(timeout=parsed.timeout, unattended=parsed.unattended)
-    if parsed.metadata_url is None:
-        return config
-    return config._replace(metadata_url=parsed.metadata_url, metadata_url_ipv6="")
-
-
 def read(data: bytes, base: Config = Config()) -> Tuple[Optional[Config], List[Problem]]:
     """The settings of a file's content, or None and its problems, in the order of its lines."""
     problems: List[Problem] = []
-    if len(data) > _LARGEST:
-        return None, [Problem(1, "", "the file is larger than {} MiB".format(_LARGEST >> 20))]
+    if len(data) > LARGEST:
+        return None, [Problem(1, "", "the file is larger than {} MiB".format(LARGEST >> 20))]
     root = _parse(data, problems)
     if root is not None and not problems:
         found = _FILE.read(root, Place(problems))

@@ -9,7 +9,7 @@ import sys
 from typing import Callable, List, NamedTuple, Sequence
 
 import eni_bootstrap
-from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config import loader
 from eni_bootstrap.host import installer, units as unit_files, zipapp
 from eni_bootstrap.host.competitors import competing_agents
 from eni_bootstrap.host.installer import Step
@@ -72,8 +72,8 @@ def install(parsed: argparse.Namespace, clear_removed_flag: Callable[[], None]) 
 
 def units(root: str, command: Sequence[str]) -> List[File]:
     """All files of a host with systemd; with the drop-in for sysctls where its configuration asks for any."""
-    path = inside(root, config_file.PATH)
-    links = config_file.load(path).links if os.path.exists(path) else ()
+    path = inside(root, loader.PATH)
+    links = loader.load(path).links if os.path.exists(path) else ()
     sysctls = any(name != "mtu" for wish in links for name, _ in wish.settings)
     return unit_files.installed(command) + ([unit_files.sysctls()] if sysctls else [])
 

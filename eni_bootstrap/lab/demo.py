@@ -21,7 +21,7 @@ from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 from pyroute2.netlink.exceptions import NetlinkError
 
 import eni_bootstrap
-from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config import loader
 from eni_bootstrap.host import zipapp
 from eni_bootstrap.lab import probe, story
 from eni_bootstrap.lab.fabric import FORWARDED, Packet
@@ -60,7 +60,7 @@ def run(parsed: argparse.Namespace) -> int:
     tree = _read_tree(parsed.metadata) if parsed.metadata else _make_tree(parsed)
     options = ["--verbose"] if parsed.verbose else []
     if parsed.config:
-        config_file.load(parsed.config)  # what is wrong with it is said before anything is built
+        loader.load(parsed.config)  # what is wrong with it is said before anything is built
         options += ["--config", os.path.abspath(parsed.config)]
     return demonstrate(tree, keep=parsed.keep, options=options)
 

@@ -9,7 +9,7 @@ from typing import Callable, ContextManager, Dict, FrozenSet, List, NamedTuple, 
 from eni_bootstrap.agent.reconcile import Platform, Removed, Round, reconcile
 from eni_bootstrap.agent.report import REMOVED, Report
 from eni_bootstrap.agent.waiting import findings_of
-from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config import loader
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.selection import unwanted
@@ -179,17 +179,17 @@ def _secure(snapshot: Snapshot, parsed: argparse.Namespace, config: Config, dead
     folder = snapshot.folder
     if not folder.closed and os.path.lexists(record.folder()):
         folder = observe.read(powershell.run, deadline).folder  # a run beside this one may have made it just now
-    is_configured = os.path.lexists(config_file.PATH)
+    is_configured = os.path.lexists(loader.PATH)
     if not parsed.config and is_configured and not (folder.trusted and folder.config_trusted):
         raise BootstrapError(
             "{}: it or its folder belongs to a user, who could tell the system what to do; have it owned by the "
             "administrators (icacls PATH /setowner *S-1-5-32-544), or name another by --config".format(
-                config_file.PATH))
+                loader.PATH))
     record.secure(folder, powershell.tool)
     # It was read before anybody had looked whose it was: who was quick has put another in its place meanwhile.
     if not parsed.config and (
-            os.path.lexists(config_file.PATH) != is_configured or config_file.settings(parsed) != config):
-        raise BootstrapError("{}: it was changed while it was being looked at; run it again".format(config_file.PATH))
+            os.path.lexists(loader.PATH) != is_configured or loader.settings(parsed) != config):
+        raise BootstrapError("{}: it was changed while it was being looked at; run it again".format(loader.PATH))
 
 
 class WindowsPlatform(Platform):

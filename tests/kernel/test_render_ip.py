@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config import file as config_file, loader
 from eni_bootstrap.config.settings import Config, Entry, LinkWish
 from eni_bootstrap.lab.vpc import macs_of, make_tree
 from eni_bootstrap.metadata.parser import parse_interfaces
@@ -318,7 +318,7 @@ def test_without_secondaries_nothing_is_made(make_vpc, run):
 def test_all_that_a_configuration_may_ask_for_is_in_it(make_vpc, make_agent, run, tmp_path):
     example = tmp_path / "eni-bootstrap.yaml"
     example.write_text(config_file.EXAMPLE)
-    config = config_file.load(str(example))
+    config = loader.load(str(example))
     by_agent, by_script = (make_vpc(make_tree(4, addresses=2, ipv6=True, prefix=True)) for _ in range(2))
     agent = make_agent(by_agent)
     assert agent("apply", "--config", example).code in (0, 1)

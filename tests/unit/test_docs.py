@@ -10,7 +10,7 @@ import pytest
 
 import eni_bootstrap
 from eni_bootstrap import cli
-from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config import file as config_file, loader
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.host import install as host_install, installer, units as unit_files
 from eni_bootstrap.metadata.parser import LEAVES, VSWITCH_ID
@@ -293,7 +293,7 @@ def test_what_to_install_is_what_ci_installs():
 
 def test_every_file_that_is_installed_is_in_the_page():
     paths = [file.path for file in unit_files.installed(["x"]) + [unit_files.sysctls()]]
-    assert {path for path in paths + [host_install.PROGRAM, installer.RECORD, config_file.PATH]} <= set(spans(INSTALL))
+    assert {path for path in paths + [host_install.PROGRAM, installer.RECORD, loader.PATH]} <= set(spans(INSTALL))
 
 
 def test_no_unit_is_named_that_is_not_there():

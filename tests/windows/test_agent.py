@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config import loader
 from eni_bootstrap.model.errors import MetadataError
 from tests.build import interface, subnet
 from tests.windows.host import V4, V6, Instance, Killed
@@ -637,7 +637,7 @@ def test_a_configuration_that_a_user_may_have_written_is_refused(instance, monke
     folder = instance.folder / "data" / "eni-bootstrap"
     folder.mkdir(parents=True)
     (folder / "eni-bootstrap.yaml").write_text("ignore: [eni-1]\n")
-    monkeypatch.setattr(config_file, "PATH", str(folder / "eni-bootstrap.yaml"))
+    monkeypatch.setattr(loader, "PATH", str(folder / "eni-bootstrap.yaml"))
     instance.windows.owner = "S-1-5-32-544"
     assert instance("apply").code == 0 and not instance.windows.commands
     setattr(instance.windows, whose, "S-1-5-21-1-2-3-1001")
@@ -653,7 +653,7 @@ def test_a_configuration_that_goes_before_it_is_looked_at_is_refused(instance, m
     folder.mkdir(parents=True)
     file = folder / "eni-bootstrap.yaml"
     file.write_text("ignore: [eni-1]\n")
-    monkeypatch.setattr(config_file, "PATH", str(file))
+    monkeypatch.setattr(loader, "PATH", str(file))
     instance.windows.owner, instance.windows.config_owner = "S-1-5-32-544", ""
     usual = instance.windows.run
 
@@ -671,7 +671,7 @@ def test_a_configuration_that_goes_before_it_is_looked_at_is_refused(instance, m
 
 def test_a_configuration_that_comes_while_the_folder_is_being_closed_is_refused(instance, monkeypatch):
     folder = instance.folder / "data" / "eni-bootstrap"
-    monkeypatch.setattr(config_file, "PATH", str(folder / "eni-bootstrap.yaml"))
+    monkeypatch.setattr(loader, "PATH", str(folder / "eni-bootstrap.yaml"))
     folder.mkdir(parents=True)
     instance.windows.owner = "S-1-5-32-544"
     usual = instance.windows.tool

@@ -48,12 +48,12 @@ for module in sys.argv[1:]:
     importlib.import_module("eni_bootstrap." + module)
 
 from eni_bootstrap import cli
-from eni_bootstrap.config import file
+from eni_bootstrap.config import loader
 from eni_bootstrap.windows import agent, powershell
 from tests.build import interface, subnet
 from tests.windows.host import FakeWindows, tree
 
-assert file.PATH == os.path.join("/nowhere", "eni-bootstrap", "eni-bootstrap.yaml")
+assert loader.PATH == os.path.join("/nowhere", "eni-bootstrap", "eni-bootstrap.yaml")
 windows = FakeWindows()
 windows.plug(0, "172.16.10.10/24", gateway="172.16.10.253")
 windows.plug(1, "172.16.12.76/24", index=6)

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 import pytest
 
 from eni_bootstrap import cli
-from eni_bootstrap.config import file as config_file
+from eni_bootstrap.config import file as config_file, loader
 from eni_bootstrap.config.settings import Config, Entry, Source, Spread
 from eni_bootstrap.model.errors import UsageError
 from tests.agent import ROOT
@@ -178,9 +178,9 @@ def test_a_bomb_does_not_go_off():
 
 def test_a_file_that_can_t_be_read_is_named(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
-        config_file.load(str(tmp_path / "none.yaml"))
+        loader.load(str(tmp_path / "none.yaml"))
     with pytest.raises(UsageError, match="Is a directory"):
-        config_file.load(str(tmp_path))
+        loader.load(str(tmp_path))
 
 
 # the published schema
