@@ -345,7 +345,11 @@ def test_when_the_last_secondary_goes_all_of_ours_goes(make_vpc, make_agent):
 
 def test_ctrl_c_is_one_line_and_130(make_vpc, make_agent):
     vpc = make_vpc(stall=True)
-    process = make_agent(vpc).start("apply")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without it
+    try:
+        process = make_agent(vpc).start("apply")
+    finally:
+        signal.signal(signal.SIGINT, before)
     oracle.wait_until(lambda: vpc.service.requests, 10)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)

@@ -100,13 +100,14 @@ def host(make_vpc, make_agent, tmp_path):
     return make
 
 
-def answered(vpc, dev, version, asker=None):
+def answered(vpc, dev, version, asker=None, timeout=probe.TIMEOUT):
     """Which of TCP, UDP and ping to the published port is answered, and by which ports, with which verdict."""
     address = vpc.address(dev, version)
     dst = vpc.eip(address) if asker is None and version == 4 else address
     asker = asker or vpc.client
     with vpc.fabric.capture() as seen:
-        found = [probe.tcp(asker, dst, PUBLISHED), probe.udp(asker, dst, PUBLISHED), bool(probe.ping(asker, dst))]
+        found = [probe.tcp(asker, dst, PUBLISHED, timeout=timeout), probe.udp(asker, dst, PUBLISHED, timeout=timeout),
+                 bool(probe.ping(asker, dst, timeout=timeout))]
     ways = {(packet.port, packet.verdict) for packet in seen if packet.direction == "from" and packet.src == address}
     return found, ways
 
@@ -143,7 +144,7 @@ class TestPublishedPorts:
             assert agent().code == 0
             assert_each_answers(vpc, ["eth0"])
             for version in (4, 6):
-                found, ways = answered(vpc, "eth1", version)
+                found, ways = answered(vpc, "eth1", version, timeout=0.7)
                 assert found == [False] * 3
                 assert ways and all(port == "eth0" and verdict != "forwarded" for port, verdict in ways)
             assert table(vpc) == ""

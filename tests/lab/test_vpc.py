@@ -109,7 +109,7 @@ def test_an_ordinary_user_can_have_a_lab_too():
 def test_the_reply_of_a_secondary_eni_leaves_by_the_primary_and_is_lost(vpc, ask):
     with probe.echo_server(vpc.instance), vpc.fabric.capture() as seen:
         assert ask(vpc.client, vpc.eips["eth0"])
-        assert not ask(vpc.client, vpc.eips["eth1"])
+        assert not ask(vpc.client, vpc.eips["eth1"], timeout=0.5)
     its_own = {vpc.eips["eth1"], vpc.address("eth1")}
     steps = [
         (packet.port, packet.direction, str(packet.src), str(packet.dst), packet.verdict)
@@ -137,7 +137,7 @@ def test_the_same_symptom_and_cure_with_ipv6(make_vpc, ask):
     eth1 = vpc.subnet("eth1", 6)
     with probe.echo_server(vpc.instance):
         assert ask(vpc.client, vpc.address("eth0", 6))
-        assert not ask(vpc.client, eth1.addresses[0])
+        assert not ask(vpc.client, eth1.addresses[0], timeout=0.5)
         ip(vpc, f"-6 route add default via {eth1.gateway} dev eth1 onlink table 1001")
         ip(vpc, f"-6 rule add from {eth1.vswitch} lookup 1001")
         assert ask(vpc.client, eth1.addresses[0])
@@ -150,7 +150,7 @@ def test_an_eni_can_send_from_its_own_addresses_only(vpc, ask):
     ip(vpc, "address add 172.16.20.99/32 dev eth0")
     with probe.echo_server(vpc.client):
         with vpc.fabric.capture() as seen:
-            assert not ask(vpc.instance, vpc.client.ipv4, src="172.16.20.99")
+            assert not ask(vpc.instance, vpc.client.ipv4, src="172.16.20.99", timeout=0.5)
         assert {(packet.port, packet.verdict) for packet in seen} == {("eth0", "source check")}
         assert ask(vpc.instance, vpc.client.ipv4, src=vpc.address("eth0"))
 
