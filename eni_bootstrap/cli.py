@@ -1,11 +1,11 @@
 """The command line: arguments in, an exit code out. Results go to stdout, the log to stderr."""
 
-import argparse
 import json
 import logging
 import os
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional
 
 from eni_bootstrap import __version__
 from eni_bootstrap.agent.report import Report
@@ -18,6 +18,9 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model import output
 from eni_bootstrap.model.errors import BootstrapError
 from eni_bootstrap.render import FORMATS
+
+if TYPE_CHECKING:
+    import argparse
 
 LOG = logging.getLogger(__name__)
 
@@ -42,17 +45,23 @@ COMMANDS: Dict[str, Command] = {
 """The commands that report."""
 
 
+Parsed = Any
+"""The arguments: argparse's namespace, or one that looks the same."""
+
 Commands = Any
 """The type of subparsers: argparse's own one takes arguments for mypy and none at run time."""
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the command of these arguments. Returns the exit code (0, 1, 2, 3, 4; 130 when interrupted)."""
-    parser = _parser()
-    try:
-        parsed = parser.parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments, parser))
-    except SystemExit as stop:  # argparse has said what is wrong, or has shown its help
-        return stop.code if isinstance(stop.code, int) else 2
+    words = sys.argv[1:] if arguments is None else arguments
+    parsed = _bare(words)
+    if parsed is None:
+        parser = _parser()
+        try:
+            parsed = parser.parse_args(_with_default_command(words, parser))
+        except SystemExit as stop:  # argparse has said what is wrong, or has shown its help
+            return stop.code if isinstance(stop.code, int) else 2
     _set_up_log(logging.DEBUG if parsed.verbose else logging.WARNING if parsed.unattended else logging.INFO)
     try:
         return int(parsed.run(parsed))
@@ -68,7 +77,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return 1
 
 
-def _work(parsed: argparse.Namespace) -> int:
+def _work(parsed: Parsed) -> int:
     agent = _agent()
     config = loader.settings(parsed)
     report = agent.report(parsed, config)
@@ -99,7 +108,22 @@ def _want_linux(what: str) -> None:
             what, PLATFORM))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _bare(words: List[str]) -> Optional[Parsed]:
+    """The arguments where they are a command that reports and nothing else but ``--unattended``; else None.
+
+    So boots, timers and most people call it; argparse would be a thirtieth of their run.
+    """
+    options = [word for word in words if word == "--unattended"]
+    command, *more = [word for word in words if word not in options] or ["apply"]
+    if more or command not in COMMANDS or len(options) > (command == "apply"):
+        return None
+    return SimpleNamespace(
+        command=command, unattended=bool(options), run=_work, verbose=False, timeout=Config().timeout,
+        metadata_url=None, config="", json=False, root="/", **({"yes": False} if command == "adopt" else {}))
+
+
+def _parser() -> "argparse.ArgumentParser":
+    import argparse
     common, asking = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
     asking.add_argument("-v", "--verbose", action="store_true", help="log each step")
     asking.add_argument("--timeout", type=_seconds, default=Config().timeout, metavar="SECONDS",
@@ -136,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_render_arguments(parser: "argparse.ArgumentParser") -> None:
+    import argparse
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "formats:\n" + "\n".join("  {:15} {}".format(*each) for each in FORMATS.items())
     parser.add_argument("format", metavar="FORMAT", choices=sorted(FORMATS), help=", ".join(FORMATS))
@@ -144,12 +169,12 @@ def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="write the files below it, each at its place")
 
 
-def _metadata(parsed: argparse.Namespace) -> int:
+def _metadata(parsed: Parsed) -> int:
     from eni_bootstrap.metadata import dump  # no part of a boot
     return 0 if output.write(dump.text(_agent().metadata(loader.settings(parsed)))) else 1
 
 
-def _render(parsed: argparse.Namespace) -> int:
+def _render(parsed: Parsed) -> int:
     """Render; where a metadata file is given, nothing of this machine counts."""
     from eni_bootstrap.metadata import dump  # no part of a boot
     from eni_bootstrap.render import formats, output as render_output
@@ -186,7 +211,7 @@ def _add_demo_parser(commands: Commands) -> None:
     demo.set_defaults(run=_demo)
 
 
-def _demo(parsed: argparse.Namespace) -> int:
+def _demo(parsed: Parsed) -> int:
     _want_linux("the demo")
     from eni_bootstrap.lab import demo  # the laboratory is no part of a boot
     return demo.run(parsed)
@@ -201,7 +226,7 @@ def _add_config_parser(commands: Commands) -> None:
     parser.set_defaults(run=_show_config)
 
 
-def _show_config(parsed: argparse.Namespace) -> int:
+def _show_config(parsed: Parsed) -> int:
     from eni_bootstrap.config import file as config_file  # most hosts have none
     if parsed.what == "check":
         loader.load(parsed.file)
@@ -213,7 +238,7 @@ def _show_config(parsed: argparse.Namespace) -> int:
     return 0 if output.write(text) else 1
 
 
-def _with_default_command(arguments: List[str], parser: argparse.ArgumentParser) -> List[str]:
+def _with_default_command(arguments: List[str], parser: "argparse.ArgumentParser") -> List[str]:
     """The arguments with the command first, ``apply`` where none is named; options may come before or behind it."""
     if "--version" in arguments:
         return arguments
@@ -229,8 +254,9 @@ def _with_default_command(arguments: List[str], parser: argparse.ArgumentParser)
     return arguments if {"-h", "--help"}.intersection(arguments) else ["apply"] + arguments
 
 
-def _parsers_by_command(parser: argparse.ArgumentParser) -> Dict[str, argparse.ArgumentParser]:
+def _parsers_by_command(parser: "argparse.ArgumentParser") -> Dict[str, "argparse.ArgumentParser"]:
     """The parser of each command. argparse tells them, and a parser's options, in no public place."""
+    import argparse
     return next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
 
 
@@ -240,6 +266,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86400:
+        import argparse
         raise argparse.ArgumentTypeError("{!r} is no number of seconds from above 0 to 86400, a day".format(text))
     return seconds
 

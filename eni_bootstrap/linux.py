@@ -1,6 +1,5 @@
 """The agent on Linux: the kernel, the network managers and the container networks of this very host."""
 
-import argparse
 import contextlib
 import logging
 import os
@@ -17,13 +16,16 @@ from eni_bootstrap.host.competitors import competing_agents
 from eni_bootstrap.host.network_managers import look
 from eni_bootstrap.kernel import record
 from eni_bootstrap.kernel.kernel import Kernel
-from eni_bootstrap.metadata.client import MetadataClient, client_of, consistent
+from eni_bootstrap.metadata.fetch import Fetcher, consistent
 from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import BootstrapError, NotPermitted
 from eni_bootstrap.model.kernel import PROTOCOL_KERNEL
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from eni_bootstrap.metadata.client import MetadataClient
     from eni_bootstrap.metadata.dump import Saved
 
 OLDEST_KERNEL = (4, 17)
@@ -60,19 +62,19 @@ _ADOPT = _Command(_adopt, True)
 """``adopt --yes``."""
 
 
-def install(parsed: argparse.Namespace) -> int:
+def install(parsed: "Namespace") -> int:
     """Have the agent run at each boot and at each change of an ENI. Returns the exit code."""
     from eni_bootstrap.host import install  # no part of a boot
     return install.install(parsed, record.clear_removed_flag)
 
 
-def uninstall(parsed: argparse.Namespace) -> int:
+def uninstall(parsed: "Namespace") -> int:
     """Remove what ``install`` has put there. Returns the exit code."""
     from eni_bootstrap.host import install
     return install.uninstall(parsed, record.clear_removed_flag)
 
 
-def report(parsed: argparse.Namespace, config: Config) -> Report:
+def report(parsed: "Namespace", config: Config) -> Report:
     """Run the command of the command line. Raises ``BootstrapError``."""
     chosen = _ADOPT if parsed.command == "adopt" and parsed.yes else _COMMANDS[parsed.command]
     _check_kernel(os.uname().release)
@@ -83,7 +85,7 @@ def report(parsed: argparse.Namespace, config: Config) -> Report:
         config = config._replace(protocol_networkd_safe=PROTOCOL_KERNEL)
     config = config._replace(kernel_marks=managers.deletes_rules or record.load((), logging.DEBUG).kernel_marks)
     deadline = Deadline(config.timeout)
-    asking = _client(config, deadline)
+    asking = _fetcher(config, deadline)
     kernel = Kernel()
     try:
         with _watched(kernel, config) as watch:
@@ -101,7 +103,7 @@ def metadata(config: Config) -> "Saved":
     """The metadata tree, and the names of the links. Raises ``MetadataError``."""
     from eni_bootstrap.metadata.dump import Saved  # no part of a boot
     deadline = Deadline(config.timeout)
-    asking = _client(config, deadline, every_leaf=True)
+    asking = _fetcher(config, deadline, every_leaf=True)
     kernel = Kernel()
     try:
         tree, listing = consistent(asking.fetch, deadline)
@@ -111,9 +113,12 @@ def metadata(config: Config) -> "Saved":
         asking.close()
 
 
-def _client(config: Config, deadline: Deadline, every_leaf: bool = False) -> MetadataClient:
-    """A client of the metadata service; the caller closes it."""
-    return client_of(config, deadline, _has_ipv6_only, every_leaf)
+def _fetcher(config: Config, deadline: Deadline, every_leaf: bool = False) -> Fetcher:
+    """The fetcher of a run; the caller closes it."""
+    def client() -> "MetadataClient":
+        from eni_bootstrap.metadata.client import client_of
+        return client_of(config, deadline, _has_ipv6_only, every_leaf)
+    return Fetcher(client)
 
 
 def _has_ipv6_only() -> bool:

@@ -13,7 +13,7 @@ from eni_bootstrap.desired.tables import Memory, tables_to_read
 from eni_bootstrap.host.network_managers import Managers
 from eni_bootstrap.kernel import record
 from eni_bootstrap.kernel.kernel import Kernel
-from eni_bootstrap.metadata.client import Fetch, consistent
+from eni_bootstrap.metadata.fetch import Fetch, consistent
 from eni_bootstrap.model.changes import Numbering, Plan, Record
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Listing

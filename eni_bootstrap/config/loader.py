@@ -5,10 +5,13 @@ Most hosts have no file: what reads one is imported for those that have.
 
 import os
 import sys
-from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.model.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 PATH = "/etc/eni-bootstrap.yaml" if sys.platform != "win32" else os.path.join(
     os.environ.get("ProgramData") or r"C:\ProgramData", "eni-bootstrap", "eni-bootstrap.yaml")
@@ -36,7 +39,7 @@ def load(path: str = "", base: Config = Config()) -> Config:
     return found
 
 
-def settings(parsed: Namespace) -> Config:
+def settings(parsed: "Namespace") -> Config:
     """The settings of a run: those of the file, and the command line's in front of them. Raises as ``load``."""
     config = load(parsed.config)._replace(timeout=parsed.timeout, unattended=parsed.unattended)
     if parsed.metadata_url is None:

@@ -5,8 +5,6 @@ netlink socket, which the service's sandbox allows; sysctls are read-only there.
 """
 
 import os
-import shutil
-import subprocess
 from typing import List, Optional, Sequence, Tuple
 
 from eni_bootstrap.model.changes import TABLE, Ruleset, Step, ValidMark
@@ -68,6 +66,8 @@ def nft(*arguments: str) -> str:
     A ruleset is an argument, too: nft opens /dev/stdin by its name, which not every sandbox has. Raises
     ``BootstrapError``; ``NotPermitted`` without CAP_NET_ADMIN.
     """
+    import shutil  # most hosts mark no connections
+    import subprocess
     program = shutil.which("nft", path=os.environ.get("PATH", "") + ":" + _PLACES)
     if program is None:
         raise BootstrapError("connection marks need the program nft: install the package nftables")

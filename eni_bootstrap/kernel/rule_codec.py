@@ -4,18 +4,16 @@ A host may have 1,600 rules of ours and 1,000 of others, and every run writes or
 a tenth of the time of a general codec: the difference between a third of a second and a whole one at boot.
 """
 
-import ipaddress
 import socket
 import struct
 from typing import Dict, List, Optional, Tuple
 
-from eni_bootstrap.model.kernel import ANY, UNKNOWN, Match, Network, Rule, SeenRule, bytes_of, name_of
+from eni_bootstrap.kernel.attributes import attribute, attributes_of, network, number, number_attribute
+from eni_bootstrap.model.kernel import ANY, UNKNOWN, Match, Rule, SeenRule, bytes_of, name_of
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 _HEADER = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, two reserved, action, flags
-_ATTRIBUTE = struct.Struct("=HH")  # length with this header, kind
-_NUMBER = struct.Struct("=I")
 
 _DST, _SRC, _IIF, _GOTO, _PRIORITY, _MARK, _TUNNEL = 1, 2, 3, 4, 6, 10, 12
 _SUPPRESS_GROUP, _SUPPRESS_LENGTH, _TABLE, _MASK, _OIF = 13, 14, 15, 16, 17
@@ -32,7 +30,7 @@ _NONE = 0xFFFFFFFF
 
 def pack(rule: Rule, protocol: int) -> bytes:
     """The body of a message with this rule. ``rule.other`` is not written: our rules have none."""
-    parts = [b"", _number(_PRIORITY, rule.priority)]
+    parts = [b"", number_attribute(_PRIORITY, rule.priority)]
     length = dst_length = 0
     if rule.src is not None:
         length = rule.src.prefixlen
@@ -40,13 +38,13 @@ def pack(rule: Rule, protocol: int) -> bytes:
     if rule.oif:
         parts.append(attribute(_OIF, bytes_of(rule.oif) + b"\0"))
     if rule.table:
-        parts.append(_number(_TABLE, rule.table))
+        parts.append(number_attribute(_TABLE, rule.table))
     if rule.goto:
-        parts.append(_number(_GOTO, rule.goto))
+        parts.append(number_attribute(_GOTO, rule.goto))
     if rule.suppress_prefixlength is not None:
-        parts.append(_number(_SUPPRESS_LENGTH, rule.suppress_prefixlength))
+        parts.append(number_attribute(_SUPPRESS_LENGTH, rule.suppress_prefixlength))
     if rule.suppress_ifgroup is not None:
-        parts.append(_number(_SUPPRESS_GROUP, rule.suppress_ifgroup))
+        parts.append(number_attribute(_SUPPRESS_GROUP, rule.suppress_ifgroup))
     if rule.match is not ANY:
         dst_length = rule.match.dst.prefixlen if rule.match.dst is not None else 0
         parts += _selectors(rule.match)
@@ -63,7 +61,7 @@ def _selectors(match: Match) -> List[bytes]:
     if match.iif:
         parts.append(attribute(_IIF, bytes_of(match.iif) + b"\0"))
     if match.mask:
-        parts += [_number(_MARK, match.mark), _number(_MASK, match.mask)]
+        parts += [number_attribute(_MARK, match.mark), number_attribute(_MASK, match.mask)]
     if match.users is not None:
         parts.append(attribute(_USERS, struct.pack("=II", *match.users)))
     if match.protocol:
@@ -79,11 +77,11 @@ def unpack(body: bytes, version: int) -> SeenRule:
     _, dst_length, src_length, tos, table, _, _, action, flags = _HEADER.unpack_from(body)
     attributes = attributes_of(body, _HEADER.size)
 
-    def number(kind: int, default: int) -> int:
-        return _NUMBER.unpack(attributes[kind])[0] if kind in attributes else default
+    def number_of(kind: int, default: int) -> int:
+        return number(attributes[kind]) if kind in attributes else default
 
     def unless_none(kind: int) -> Optional[int]:
-        value = number(kind, _NONE)
+        value = number_of(kind, _NONE)
         return None if value == _NONE else value
 
     name = _ACTIONS.get(action, str(action))
@@ -92,11 +90,11 @@ def unpack(body: bytes, version: int) -> SeenRule:
         match = _match(attributes, dst_length, flags, version)
         other = _other(attributes, tos, flags)
     rule = Rule(
-        version, number(_PRIORITY, 0),
-        _network(attributes[_SRC], src_length, version) if _SRC in attributes else None,
+        version, number_of(_PRIORITY, 0),
+        network(attributes[_SRC], src_length, version) if _SRC in attributes else None,
         _text(attributes[_OIF]) if _OIF in attributes else "",
-        name, number(_TABLE, table) if name == "lookup" else 0,
-        unless_none(_SUPPRESS_LENGTH), unless_none(_SUPPRESS_GROUP), match, number(_GOTO, 0), other)
+        name, number_of(_TABLE, table) if name == "lookup" else 0,
+        unless_none(_SUPPRESS_LENGTH), unless_none(_SUPPRESS_GROUP), match, number_of(_GOTO, 0), other)
     return SeenRule(rule, attributes[_PROTOCOL][0] if _PROTOCOL in attributes else 0)
 
 
@@ -114,9 +112,9 @@ def _match(attributes: Dict[int, bytes], dst_length: int, flags: int, version: i
         first, last = struct.unpack(form, attributes[kind])
         return first, last
 
-    mark, mask = (_NUMBER.unpack(attributes.get(kind, b"\0\0\0\0"))[0] for kind in (_MARK, _MASK))
+    mark, mask = (number(attributes.get(kind, b"\0\0\0\0")) for kind in (_MARK, _MASK))
     match = Match(
-        _network(attributes[_DST], dst_length, version) if _DST in attributes else None,
+        network(attributes[_DST], dst_length, version) if _DST in attributes else None,
         _text(attributes[_IIF]) if _IIF in attributes else "",
         mark, mask, pair(_USERS, "=II"), attributes[_IP_PROTOCOL][0] if _IP_PROTOCOL in attributes else 0,
         pair(_SOURCE_PORTS, "=HH"), pair(_DESTINATION_PORTS, "=HH"), bool(flags & _INVERTED))
@@ -145,37 +143,6 @@ def _other(attributes: Dict[int, bytes], tos: int, flags: int) -> Tuple[str, ...
 
 _WHOLE_PORTS = ((_SOURCE_PORT_MASK, b"\xff\xff"), (_DESTINATION_PORT_MASK, b"\xff\xff"))
 """Kernels that know masks of ports add the full mask to each single port by themselves (seen in 6.18)."""
-
-
-def attributes_of(body: bytes, offset: int) -> Dict[int, bytes]:
-    """Number -> data of a message's attributes, which begin at ``offset``, behind the header of its type."""
-    attributes: Dict[int, bytes] = {}
-    end = len(body)
-    while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if length < 4:
-            break
-        attributes[kind] = body[offset + 4:offset + length]
-        offset += (length + 3) & ~3
-    return attributes
-
-
-def attribute(kind: int, data: bytes) -> bytes:
-    """An rtnetlink attribute, padded to four bytes."""
-    length = 4 + len(data)
-    return _ATTRIBUTE.pack(length, kind) + data + b"\0" * (-length % 4)
-
-
-def _number(kind: int, value: int) -> bytes:
-    return _ATTRIBUTE.pack(8, kind) + _NUMBER.pack(value)
-
-
-def _network(packed: bytes, length: int, version: int) -> Network:
-    # A tuple of number and length is the fastest way to a network that the ipaddress module has.
-    number = int.from_bytes(packed, "big")
-    if version == 4:
-        return ipaddress.IPv4Network((number, length), strict=False)
-    return ipaddress.IPv6Network((number, length), strict=False)
 
 
 def _text(data: bytes) -> str:

@@ -55,6 +55,16 @@ class Reply(NamedTuple):
     text: str = ""
 
 
+Take = Callable[[bytes], bool]
+"""Judges the body of a message: whether it is wanted."""
+Takes = Callable[[], Take]
+"""Gives a judge for each try: one that counts begins anew where a dump was cut short."""
+
+
+def _everything(body: bytes) -> bool:
+    return True
+
+
 class Socket:
     """One rtnetlink socket into the network namespace of the calling thread."""
 
@@ -102,14 +112,15 @@ class Socket:
             replies += self._exchange(part, lambda heard: len(heard) == len(part))
         return replies
 
-    def dump(self, message: Message, take: Optional[Callable[[bytes], bool]] = None) -> List[bytes]:
-        """The bodies of all messages that the kernel lists and that ``take`` accepts. A missing table is empty.
+    def dump(self, message: Message, takes: Optional[Takes] = None) -> List[bytes]:
+        """The bodies of all messages that the kernel lists and that are taken. A missing table is empty.
 
+        ``takes`` gives the judge of bodies; None: all are taken.
         Raises ``BootstrapError`` where the kernel refuses, or where each try is cut short by changes.
         """
         for pause in _DUMP_PAUSES:
             time.sleep(pause)
-            found, whole = self._dump(message, take)
+            found, whole = self._dump(message, takes() if takes is not None else _everything)
             if whole:
                 return found
         raise BootstrapError("the kernel's routing state changes too fast to be read; try again")
@@ -124,7 +135,7 @@ class Socket:
                     heard[place] = Reply(b"", *_error(body)) if kind == _ERROR else Reply(body)
         return [heard.get(place, Reply()) for place in range(len(part))]
 
-    def _dump(self, message: Message, take: Optional[Callable[[bytes], bool]]) -> Tuple[List[bytes], bool]:
+    def _dump(self, message: Message, take: Take) -> Tuple[List[bytes], bool]:
         expected = self._send([message._replace(flags=message.flags | _DUMP)])
         found: List[bytes] = []
         whole = True
@@ -141,7 +152,7 @@ class Socket:
                     if number:
                         raise BootstrapError("the kernel does not tell its state: " + (text or os.strerror(number)))
                     return found, whole
-                if take is None or take(body):
+                if take(body):
                     found.append(body)
 
     def _send(self, messages: Sequence[Message]) -> int:
@@ -162,6 +173,8 @@ class Socket:
         offset = 0
         while offset < len(data):
             length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
+            if length < HEADER.size:
+                raise BootstrapError("the kernel's answer makes no sense: it has a message of {} bytes".format(length))
             yield kind, flags, sequence, data[offset + HEADER.size:offset + length]
             offset += (length + 3) & ~3
 

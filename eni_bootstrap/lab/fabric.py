@@ -32,6 +32,8 @@ _ETH_P_ALL = 3
 _SOL_PACKET = 263
 _PACKET_QDISC_BYPASS = 20
 _FRAME = 65536
+_DRAINED = 50
+"""Frames of each port that are read before a capture begins: more than the ends of the connections before it have."""
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_OFF = (0x17, 0x1F, 0x24)
 """Transmit checksums, TCP segmentation, generic segmentation: otherwise a veth hands over unfinished packets."""
@@ -230,15 +232,24 @@ class Fabric:
 
     @contextmanager
     def capture(self) -> Iterator[List[Packet]]:
-        """Collect every IP packet; not those that only keep the links going (ARP, ND, multicast, DHCP)."""
+        """Collect every IP packet; not those that only keep the links going (ARP, ND, multicast, DHCP), nor those that
+        were sent before."""
         seen: List[Packet] = []
         with self._lock:
+            for _ in range(_DRAINED):
+                for port in self._waiting():
+                    self._receive(port)
             self._observers.append(seen)
         try:
             yield seen
         finally:
             with self._lock:
                 self._observers = [observer for observer in self._observers if observer is not seen]
+
+    def _waiting(self) -> List[Port]:
+        """The ports at which a frame waits to be read."""
+        return [self._by_descriptor[descriptor] for descriptor, _ in self._epoll.poll(0)
+                if descriptor in self._by_descriptor]
 
     # the thread
 

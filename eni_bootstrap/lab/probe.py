@@ -69,7 +69,10 @@ def tcp(
         try:
             talking.connect((str(dst), port))
             talking.sendall(nonce)
-            return talking.recv(_DATAGRAM) == nonce
+            answered = talking.recv(_DATAGRAM) == nonce
+            talking.shutdown(socket.SHUT_WR)
+            talking.recv(_DATAGRAM)  # the end: what follows is seen by itself, without packets of this connection
+            return answered
         except _NO_ANSWER:
             return False
 

@@ -22,10 +22,9 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.metadata.parser import LEAVES, VSWITCH_ID, leaves_told, parse_interfaces
-from eni_bootstrap.metadata.retry import FIRST_PAUSE, retrying
+from eni_bootstrap.metadata.parser import LEAVES, VSWITCH_ID, leaves_told
+from eni_bootstrap.metadata.retry import FIRST_PAUSE, Retrying
 from eni_bootstrap.model.deadline import Deadline
-from eni_bootstrap.model.eni import Listing
 from eni_bootstrap.model.errors import MetadataError, NotReady, UsageError
 
 LOG = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ class MetadataClient:
         self._ipv6_only = ipv6_only
         self._deadline = deadline
         self._sleep = sleep
-        self._retrying = retrying("the metadata service", deadline, sleep)
+        self._retrying = Retrying("the metadata service", deadline, sleep)
         self._sessions: List[_Session] = []
         self._token: Optional[Dict[str, str]] = None  # as a header; None: not asked for yet; empty: none to be had
         self._token_lock = threading.Lock()
@@ -430,18 +429,3 @@ def _macs_path(mac: str, leaf: str = "") -> str:
 
 def _status(status: int) -> str:
     return f"{status} {http.client.responses.get(status, '')}".strip()
-
-
-Fetch = Callable[[], Dict[str, Any]]
-"""Asks the metadata service for its ``meta-data`` tree; raises ``MetadataError``."""
-
-
-def consistent(fetch: Fetch, deadline: Deadline, sleep: Callable[[float], None] = time.sleep
-               ) -> Tuple[Dict[str, Any], Listing]:
-    """The tree and its listing. Asks again while an answer contradicts itself. Raises ``MetadataError``."""
-
-    def ask() -> Tuple[Dict[str, Any], Listing]:
-        tree = fetch()
-        return tree, parse_interfaces(tree)
-
-    return retrying("a consistent answer of the metadata service", deadline, sleep)(ask)

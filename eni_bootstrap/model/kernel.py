@@ -6,7 +6,6 @@ The address family is never stored: it follows from the addresses (``network.ver
 """
 
 import re
-import shlex
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -30,6 +29,7 @@ def bytes_of(text: str) -> bytes:
 
 def shell_word(word: str) -> str:
     """Text as one word for a shell, in ASCII: printf makes the characters that not every terminal shows."""
+    import shlex  # for what is shown to people
     if _SHOWN.match(word):
         return shlex.quote(word)
     return "\"$(printf '{}')\"".format("".join(

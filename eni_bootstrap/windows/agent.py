@@ -13,8 +13,9 @@ from eni_bootstrap.config import loader
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.desired.decide import Decision
 from eni_bootstrap.desired.selection import unwanted
-from eni_bootstrap.metadata.client import Fetch, MetadataClient, client_of, consistent
+from eni_bootstrap.metadata.client import MetadataClient, client_of
 from eni_bootstrap.metadata.dump import Saved
+from eni_bootstrap.metadata.fetch import Fetch, consistent
 from eni_bootstrap.metadata.parser import essence
 from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.eni import Eni, EniFamily, Listing, NetworkInterface, Subnet

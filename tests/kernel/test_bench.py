@@ -20,7 +20,8 @@ def test_the_benchmark_runs():
                          stdout=subprocess.PIPE, universal_newlines=True, timeout=60,
                          env=dict(os.environ, PYTHONIOENCODING="utf-8")).stdout
     assert platform.python_version() in out and re.search(r"pyroute2 \d", out)
-    for what in ("whole run, 2 x 1", "whole run in the tree, 2 x 1", "second run, 2 x 1", "peak memory, 2 x 1"):
+    for what in ("first run, 2 x 1", "without changes, 2 x 1", "verify, 2 x 1", "status, 2 x 1",
+                 "first run in the tree, 2 x 1", "peak memory, 2 x 1"):
         assert re.search(re.escape(what) + r" +\d+\.\d\d ", out), out
     assert re.search(r"HTTP requests, 2 x 1 +2 +2$", out, re.M)
 
@@ -40,6 +41,41 @@ def test_requests_in_the_tree(make_vpc, make_agent, enis, keep_alive):
     assert make_agent(vpc)("apply").code == 0
     assert len(vpc.service.requests) <= 4 + 14 * enis
     assert vpc.service.max_open <= 8
+
+
+# What a run does not call it does not import.
+
+UNUSED = {"apply": {"pyroute2.ndb", "asyncio", "unittest", "tenacity", "dataclasses", "subprocess", "ctypes",
+                    "argparse", "yaml", "eni_bootstrap.config.file", "eni_bootstrap.config.schema",
+                    "eni_bootstrap.host.install"}}
+UNUSED["plan"] = UNUSED["verify"] = UNUSED["apply"] | {"pyroute2.netlink"}
+UNUSED["status"] = UNUSED["remove"] = UNUSED["apply"] | {"requests", "urllib3", "ssl"}
+"""Command -> what it must not import when nothing fails."""
+
+AT_MOST = {"status": 380, "apply": 430}
+"""Command -> maximum modules, on Python 3.13."""
+
+_TELLING = """
+import sys
+from eni_bootstrap.cli import main
+code = main(sys.argv[1:])
+print("MODULES", *sys.modules)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("command", ["apply", "plan", "verify", "status", "remove"])
+def test_a_run_imports_what_it_calls(vpc, make_agent, command):
+    agent = make_agent(vpc)
+    assert command == "apply" or agent("apply").code == 0
+    done = vpc.instance.run([sys.executable, "-c", _TELLING, command], cwd=ROOT,
+                            env=dict(os.environ, PYTHONPATH=ROOT, RUNTIME_DIRECTORY=agent.directory))
+    modules = set(done.stdout.split("MODULES ")[1].split())
+    # pyroute2 0.7 asks for the platform, for which the Python of its time starts programs.
+    unused = UNUSED[command] - {"subprocess" if sys.version_info < (3, 8) and "pyroute2.config" in modules else ""}
+    assert not {name for name in modules for other in unused if (name + ".").startswith(other + ".")}
+    if sys.version_info >= (3, 13):
+        assert len(modules) <= AT_MOST.get(command, 430), len(modules)
 
 
 # Kills the process that starts another one; threads are fine. seccomp(2): load, compare, jump, return.

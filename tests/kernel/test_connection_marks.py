@@ -372,7 +372,7 @@ def test_without_the_option_no_program_is_started(host, monkeypatch):
     def started(*arguments, **options):
         raise AssertionError(arguments)
 
-    monkeypatch.setattr("eni_bootstrap.kernel.nft.subprocess.run", started)
+    monkeypatch.setattr("subprocess.run", started)
     for command in ("apply", "plan", "verify", "status", "remove"):
         assert agent(command).code == 0
 

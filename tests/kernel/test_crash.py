@@ -16,7 +16,7 @@ import pytest
 from eni_bootstrap.agent import commands
 from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
-from eni_bootstrap.kernel import kernel as kernel_door, record
+from eni_bootstrap.kernel import link_codec, record
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab.vpc import METADATA, Vpc, macs_of, make_tree
 from eni_bootstrap.model.deadline import Deadline
@@ -390,7 +390,7 @@ EVERY = Config(assign="all")
 def forgetful(request, monkeypatch):
     """Before 5.18 the attribute was unknown, and so ignored, as one with another number is now."""
     if request.param != "this kernel":
-        monkeypatch.setattr(kernel_door, "_ADDRESS_PROTOCOL", 99)
+        monkeypatch.setattr(link_codec, "ADDRESS_PROTOCOL", 99)
     return request.param != "this kernel"
 
 
@@ -538,7 +538,7 @@ def test_what_a_former_version_has_recorded_is_taken_back(left_down, forgetful, 
     """Its record says nothing of how an address was set, and its addresses nothing of whose they are."""
     before = configuration(left_down)
     with pytest.MonkeyPatch().context() as patched:
-        patched.setattr(kernel_door, "_ADDRESS_PROTOCOL", 99)
+        patched.setattr(link_codec, "ADDRESS_PROTOCOL", 99)
         run(left_down, config=config)
     forget_how_they_were_set()
     run(left_down, commands.remove)

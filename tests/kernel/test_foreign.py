@@ -315,6 +315,23 @@ def test_routes_of_every_kind_are_copied(make_vpc, make_agent):
     assert lookup(vpc, vpc.address("eth2", 6), "fd00:78::1")["dev"] == "eth2"
 
 
+@pytest.mark.parametrize("compatible", [1, 0])
+def test_routes_by_nexthop_objects_are_seen_whatever_the_kernel_tells_of_them(make_vpc, make_agent, compatible):
+    """nexthop_compat_mode=0: a route tells the id alone; and so does the default of a host that FRR has set up."""
+    vpc = make_vpc(make_tree(ipv6=True))
+    vpc.instance.sysctl("net/ipv4/nexthop_compat_mode", compatible)
+    for command in ("nexthop add id 5 via 172.16.20.9 dev eth1", "nexthop add id 6 via 172.16.20.8 dev eth1",
+                    "nexthop add id 7 group 5/6", "nexthop add id 8 via 172.16.10.253 dev eth0",
+                    "route add 10.20.0.0/16 nhid 5", "route add 10.21.0.0/16 nhid 7",
+                    "route del default dev eth0", "route add default nhid 8"):
+        ip(vpc, command)
+    assert make_agent(vpc)("apply").code == 0
+    copied = {route["dst"]: {hop["gateway"] for hop in route.get("nexthops", [route])}
+              for route in routes(vpc, 1001) if route["dst"].startswith("10.")}
+    assert copied == {"10.20.0.0/16": {"172.16.20.9"}, "10.21.0.0/16": {"172.16.20.8", "172.16.20.9"}}
+    assert lookup(vpc, None, OUTSIDE[4])["dev"] == "eth0"
+
+
 SEG6 = "encap seg6 mode encap segs 2001:db8:99::1"
 BEYOND_A_COPY = {
     "encap ip": ("10.60.0.0/16", ["route add {} encap ip id 7 dst 172.16.20.200 via 172.16.20.9 dev eth1"]),

@@ -27,6 +27,23 @@ def parsed(monkeypatch):
     return parse
 
 
+BARE = [[], ["--unattended"], ["apply", "--unattended"], ["--unattended", "apply"], *([name] for name in cli.COMMANDS)]
+
+
+@pytest.mark.parametrize("words", BARE, ids=" ".join)
+def test_a_bare_command_is_read_as_argparse_reads_it(words):
+    parser = cli._parser()
+    assert vars(cli._bare(words)) == vars(parser.parse_args(cli._with_default_command(words, parser)))
+
+
+@pytest.mark.parametrize("words", [
+    ["status", "--unattended"], ["--unattended", "--unattended"], ["apply", "apply"], ["plan", "-v"], ["demo"], ["-h"],
+    ["applx"], ["status", "--json"],
+], ids=" ".join)
+def test_all_else_is_argparse_s(words):
+    assert cli._bare(words) is None
+
+
 @pytest.mark.parametrize("line, command, given", [
     ("", "apply", {"config": ""}),
     ("--config config", "apply", {"config": "config"}),

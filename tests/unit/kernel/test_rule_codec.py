@@ -3,7 +3,8 @@
 import pytest
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 
-from eni_bootstrap.kernel.rule_codec import FAMILY, attribute, pack, unpack
+from eni_bootstrap.kernel.attributes import attribute
+from eni_bootstrap.kernel.rule_codec import FAMILY, pack, unpack
 from eni_bootstrap.model.kernel import Match, Rule, SeenRule
 from tests.build import net
 
