@@ -26,8 +26,9 @@ from tests import oracle
 pytestmark = pytest.mark.clock
 
 NOBODY = [sys.executable, "-c", """
-import argparse, encodings.idna, gettext, locale, os, shutil, sys, textwrap, unicodedata
+import argparse, encodings.idna, gettext, locale, os, shlex, shutil, subprocess, sys, tenacity, textwrap, unicodedata
 from eni_bootstrap import cli, linux
+from eni_bootstrap.metadata import client
 del sys.argv[1:4]  # the interpreter, -m, and the module
 os.setgroups([])
 os.setgid(65534)

@@ -108,7 +108,7 @@ def test_single_file_runs_by_its_first_line(pyz, tmp_path):
 @pytest.mark.parametrize("options", [[], ["-I"], ["-W", "error"]])
 def test_single_file_runs_however_python_is_started(pyz, options):
     """By a relative name too, and with nothing but what is inside: no site-packages, no certificates unpacked."""
-    done = run(sys.executable, *options, os.path.basename(pyz), "plan", "--timeout", "0.2", "--metadata-url",
+    done = run(sys.executable, *options, os.path.basename(pyz), "plan", "--timeout", "1.5", "--metadata-url",
                "http://127.0.0.1:1", cwd=os.path.dirname(pyz))
     assert done.returncode == 3, done.stdout
     assert "connection refused" in done.stdout and done.stdout.count("\n") == 1

@@ -89,7 +89,7 @@ def test_pyroute2_reads_what_we_ask(query):
     message.decode()
     asked = {name: value for name, value in message["attrs"] if name != "UNKNOWN"}
     assert ip_address(asked["RTA_DST"]) == query.dst and message["dst_len"] == query.dst.max_prefixlen
-    assert asked.get("RTA_SRC") == (str(query.src) if query.src is not None else None)
+    assert (ip_address(asked["RTA_SRC"]) if "RTA_SRC" in asked else None) == query.src
     assert message["src_len"] == (query.dst.max_prefixlen if query.src is not None else 0)
     assert (asked.get("RTA_IIF"), asked.get("RTA_OIF")) == (INDEXES.get(query.iif), INDEXES.get(query.oif))
     assert asked.get("RTA_MARK", 0) == query.mark
