@@ -54,7 +54,8 @@ def unpack(body: bytes, version: int, names: Mapping[int, str], ours: AbstractSe
     """A route from the body of a message. ``names``: index -> link.
 
     What we did not send of a route with one of our protocols (``ours``) is the kernel's own addition. ``nexthops``: id
-    -> hops, of nexthop objects: with the sysctl nexthop_compat_mode=0 a route tells nothing but the id of its own.
+    -> hops, of nexthop objects: with the sysctl nexthop_compat_mode=0 a route tells nothing but the id of its own
+    (findings/pyroute2-nexthop-id-unknown.sh).
     """
     _, length, _, tos, table, protocol, _, type_number, _ = _ROUTE.unpack_from(body)
     found = attributes_of(body, _ROUTE.size)

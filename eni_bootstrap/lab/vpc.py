@@ -282,6 +282,7 @@ class Vpc:
 
         A worker of the kernel blesses each new IPv6 address and adds its local route a while after the address is seen.
         """
+        # Without -4 it lists IPv6, too (findings/ip-route-table-all-lists-both.sh).
         commands = (
             "ip -d rule", "ip -d -6 rule", "ip -d -4 route show table all", "ip -d -6 route show table all",
             "ip -d address",
