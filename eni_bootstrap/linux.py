@@ -139,11 +139,10 @@ def _watched(kernel: Kernel, config: Config) -> Iterator[Callable[[Report], None
 
     During the run all changes of others do, so that nothing is missed; after it those that concern the ENIs found.
     """
-    if not config.unattended:
-        yield lambda report: None
-        return
-    from eni_bootstrap.kernel import wakeup_filter
-    handed = wakeup_filter.passed()
+    handed = None
+    if config.unattended:
+        from eni_bootstrap.kernel import wakeup_filter
+        handed = wakeup_filter.passed()
     if handed is None:
         yield lambda report: None
         return

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from functools import lru_cache
 from typing import Any, Dict, List, Mapping, Tuple
 
 from eni_bootstrap.kernel import link_codec, rule_codec
@@ -111,14 +112,10 @@ def _encode(name: str, fields: Dict[str, Any], attributes: List[Tuple[str, Any]]
     return bytes(message.data[HEADER.size:])
 
 
-_codecs: Dict[str, Any] = {}
-
-
+@lru_cache(maxsize=None)
 def _codec(name: str) -> Any:
     """pyroute2's codec of a message of rtnetlink."""
-    if name not in _codecs:
-        _codecs[name] = getattr(_module("pyroute2.netlink.rtnl." + name), name)
-    return _codecs[name]
+    return getattr(_module("pyroute2.netlink.rtnl." + name), name)
 
 
 def _module(path: str) -> Any:

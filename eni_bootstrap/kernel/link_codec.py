@@ -41,12 +41,12 @@ def unpack_link(body: bytes) -> Tuple[Link, int]:
     kind = info[_INFO_KIND].rstrip(b"\0").decode("ascii", "replace") if _INFO_KIND in info else ""
     kind = kind or ("loopback" if flags & _LOOPBACK else "")
     elsewhere = _PARENTS_NETWORK_NAMESPACE in found  # then the parent's index is one of that namespace
+    mac = found.get(_PERMANENT_MAC) or found.get(_MAC, b"")
     link = Link(
-        index, name_of(found[_NAME].rstrip(b"\0")), (found.get(_PERMANENT_MAC) or found.get(_MAC, b"")).hex(), kind,
+        index, name_of(found[_NAME].rstrip(b"\0")), ":".join(map("{:02x}".format, mac)), kind,
         _number(found, _MASTER), bool(flags & _UP), _number(found, _GROUP), _has_ipv6(found.get(_AF_SPEC, b"")),
         bool(flags & _RUNNING), 0 if elsewhere else _number(found, _PARENT))
-    return link._replace(mac=":".join(link.mac[place:place + 2] for place in range(0, len(link.mac), 2))), \
-        _number(found, _MTU)
+    return link, _number(found, _MTU)
 
 
 def unpack_address(body: bytes, names: Mapping[int, str]) -> Optional[SeenAddress]:

@@ -13,15 +13,12 @@ from copy import deepcopy
 
 import pytest
 
-from eni_bootstrap.agent import commands
 from eni_bootstrap.agent.report import REMOVED
-from eni_bootstrap.config.settings import Config
-from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab import probe
 from eni_bootstrap.lab.vpc import macs_of, make_tree
-from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import MetadataError
 from tests import oracle
+from tests.in_process import run_here
 
 pytestmark = pytest.mark.clock
 
@@ -124,16 +121,6 @@ def test_a_run_that_never_gets_its_turn_says_so_and_changes_nothing(command, vpc
     assert "another run" in result.err.splitlines()[-1] and vpc.dump() == before
 
 
-def here(vpc, fetch, sleep=lambda seconds: None, seconds=10, config=Config()):
-    """A run of ``apply`` in this process, in which the test has a hand: other runs come in between."""
-    with vpc.instance:
-        reader = Kernel()
-        try:
-            return commands.apply(commands.Context(fetch, reader, Deadline(seconds), config, sleep=sleep))
-        finally:
-            reader.close()
-
-
 def test_while_the_service_is_asked_again_others_can_work(vpc, agent, monkeypatch):
     """Something is to be removed, and the service hangs when it is asked whether that is so."""
     assert agent("apply").code == 0
@@ -145,7 +132,7 @@ def test_while_the_service_is_asked_again_others_can_work(vpc, agent, monkeypatc
         ends.append(agent("remove", "--timeout", 2) if len(ends) == 1 else None)
         return deepcopy(vpc.tree)
 
-    assert here(vpc, fetch).findings == (REMOVED,)
+    assert run_here(vpc, fetch=fetch).findings == (REMOVED,)
     assert ends[1].code == 0
     assert [rule for rule in oracle.rules(vpc) if rule.get("protocol") == oracle.OURS] == []
 
@@ -160,7 +147,7 @@ def test_a_removal_while_apply_waits_is_the_last_word(make_vpc, make_agent, monk
     def sleep(seconds):
         ends.append(agent("remove"))
 
-    assert here(vpc, lambda: deepcopy(vpc.tree), sleep).findings == (REMOVED,)
+    assert run_here(vpc, sleep=sleep).findings == (REMOVED,)
     assert [end.code for end in ends] == [0] and oracle.kernel(vpc) == nothing
     assert agent("apply", "--unattended").code == 0 and oracle.kernel(vpc) == nothing
 
@@ -187,7 +174,7 @@ def test_what_another_run_records_while_this_one_waits_is_not_forgotten(make_vpc
         assert agent("apply").code == 0 and oracle.table_of(vpc, "eth2")
 
     before = []
-    here(vpc, fetch, sleep)
+    run_here(vpc, fetch=fetch, sleep=sleep)
     assert agent("remove").code == 0
     for key in ("operstate", "addr_info", "group"):
         assert oracle.show(vpc, "address show dev eth2")[0][key] == before[0][0][key]
@@ -206,7 +193,7 @@ def test_a_run_that_can_t_write_down_whom_it_has_missed_tells_of_its_work(vpc, a
             raise MetadataError("no metadata")
         return deepcopy(vpc.tree)
 
-    report = here(vpc, fetch, time.sleep, seconds=2)
+    report = run_here(vpc, fetch=fetch, seconds=2)
     locks[0].close()
     assert report.changes and [verdict.ok for verdict in report.verdicts].count(True) >= 2
 

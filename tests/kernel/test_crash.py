@@ -1,6 +1,5 @@
 """Killed at any moment: nothing leaves by a way that is neither the old nor the new one, and the next run ends it."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -20,11 +19,11 @@ from eni_bootstrap.config.settings import Config
 from eni_bootstrap.kernel import link_codec, record
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.lab.vpc import METADATA, Vpc, macs_of, make_tree
-from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.kernel import LinkAddress, LinkGroup, LinkUp, Rule
 from tests import oracle
 from tests.agent import Agent
 from tests.effort import one_in, times
+from tests.in_process import run_here
 
 ETH0, ETH1, ETH2, ETH3 = ("00:16:3e:0e:00:0{}".format(number) for number in range(1, 5))
 NOWHERE = ""
@@ -172,12 +171,7 @@ class StepKernel(Kernel):
 
 def step(vpc, told, command=commands.apply, config=Config()):
     """A run of the agent that tells of every single message to the kernel."""
-    with vpc.instance:
-        kernel = StepKernel(told)
-        try:
-            return command(commands.Context(lambda: deepcopy(vpc.tree), kernel, Deadline(10), config))
-        finally:
-            kernel.close()
+    return run_here(vpc, command, config, kernel=lambda: StepKernel(told))
 
 
 @pytest.fixture
@@ -370,10 +364,8 @@ def test_a_link_that_a_killed_run_has_only_announced_is_brought_up_by_the_timer(
                 raise Killed()
             return super().apply(changes)
 
-    with left_down.instance:
-        deadly = Deadly()
-        with contextlib.closing(deadly), pytest.raises(Killed):
-            commands.apply(commands.Context(lambda: deepcopy(left_down.tree), deadly, Deadline(10), UNATTENDED))
+    with pytest.raises(Killed):
+        run_here(left_down, config=UNATTENDED, kernel=Deadly)
     run(left_down, config=UNATTENDED)
     assert oracle.table_of(left_down, "eth2") == 1002 and of_eth2(left_down)
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-from copy import deepcopy
 
 import pytest
 
@@ -11,9 +10,9 @@ from eni_bootstrap.config import file as config_file
 from eni_bootstrap.config.settings import Config
 from eni_bootstrap.kernel.kernel import Kernel
 from eni_bootstrap.kernel.socket import Message, Reply, Socket
-from eni_bootstrap.model.deadline import Deadline
 from eni_bootstrap.model.errors import NotPermitted
 from tests.agent import Agent
+from tests.in_process import run_here
 from tests.kernel.test_crash import NOWHERE, configuration, lab, step, ways
 from tests.oracle import NO_WAY, OURS, OUTSIDE, ip, kernel, leaves_by, lookup, lost, routes, rules
 
@@ -75,12 +74,7 @@ def run(vpc, text=USUAL, command=commands.apply):
     config, problems = config_file.read(text.encode()) if isinstance(text, str) else (text, [])
     assert not problems
     config = config._replace(address_wait=0.2)
-    with vpc.instance:
-        reader = Kernel()
-        try:
-            return command(commands.Context(lambda: deepcopy(vpc.tree), reader, Deadline(10), config))
-        finally:
-            reader.close()
+    return run_here(vpc, command, config)
 
 
 @pytest.fixture
